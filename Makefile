@@ -1,0 +1,47 @@
+# make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"]
+# make test [ARGS="-k quant"], make lab, make lint, make backbone [IMAGES=folder] [OUT=build/backbone]
+# Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
+
+PROFILE ?= tiny
+OUT ?= build/backbone
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c '$(RECENT)' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: help reproduce test lab lint backbone clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+reproduce: $(INSTALLED)
+	@$(BIN)/python -m qartsr_lib.runner --profile $(PROFILE) \
+		$(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS))
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(INSTALLED)
+	$(BIN)/python -m jupyterlab --notebook-dir=.
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check qartsr_lib tests notebooks
+
+backbone: $(INSTALLED)
+	$(BIN)/python -m qartsr_lib.training --out "$(OUT)" $(if $(IMAGES),--images "$(IMAGES)") $(ARGS)
+
+clean:
+	rm -rf .cache build
+
+# Installed once, and again when pyproject.toml changes.
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RECENT)' || { \
+		echo "Python 3.11 or newer is needed; install it, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
+	@touch $@

@@ -1,0 +1,54 @@
+"""Write files so that a reader never sees a half-written one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from qartsr_lib.errors import QartsrError
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it.
+
+    Args:
+        path: final file; its folder is created when missing.
+        write: called with the temporary path (same suffix as `path`, so that libraries which
+            choose a format by suffix behave).
+
+    Returns:
+        `path` as a Path. An earlier file of that name survives any failure.
+
+    Raises:
+        QartsrError: the disk is full, or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files private; results are meant to be read
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise QartsrError(f"{path}: the disk is full; free some space and run again") from error
+        if isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise QartsrError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8 with `write_atomically`."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,158 @@
+"""The seam that every backbone fills: an OSEDiff-shaped one-step SR network and its registry.
+
+Data flow (QArtSR section 3.1, OSEDiff arXiv:2406.08177): bicubic-upscaled LQ image -> VAE encoder
+-> z_L -> one UNet call at timestep T -> Eq. (6) -> z_H -> VAE decoder -> image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+
+from qartsr_lib import schedule
+from qartsr_lib.images import pad_to_multiple, upscale_bicubic
+from qartsr_lib.registry import Registry
+
+#: Name -> function(timestep) -> OneStepSR. A new backbone is one file in this folder.
+BACKBONES: Registry[Callable[[int], OneStepSR]] = Registry("backbone", "qartsr_lib.backbones")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The staged outputs of one forward pass (the columns of the paper's Fig. 7).
+
+    Attributes:
+        z_l: latent of the upscaled LQ image, (N, C, h, w), in the UNet's scaled latent space.
+        eps: predicted noise, same shape.
+        z_h: estimated HR latent, Eq. (6), same shape.
+        image: decoded image, (N, 3, H, W); nominally in [0, 1], not clamped.
+    """
+
+    z_l: torch.Tensor
+    eps: torch.Tensor
+    z_h: torch.Tensor
+    image: torch.Tensor
+
+
+class OneStepSR(nn.Module):
+    """A x4 one-step diffusion SR model made of diffusers' AutoencoderKL and UNet2DConditionModel.
+
+    Args:
+        name: registry name.
+        timestep: label T, 1..1000 (index T - 1).
+        vae: with `config.scaling_factor` set; the posterior's mode is used, never a sample.
+        unet: predicts noise.
+        prompt_embedding: (1, tokens, dim), constant.
+        scaled: give the UNet sqrt(alpha_T) z_L instead of z_L, so that Eq. (6), applied to that
+            input, becomes z_H = z_L - sqrt((1 - alpha_T) / alpha_T) eps.
+        weights_sha256: hash of the weight files, for run records.
+    """
+
+    factor = 4
+    eight_bit_layers: tuple[str, ...] = (
+        "unet.time_embedding.linear_1",
+        "unet.conv_out",
+        "vae.quant_conv",
+        "vae.post_quant_conv",
+        "vae.encoder.conv_out",
+        "vae.decoder.conv_out",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        timestep: int,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        prompt_embedding: torch.Tensor,
+        *,
+        scaled: bool = False,
+        weights_sha256: str = "",
+    ) -> None:
+        super().__init__()
+        self.name, self.timestep, self.scaled, self.weights_sha256 = name, timestep, scaled, weights_sha256
+        self.index = schedule.timestep_index(timestep)
+        self.vae, self.unet = vae, unet
+        self.register_buffer("prompt_embedding", prompt_embedding)
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of the upscaled image must divide by this (VAE times UNet down-sampling)."""
+        vae_levels = len(self.vae.config.block_out_channels) - 1
+        unet_levels = len(self.unet.config.block_out_channels) - 1
+        return 2 ** (vae_levels + unet_levels)
+
+    def encode(self, upscaled: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) in [0, 1] -> z_L, (N, C, H/f, W/f)."""
+        posterior = self.vae.encode(upscaled * 2.0 - 1.0).latent_dist
+        return posterior.mode() * self.vae.config.scaling_factor
+
+    def predict_noise(self, z_l: torch.Tensor) -> torch.Tensor:
+        """One UNet call at the backbone's timestep: z_L -> eps, same shape."""
+        unet_input = z_l * schedule.alpha(self.timestep) ** 0.5 if self.scaled else z_l
+        prompt = self.prompt_embedding.expand(z_l.shape[0], -1, -1)
+        return self.unet(unet_input, self.index, prompt).sample
+
+    def to_z_h(self, z_l: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+        """Eq. (6), in the scaled recipe with sqrt(alpha_T) z_L in the place of z_L."""
+        if self.scaled:
+            z_l = z_l * schedule.alpha(self.timestep) ** 0.5
+        return schedule.estimate_z_h(z_l, eps, self.timestep)
+
+    def decode(self, z_h: torch.Tensor) -> torch.Tensor:
+        """z_H -> (N, 3, H, W), nominally in [0, 1], not clamped."""
+        return self.vae.decode(z_h / self.vae.config.scaling_factor).sample * 0.5 + 0.5
+
+    def stages(self, upscaled: torch.Tensor) -> Stages:
+        """All staged outputs for an upscaled image (N, 3, H, W) in [0, 1]; sides divide by `multiple`."""
+        z_l = self.encode(upscaled)
+        eps = self.predict_noise(z_l)
+        z_h = self.to_z_h(z_l, eps)
+        return Stages(z_l, eps, z_h, self.decode(z_h))
+
+    def forward(self, upscaled: torch.Tensor) -> torch.Tensor:
+        return self.stages(upscaled).image
+
+    def prepare(self, lq: torch.Tensor) -> torch.Tensor:
+        """LQ image (N, 3, h, w) in [0, 1] -> upscaled and reflect-padded network input."""
+        return pad_to_multiple(upscale_bicubic(lq, self.factor), self.multiple).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    @torch.no_grad()
+    def upscale(self, lq: torch.Tensor) -> torch.Tensor:
+        """(1, 3, h, w) in [0, 1], any size -> (1, 3, 4h, 4w) in [0, 1]; padding is cropped, nothing rescaled."""
+        height, width = lq.shape[-2] * self.factor, lq.shape[-1] * self.factor
+        return self(self.prepare(lq))[..., :height, :width].clamp(0, 1)
+
+    def blocks_in_order(self) -> list[tuple[str, nn.Module]]:
+        """The blocks that per-module quantization walks through, in inference order, by full name.
+
+        Every Conv2d and Linear of the network lies in exactly one of them.
+        """
+        encoder, decoder, unet = "vae.encoder.", "vae.decoder.", "unet."
+        names = [encoder + "conv_in"]
+        names += [f"{encoder}down_blocks.{i}" for i in range(len(self.vae.encoder.down_blocks))]
+        names += [encoder + "mid_block", encoder + "conv_out", "vae.quant_conv"]
+        names += [unet + "time_embedding", unet + "conv_in"]
+        names += [f"{unet}down_blocks.{i}" for i in range(len(self.unet.down_blocks))]
+        names += [unet + "mid_block"]
+        names += [f"{unet}up_blocks.{i}" for i in range(len(self.unet.up_blocks))]
+        names += [unet + "conv_out", "vae.post_quant_conv", decoder + "conv_in", decoder + "mid_block"]
+        names += [f"{decoder}up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))]
+        names += [decoder + "conv_out"]
+        return [(name, self.get_submodule(name)) for name in names]
+
+
+def load_backbone(name: str, timestep: int, device: str | torch.device = "cpu") -> OneStepSR:
+    """Load a registered backbone for evaluation: float32, channels_last, gradients off.
+
+    Raises:
+        QartsrError: unknown backbone, or no weights for this timestep.
+    """
+    backbone = BACKBONES.get(name)(timestep)
+    return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

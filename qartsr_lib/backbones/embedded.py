@@ -1,0 +1,136 @@
+"""The embedded backbones: OSEDiff's shape at a few million parameters, trained here, shipped with the package.
+
+Two recipes share one VAE (pretrained once, decoder frozen for all T) and one initial UNet:
+
+* `embedded` (OSEDiff's recipe): the encoder trains along with the UNet, which sees z_L itself;
+* `embedded-scaled`: the encoder is frozen and the UNet sees sqrt(alpha_T) z_L.
+
+The files hold float16 values. They load as float32, and those rounded weights are the W32A32 reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from qartsr_lib.backbones.base import BACKBONES, OneStepSR
+from qartsr_lib.errors import QartsrError
+
+PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "embedded"
+WEIGHTS_VARIABLE = "QARTSR_BACKBONE_WEIGHTS"
+
+#: No attention in the VAE: its middle has 16,384 tokens for a 512x512 image. No quantized path narrower than 32.
+VAE_CONFIG = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (32, 32, 64),
+    "layers_per_block": 1,
+    "latent_channels": 16,
+    "norm_num_groups": 8,
+    "mid_block_add_attention": False,
+}
+
+#: Most layers sit at the resolution of the LQ image; attention only at 32x32 = 1,024 tokens for 512x512.
+UNET_CONFIG = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    "block_out_channels": (64, 64, 80),
+    "layers_per_block": (3, 1, 1),
+    "attention_head_dim": (4, 4, 5),  # diffusers reads this as the number of heads: 5 heads of 16 channels
+    "cross_attention_dim": 32,
+    "norm_num_groups": 16,
+    "time_embedding_dim": 128,
+}
+
+PROMPT_TOKENS = 8
+
+
+def build_vae(scaling_factor: float = 1.0) -> AutoencoderKL:
+    """An untrained VAE: (N, 3, H, W) <-> (N, 16, H/4, W/4)."""
+    return AutoencoderKL(**VAE_CONFIG, scaling_factor=scaling_factor)
+
+
+def build_unet() -> UNet2DConditionModel:
+    """An untrained UNet on (N, 16, h, w), h and w divisible by 4."""
+    return UNet2DConditionModel(**UNET_CONFIG)
+
+
+def build_prompt_embedding() -> torch.Tensor:
+    """The constant stand-in for the text embedding: (1, 8, 32), standard normal, fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, PROMPT_TOKENS, UNET_CONFIG["cross_attention_dim"], generator=generator)
+
+
+def weights_name(recipe: str, timestep: int) -> str:
+    """File name of what one recipe trains for one timestep label."""
+    return f"{recipe}-T{timestep:04d}.safetensors"
+
+
+def load_embedded(recipe: str, timestep: int, folder: str | Path | None = None) -> OneStepSR:
+    """Assemble a backbone from the shared VAE and the file of `recipe` and `timestep`.
+
+    Files are looked for in `folder`, in the one named by QARTSR_BACKBONE_WEIGHTS, then in the package.
+
+    Raises:
+        QartsrError: a file is missing or damaged, or its keys do not fit the architecture.
+    """
+    vae_path, recipe_path = _find("vae.safetensors", folder), _find(weights_name(recipe, timestep), folder)
+    vae_state, recipe_state = _read(vae_path), _read(recipe_path)
+    vae = build_vae(float(vae_state.pop("scaling_factor")))
+    trained_encoder = {key.removeprefix("vae."): value for key, value in recipe_state.items() if key.startswith("vae.")}
+    unet_state = {key.removeprefix("unet."): value for key, value in recipe_state.items() if key.startswith("unet.")}
+    unet = build_unet()
+    _fill(vae, vae_state | trained_encoder, vae_path)
+    _fill(unet, unet_state, recipe_path)
+    digest = hashlib.sha256(vae_path.read_bytes() + recipe_path.read_bytes()).hexdigest()
+    return OneStepSR(
+        recipe, timestep, vae, unet, build_prompt_embedding(), scaled=recipe == "embedded-scaled", weights_sha256=digest
+    )
+
+
+def _find(name: str, folder: str | Path | None) -> Path:
+    for candidate in (folder, os.environ.get(WEIGHTS_VARIABLE), PACKAGED_WEIGHTS):
+        if candidate and (Path(candidate) / name).is_file():
+            return Path(candidate) / name
+    shipped = ", ".join(sorted(path.name for path in PACKAGED_WEIGHTS.glob("*.safetensors"))) or "none"
+    raise QartsrError(
+        f"{name}: no such backbone weights (shipped: {shipped}); train them with `make backbone` and point "
+        f"{WEIGHTS_VARIABLE} at the folder"
+    )
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return {key: value.float() for key, value in load_file(path).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise QartsrError(
+            f"{path}: damaged weight file; restore it from the repository or run `make backbone`"
+        ) from error
+
+
+def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise QartsrError(f"{path}: does not fit this version's architecture; run `make backbone` again") from error
+
+
+@BACKBONES.register("embedded")
+def _embedded(timestep: int) -> OneStepSR:
+    return load_embedded("embedded", timestep)
+
+
+@BACKBONES.register("embedded-scaled")
+def _embedded_scaled(timestep: int) -> OneStepSR:
+    return load_embedded("embedded-scaled", timestep)

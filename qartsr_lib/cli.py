@@ -1,0 +1,137 @@
+"""Command line for people with images of their own; `python -m qartsr_lib --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qartsr_lib.errors import QartsrError
+
+EPILOG = """examples:
+  python -m qartsr_lib upscale photo.jpg --out upscaled
+  python -m qartsr_lib upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
+  python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 2 something the user can mend (one line on stderr)."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except QartsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished images are kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m qartsr_lib",
+        description="Upscale images four times with a (quantized) one-step diffusion model, and score the results.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_upscale(commands.add_parser("upscale", help="upscale images four times", formatter_class=_Help))
+    _add_evaluate(
+        commands.add_parser("evaluate", help="score upscaled images against the originals", formatter_class=_Help)
+    )
+    return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults, where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.required else super()._get_help_string(action)
+
+
+def _add_upscale(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write DIR/<input name>.png, exactly four times as wide and high as each input."
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", type=Path, help="image files, or folders of images")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--backbone", default="embedded", help="the model: embedded or embedded-scaled")
+    parser.add_argument("--timestep", default=1, type=int, help="timestep T the model was trained at: 1000, 500 or 1")
+    parser.add_argument("--method", default="fp", help="quantization method: fp (none) or maxmin")
+    parser.add_argument(
+        "--bits", default=None, help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)"
+    )
+    parser.set_defaults(run=_upscale)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Pair images by equal file name, else by name without _LR4, _HR or x4, and write a CSV with the columns "
+        "image, metric, value, note. A metric whose weights are not on this machine gets an empty value and the reason."
+    )
+    parser.add_argument("--sr", required=True, type=Path, metavar="DIR", help="folder of upscaled images")
+    parser.add_argument("--hr", required=True, type=Path, metavar="DIR", help="folder of original images")
+    parser.add_argument("--metrics", default="PSNR,SSIM", help="names separated by commas")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of metric weights")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.csv", help="CSV file to write")
+    parser.set_defaults(run=_evaluate)
+
+
+def _upscale(options: argparse.Namespace) -> None:
+    from qartsr_lib.images import read_image, write_png
+    from qartsr_lib.progress import progress
+
+    paths = _inputs(options.inputs)
+    for path in paths:  # every input is opened before the model is loaded: a bad one is told at once
+        read_image(path)
+    model = _model(options)
+    for path in progress(paths, "upscaling"):
+        write_png(options.out / f"{path.stem}.png", model.upscale(read_image(path)))
+    print(f"{len(paths)} image(s) written to {options.out}")
+
+
+def _inputs(inputs: list[Path]) -> list[Path]:
+    from qartsr_lib.images import list_images
+
+    paths = [path for item in inputs for path in (list_images(item) if item.is_dir() else [item])]
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in stems:
+            raise QartsrError(f"{path}: would overwrite the result of {stems[path.stem]}; rename one or use two runs")
+        stems[path.stem] = path
+    return paths
+
+
+def _model(options: argparse.Namespace):
+    from qartsr_lib.backbones import load_backbone
+    from qartsr_lib.datasets.calibration import calibration_list
+    from qartsr_lib.methods import METHODS
+    from qartsr_lib.profiles import get_profile
+    from qartsr_lib.quant import parse_bits
+
+    method = METHODS.get(options.method)
+    if options.method == "fp":
+        if options.bits not in (None, "W32A32"):
+            raise QartsrError(
+                f"--bits {options.bits}: method fp is full precision; add --method maxmin, or leave --bits out"
+            )
+        return load_backbone(options.backbone, options.timestep)
+    bits = parse_bits(options.bits or "W4A4")
+    backbone = load_backbone(options.backbone, options.timestep)
+    return method.build(backbone, bits, calibration_list(get_profile("tiny")).images).backbone
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from qartsr_lib.evaluate import evaluate_folders
+
+    names = [name.strip() for name in options.metrics.split(",") if name.strip()]
+    frame = evaluate_folders(options.sr, options.hr, names, options.out, weights_dir=options.weights)
+    means = frame.dropna(subset=["value"]).groupby("metric", sort=False)["value"].mean()
+    for name in names:
+        print(f"{name:10s} {means[name]:.4f}" if name in means else f"{name:10s} n/a ({_reason(frame, name)})")
+    print(f"{options.out} written")
+
+
+def _reason(frame, name: str) -> str:
+    notes = frame.loc[frame["metric"] == name, "note"]
+    return notes.iloc[0] if len(notes) else "no image"

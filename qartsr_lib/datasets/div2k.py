@@ -1,0 +1,8 @@
+"""DIV2K validation pairs."""
+
+from qartsr_lib.datasets import DATASETS
+from qartsr_lib.datasets.folders import FolderDataset
+
+DATASETS.register("DIV2K_val")(
+    FolderDataset("DIV2K_val", "DIV2K validation photographs (Agustsson and Timofte, CVPRW 2017)")
+)

@@ -1,0 +1,9 @@
+"""The one exception type that users are meant to read."""
+
+
+class QartsrError(Exception):
+    """A problem the user can mend: one line that names the file or option and says what to do.
+
+    Command-line entry points print the message alone and exit with status 2; notebooks show it
+    at the end of the traceback. Programming errors stay ordinary Python exceptions.
+    """

@@ -1,0 +1,24 @@
+"""Figures of the study: every function returns a matplotlib Figure, `save` writes it."""
+
+from qartsr_lib.figures.curves import (
+    contribution_bars,
+    error_histograms,
+    learning_curves,
+    quality_against_bits,
+    schedule_curves,
+    theorem_laws,
+)
+from qartsr_lib.figures.grids import comparison_grid, stage_grid
+from qartsr_lib.figures.style import save
+
+__all__ = [
+    "comparison_grid",
+    "contribution_bars",
+    "error_histograms",
+    "learning_curves",
+    "quality_against_bits",
+    "save",
+    "schedule_curves",
+    "stage_grid",
+    "theorem_laws",
+]

@@ -1,0 +1,39 @@
+"""Which cells a table has: lists of experiments built from a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qartsr_lib.profiles import Profile
+from qartsr_lib.study import FULL_PRECISION, Experiment
+
+#: Label in tables -> options of MaxMin; each turns one knob of the shared setting.
+KNOBS: dict[str, tuple[tuple[str, object], ...]] = {
+    "MaxMin": (),
+    "MaxMin [float bias]": (("bias_bits", "none"),),
+    "MaxMin [bias at b bits]": (("bias_bits", "w"),),
+    "MaxMin [attention products at b bits]": (("attention_bits", "a"),),
+    "MaxMin [first-batch ranges]": (("ranges", "first-batch"),),
+    "MaxMin [rounded zero-point]": (("zero_point", "integer"),),
+}
+
+
+def full_precision_grid(profile: Profile) -> list[Experiment]:
+    """Bicubic interpolation, then every backbone at every timestep in full precision, on every data set."""
+    settings = [("bicubic", 1)] + [(name, timestep) for name in profile.backbones for timestep in profile.timesteps]
+    return [
+        Experiment(name, timestep, *FULL_PRECISION, dataset, label="Bicubic" if name == "bicubic" else "")
+        for name, timestep in settings
+        for dataset in profile.datasets
+    ]
+
+
+def knob_grid(profile: Profile, backbone: str, timesteps: Sequence[int], bits: Sequence[str]) -> list[Experiment]:
+    """MaxMin with one knob turned at a time (KNOBS), on one backbone and every data set of the profile."""
+    return [
+        Experiment(backbone, timestep, "maxmin", width, dataset, options=options, label=label)
+        for timestep in timesteps
+        for width in bits
+        for label, options in KNOBS.items()
+        for dataset in profile.datasets
+    ]

@@ -1,0 +1,87 @@
+"""The method seam: one file and one registration per quantization method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import nn
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant.bits import Bits
+from qartsr_lib.registry import Registry
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What a method returns.
+
+    Attributes:
+        backbone: quantized, with the interface of the backbone given (upscale, stages, ...).
+        report: one row per layer of the whole network (quant.report.report).
+        w_bits_effective: stored bits per weight over the whole network.
+        steps: training steps (images passed forward and backward); 0 without training.
+    """
+
+    backbone: nn.Module
+    report: pd.DataFrame
+    w_bits_effective: float
+    steps: int
+
+
+class Method(ABC):
+    """A way to quantize a backbone.
+
+    Attributes:
+        name: key of the registry and the command line, e.g. "maxmin".
+        label: name in tables, e.g. "MaxMin".
+        options: names of the keyword options that `build` accepts.
+    """
+
+    name: str
+    label: str
+    options: tuple[str, ...] = ()
+
+    @abstractmethod
+    def build(
+        self,
+        backbone: nn.Module,
+        bits: str | Bits,
+        calibration_images: list[torch.Tensor],
+        *,
+        seed: int = 0,
+        **options,
+    ) -> MethodResult:
+        """Quantize a deep copy of `backbone`; the original is not changed.
+
+        Args:
+            backbone: a full-precision backbones.OneStepSR.
+            bits: e.g. "W4A4".
+            calibration_images: LQ images (1, 3, h, w), RGB float32 in [0, 1].
+            seed: of whatever the method draws; the same seed gives the same bits on one machine.
+            options: the method's own, see `options`.
+
+        Raises:
+            QartsrError: unknown options, bits or unusable images.
+        """
+
+    def check_options(self, options: dict) -> None:
+        """Raise QartsrError for an option that this method does not have."""
+        unknown = sorted(set(options) - set(self.options))
+        if unknown:
+            known = ", ".join(self.options) or "none"
+            raise QartsrError(f"method {self.name!r} has no option {unknown[0]!r} (known: {known})")
+
+
+def check_calibration_images(images: list[torch.Tensor]) -> None:
+    """Raise QartsrError unless there is at least one image, all of (1, 3, h, w)."""
+    if not images:
+        raise QartsrError("calibration images: none given; name a folder or list with at least one")
+    for index, image in enumerate(images):
+        if image.ndim != 4 or image.shape[:2] != (1, 3):
+            raise QartsrError(f"calibration image {index}: shape {tuple(image.shape)}, but (1, 3, h, w) is needed")
+
+
+METHODS: Registry[Method] = Registry("method", "qartsr_lib.methods")

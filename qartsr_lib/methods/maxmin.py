@@ -1,0 +1,58 @@
+"""MaxMin (Jacob et al., arXiv:1712.05877): min/max ranges from calibration, no training."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibration_images
+from qartsr_lib.progress import progress
+from qartsr_lib.quant.apply import EVERYTHING, quantize_
+from qartsr_lib.quant.bits import Bits, parse_bits
+from qartsr_lib.quant.report import w_bits_effective
+from qartsr_lib.quant.scheme import KNOBS, SHARED_SETTING, variant
+from qartsr_lib.quant.states import calibrate
+
+
+class MaxMin(Method):
+    """The shared setting and nothing else: weights by their own min/max, activations by calibration.
+
+    Deterministic, so `seed` has no effect. Options turn the ablation's knobs, see
+    quant.scheme.variant; their defaults are the shared setting.
+
+    Args:
+        name, label: registry key and table name.
+        only: fnmatch patterns of the layers to quantize.
+    """
+
+    options = KNOBS
+
+    def __init__(self, name: str, label: str, only: tuple[str, ...] = EVERYTHING) -> None:
+        self.name, self.label, self.only = name, label, only
+
+    def build(
+        self,
+        backbone: nn.Module,
+        bits: str | Bits,
+        calibration_images: list[torch.Tensor],
+        *,
+        seed: int = 0,
+        **options,
+    ) -> MethodResult:
+        self.check_options(options)
+        scheme = variant(SHARED_SETTING, **options).at(parse_bits(bits), backbone.eight_bit_layers)
+        if not scheme.bits.is_full_precision:
+            check_calibration_images(calibration_images)
+        quantized = copy.deepcopy(backbone)
+        layers = quantize_(quantized, scheme, self.only)
+        if not scheme.bits.is_full_precision:
+            calibrate(quantized, quantized.upscale, progress(calibration_images, f"calibrate {scheme.bits}"))
+            quantized.quantization = replace(quantized.quantization, method=self.name)
+        return MethodResult(quantized, layers, w_bits_effective(layers), steps=0)
+
+
+METHODS.register("maxmin")(MaxMin("maxmin", "MaxMin"))
+METHODS.register("maxmin-unet")(MaxMin("maxmin-unet", "MaxMin [UNet only]", only=("unet.*",)))

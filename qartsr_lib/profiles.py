@@ -1,0 +1,184 @@
+"""How much of the study a run covers: four profiles as data.
+
+`smoke` takes seconds and is for tests; `tiny` (the default) needs nothing but the installed
+packages; `study` runs the embedded backbones on the real benchmarks, and verdicts rest on it;
+`paper` is the paper's own setting and needs OSEDiff's weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from qartsr_lib import metrics, paths
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.metrics.weights import FOLDER_VARIABLE, locate, reachable, weights_folder
+
+#: The eight metrics of the paper's tables, in its order.
+PAPER_METRICS = ("PSNR", "SSIM", "LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA")
+#: Metrics that need no network weights, so that every machine sees structure and naturalness.
+WEIGHT_FREE_METRICS = ("MS-SSIM", "GMSD", "FSIM", "VIF", "PIQE")
+ALL_METRICS = PAPER_METRICS + WEIGHT_FREE_METRICS
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file that a profile needs and that is not shipped.
+
+    Attributes:
+        name: file name.
+        place: path relative to the weights folder (`paths.weights_dir`).
+        blocks: what cannot be made without it.
+    """
+
+    name: str
+    place: str
+    blocks: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One column of settings that every notebook reads.
+
+    Attributes:
+        name: folder name under results/ and figures/.
+        backbones: names in `backbones.BACKBONES`.
+        timesteps: labels T as in the paper.
+        bits: settings of the quantized rows, most bits first.
+        datasets: names in `datasets.DATASETS`; those absent on this machine are skipped and reported.
+        metrics: asked for by name; the unavailable ones show as n/a with the reason.
+        seeds: repetitions of methods with randomness; deterministic methods use the first.
+        calibration: name in `datasets.calibration.CALIBRATION_LISTS`.
+        n_calibration: number of calibration crops.
+        max_images: per data set, by a fixed stride; None for all.
+        weights: backbone files that are not shipped.
+        downloads: whether metric weights may be fetched; where not, every machine regenerates the
+            same tables from the installed packages alone.
+    """
+
+    name: str
+    backbones: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    bits: tuple[str, ...]
+    datasets: tuple[str, ...]
+    metrics: tuple[str, ...]
+    seeds: tuple[int, ...]
+    calibration: str
+    n_calibration: int
+    max_images: int | None = None
+    weights: tuple[WeightFile, ...] = ()
+    downloads: bool = False
+
+
+_TIMESTEPS = (1000, 500, 1)
+_EMBEDDED = ("embedded", "embedded-scaled")
+_BENCHMARKS = ("RealSR", "Urban100", "DIV2K_val")
+_SD21 = "every result on the OSEDiff backbone"
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke",
+            backbones=("embedded",),
+            timesteps=(1000, 1),
+            bits=("W8A8", "W4A4"),
+            datasets=("samples",),
+            metrics=("PSNR", "SSIM"),
+            seeds=(0,),
+            calibration="samples",
+            n_calibration=2,
+            max_images=1,
+        ),
+        Profile(
+            name="tiny",
+            backbones=_EMBEDDED,
+            timesteps=_TIMESTEPS,
+            bits=("W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
+            datasets=("samples",),
+            metrics=ALL_METRICS,
+            seeds=(0,),
+            calibration="samples",
+            n_calibration=12,
+        ),
+        Profile(
+            name="study",
+            backbones=_EMBEDDED,
+            timesteps=_TIMESTEPS,
+            bits=("W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
+            datasets=("samples", "samples-realistic", *_BENCHMARKS),
+            metrics=ALL_METRICS,
+            seeds=(0, 1, 2),
+            calibration="BSDS500",
+            n_calibration=32,
+            downloads=True,
+        ),
+        Profile(
+            name="paper",
+            backbones=("osediff",),
+            timesteps=_TIMESTEPS,
+            bits=("W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
+            datasets=_BENCHMARKS,
+            metrics=PAPER_METRICS,
+            seeds=(0,),
+            calibration="DIV2K_train",
+            n_calibration=512,
+            downloads=True,
+            weights=(
+                WeightFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),
+                WeightFile("Stable Diffusion 2.1-base, VAE", "stable-diffusion-2-1-base/vae/config.json", _SD21),
+                WeightFile("osediff.pkl", "osediff/osediff.pkl", _SD21),
+            ),
+        ),
+    )
+}
+
+
+def get_profile(name: str, **overrides: object) -> Profile:
+    """The profile called `name`, with fields replaced by the `overrides` that are not None.
+
+    Notebooks pass their papermill parameters straight through: `get_profile(PROFILE, bits=BITS)`
+    with `BITS = None` keeps the profile's own. Lists become tuples, a lone value a tuple of one.
+
+    Raises:
+        QartsrError: unknown profile or unknown field.
+    """
+    if name not in PROFILES:
+        raise QartsrError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    changes = {}
+    for field, value in overrides.items():
+        if field == "name" or not hasattr(profile, field):
+            raise QartsrError(f"profile {name!r} has no setting {field!r}; remove that override")
+        if value is None:
+            continue
+        if isinstance(getattr(profile, field), tuple):
+            value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        changes[field] = value
+    return dataclasses.replace(profile, **changes)
+
+
+def missing_weights(profile: Profile, folder: str | Path | None = None) -> list[tuple[str, Path, str]]:
+    """(name, expected place, what it blocks) of every file that `profile` needs and this machine lacks.
+
+    Metric weights are listed for profiles that need backbone weights too, and only when they cannot
+    be fetched; elsewhere an unavailable metric is a row marked n/a, not a missing file.
+    """
+    if not profile.weights:
+        return []
+    root = paths.weights_dir(folder)
+    absent = [
+        (file.name, root / file.place, file.blocks) for file in profile.weights if not (root / file.place).exists()
+    ]
+    return absent + _missing_metric_weights(profile)
+
+
+def _missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:
+    folder = weights_folder() or Path("$" + FOLDER_VARIABLE)
+    blocks: dict[str, list[str]] = {}
+    for name in profile.metrics:
+        for file in metrics.METRICS.get(name).weights:
+            if locate(file, weights_folder()) is None and not reachable():
+                blocks.setdefault(file.name, []).append(name)
+    return [(name, folder / name, f"the metric {', '.join(blocked)}") for name, blocked in blocks.items()]

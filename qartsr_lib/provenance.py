@@ -1,0 +1,107 @@
+"""Where a number comes from: revision, versions, device, memory. No paths, no host names."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import subprocess
+import sys
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from qartsr_lib import paths
+
+#: Packages whose version can move a digit.
+PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pillow")
+
+#: Parts of the library that no measured value depends on.
+_NOT_COMPUTING = (
+    "cache",
+    "cli",
+    "figures",
+    "paths",
+    "progress",
+    "provenance",
+    "results",
+    "runner",
+    "tables",
+    "__main__",
+)
+
+
+def git_state(folder: Path | None = None) -> dict[str, object]:
+    """{"revision": sha or None, "dirty": bool or None} of the checkout; None outside git or without git."""
+    return dict(_git_state(folder or paths.home()))
+
+
+@lru_cache(maxsize=8)
+def _git_state(folder: Path) -> dict[str, object]:
+    """Asked once: what a process has loaded does not change with the checkout."""
+    revision = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"revision": revision or None, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of `PACKAGES` that are installed, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def environment(device: str = "cpu") -> dict[str, object]:
+    """What the same inputs may give other digits on: part of cache keys and of run records.
+
+    The thread count belongs to it: it changes the order of float32 sums in convolutions.
+    """
+    return {
+        "versions": versions(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if device.startswith("cuda") else None,
+    }
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """The CPU's model name, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def peak_memory_mib() -> float:
+    """Largest resident size of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+@lru_cache(maxsize=1)
+def source_sha256() -> str:
+    """sha256 over the library's modules that compute: an edited method must not find its old runs."""
+    root = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).parts[0].removesuffix(".py") not in _NOT_COMPUTING:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

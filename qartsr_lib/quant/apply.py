@@ -1,0 +1,101 @@
+"""The one verb that quantizes a network by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import pandas as pd
+from torch import nn
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant.layers import LAYER_KINDS, QuantLayer
+from qartsr_lib.quant.report import report
+from qartsr_lib.quant.scheme import QuantScheme
+
+EVERYTHING = ("*",)
+
+
+@dataclass(frozen=True)
+class QuantRecord:
+    """How a network was quantized: enough to build it again. Kept as `model.quantization`.
+
+    Attributes:
+        steps: the (scheme, only) pairs of the quantize_ calls, in order.
+        method: cli name of the method, "" when quantize_ was called by hand.
+    """
+
+    steps: tuple[tuple[QuantScheme, tuple[str, ...]], ...] = ()
+    method: str = ""
+
+
+def quantize_(model: nn.Module, scheme: QuantScheme, only: Sequence[str] = EVERYTHING) -> pd.DataFrame:
+    """Replace every nn.Linear and nn.Conv2d of `model` by its quantized class, in place.
+
+    Weights are shared with the layers replaced, and quantized from here on; activation
+    quantizers need `calibrate` before the first quantized forward. Exactly these two classes are
+    converted, subclasses are left alone. A module registered under several names (diffusers does
+    that) stays one module. Layers that the scheme leaves at W32A32 are not touched.
+
+    Args:
+        model: any network; convert a deep copy to keep the original.
+        scheme: bits and rules.
+        only: fnmatch patterns on full layer names, e.g. ("unet.*",) for the UNet alone.
+
+    Returns:
+        The `report` over the whole network, converted or not.
+
+    Raises:
+        QartsrError: `only` matches no layer, a matching layer is quantized already, or a weight
+            is not finite.
+    """
+    if not scheme.bits.is_full_precision:
+        replaced = _convert_layers(model, scheme, only)
+        if not replaced:
+            raise QartsrError(f"only={', '.join(only)}: matches no Linear or Conv2d layer; patterns look like unet.*")
+        _convert_attention(model, scheme, only)
+        record = getattr(model, "quantization", QuantRecord())
+        model.quantization = replace(record, steps=(*record.steps, (scheme, tuple(only))))
+    return report(model)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _convert_layers(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> int:
+    kinds = LAYER_KINDS.get(scheme.layer_kind)
+    options = dict(scheme.layer_options)
+    places = []
+    for parent_name, parent in model.named_modules():
+        for key, child in parent._modules.items():
+            name = f"{parent_name}.{key}" if parent_name else key
+            if _matches(name, only) and isinstance(child, QuantLayer):
+                raise QartsrError(f"{name}: already quantized; start again from a full-precision copy")
+            if _matches(name, only) and type(child) in kinds:
+                places.append((parent, key, name, child))
+    converted: dict[int, QuantLayer] = {}
+    for _, _, name, child in places:
+        if id(child) not in converted:
+            kind = kinds[type(child)]
+            converted[id(child)] = kind.from_float(child, scheme.layer_config(name), name, **options)
+    for parent, key, _, child in places:
+        setattr(parent, key, converted[id(child)])
+    return len(converted)
+
+
+def _convert_attention(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> None:
+    config = scheme.attention_config()
+    if config is None:
+        return
+    # Imported here: diffusers takes seconds to import, and only this option needs it.
+    from diffusers.models.attention_processor import Attention
+
+    from qartsr_lib.quant.attention import QuantAttnProcessor
+
+    for name, module in list(model.named_modules()):
+        chosen = _matches(name, only) and _matches(name, scheme.attention_modules)
+        if chosen and isinstance(module, Attention):
+            device = module.to_q.weight.device
+            module.set_processor(QuantAttnProcessor(module.get_processor(), config, name, device=device))

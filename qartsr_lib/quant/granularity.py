@@ -1,0 +1,97 @@
+"""Which elements of a tensor share one scale: all, one channel's, or a group of channels'.
+
+A granularity knows the shape of its parameters and the view of the tensor they broadcast to, so
+that everything else is written once. Axes follow one convention:
+
+* axis >= 0 (weights): axes before it are kept too, so a (c_out, c_in, k, k) weight in groups along
+  axis 1 has one scale per output channel and group;
+* axis < 0 (activations): the leading axes (batch, tokens) are reduced, so that the parameters fit
+  any batch: axis -3 of (N, C, H, W), axis -1 of (..., C).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+
+
+class Granularity(ABC):
+    """Common part of PerTensor, PerChannel and PerGroup."""
+
+    def view(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` in the shape that the parameters broadcast to (a view where strides allow)."""
+        return x
+
+    def with_axis(self, axis: int) -> Granularity:
+        """The same granularity along another axis (per tensor: itself)."""
+        return replace(self, axis=axis) if hasattr(self, "axis") else self
+
+    @abstractmethod
+    def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smallest and largest value of each set of elements that share a scale; NaN spreads."""
+
+    def parameter_shape(self, shape: tuple[int, ...]) -> torch.Size:
+        """Shape of the scale for a tensor of `shape` (batch and spatial sizes do not matter)."""
+        return self.limits(torch.empty(shape, device="meta"))[0].shape
+
+
+@dataclass(frozen=True)
+class PerTensor(Granularity):
+    """One scale, of shape ()."""
+
+    def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lower, upper = torch.aminmax(x)
+        return lower, upper
+
+
+@dataclass(frozen=True)
+class PerChannel(Granularity):
+    """One scale per index of `axis`.
+
+    Shapes: weight (c_out, c_in, k, k), axis 0 -> (c_out, 1, 1, 1); activation (N, C, H, W),
+    axis -3 -> (C, 1, 1).
+    """
+
+    axis: int = 0
+
+    def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _limits_along(x, self.axis)
+
+
+@dataclass(frozen=True)
+class PerGroup(Granularity):
+    """One scale per `size` consecutive indices of `axis` (input channels), shared over the kernel.
+
+    A tensor with fewer than `size` channels forms one group, and so does one whose channel count
+    `size` does not divide: there is no ragged last group.
+
+    Shapes: weight (c_out, c_in, k, k), axis 1 -> (c_out, c_in / size, 1, 1, 1); activation
+    (..., C), axis -1 -> (C / size, 1).
+    """
+
+    size: int
+    axis: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"group size must be at least 1, got {self.size}")
+
+    def view(self, x: torch.Tensor) -> torch.Tensor:
+        channels = x.shape[self.axis]
+        size = self.size if channels % self.size == 0 else channels
+        return x.unflatten(self.axis, (channels // size, size))
+
+    def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Splitting a negative axis in two moves the group index one place to the left.
+        return _limits_along(self.view(x), self.axis if self.axis >= 0 else self.axis - 1)
+
+
+def _limits_along(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    kept = range(axis + 1) if axis >= 0 else (x.ndim + axis,)
+    reduced = tuple(dim for dim in range(x.ndim) if dim not in kept)
+    lower, upper = (x.amin(reduced, keepdim=True), x.amax(reduced, keepdim=True)) if reduced else (x, x)
+    if axis < 0:
+        lower, upper = lower.reshape(lower.shape[axis:]), upper.reshape(upper.shape[axis:])
+    return lower, upper

@@ -1,0 +1,160 @@
+"""The quantization scheme: which tensor of which layer gets how many bits, and how."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatchcase
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant.bits import FLOAT_BITS, Bits, parse_bits
+from qartsr_lib.quant.granularity import Granularity, PerChannel, PerGroup, PerTensor
+from qartsr_lib.quant.layers import LayerConfig
+from qartsr_lib.quant.observers import OBSERVERS
+from qartsr_lib.quant.quantizers import QuantizerConfig
+
+EXCEPTION_BITS = 8
+_GRANULARITIES = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
+
+
+def _check_bits(option: str, value: int | str | None, same_as: str) -> None:
+    is_width = isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8
+    if not (value is None or value == same_as or is_width):
+        raise QartsrError(f"option {option}={value!r}: choose 2 to 8, {same_as!r} (same as {same_as}) or 'none'")
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """A complete, hashable description of a quantized network; SHARED_SETTING is the study's.
+
+    Attributes:
+        bits: widths of all layers that are no exception; W32A32 quantizes nothing.
+        eight_bit_layers: fnmatch patterns of full layer names kept at W8A8.
+        weight_granularity, weight_symmetric: quantizer of the weights, ranges from their min/max.
+        activation_granularity, activation_symmetric: static quantizer of every layer's input.
+        bias_bits: bits of the per-tensor asymmetric bias quantizer; "w" for the layer's weight
+            bits (as PassionSR's released code does), None for a float bias. Float weights keep
+            their bias float.
+        attention_bits: bits of q, k, softmax and v in the attention products, per tensor and
+            asymmetric; "a" for the activation bits, None for float products.
+        attention_modules: fnmatch patterns of the attention modules that attention_bits concerns;
+            PassionSR's code quantizes the products of the UNet and never those of the VAE.
+        ranges: range rule of the activations (observers.OBSERVERS).
+        zero_point: "real" (the paper's Eq. 3) or "integer" (rounded, range including 0).
+        narrow_range: symmetric quantizers only.
+        layer_kind: entry of layers.LAYER_KINDS; "plain" has no side branch.
+        layer_options: (name, value) pairs for that kind.
+    """
+
+    bits: Bits = Bits(FLOAT_BITS, FLOAT_BITS)
+    eight_bit_layers: tuple[str, ...] = ()
+    weight_granularity: Granularity = PerChannel()
+    weight_symmetric: bool = False
+    activation_granularity: Granularity = PerTensor()
+    activation_symmetric: bool = False
+    bias_bits: int | str | None = 8
+    attention_bits: int | str | None = None
+    attention_modules: tuple[str, ...] = ("unet.*",)
+    ranges: str = "min-max"
+    zero_point: str = "real"
+    narrow_range: bool = False
+    layer_kind: str = "plain"
+    layer_options: tuple[tuple[str, int | float | str | bool], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.zero_point not in ("real", "integer"):
+            raise QartsrError(f"option zero_point={self.zero_point!r}: choose 'real' or 'integer'")
+        _check_bits("bias_bits", self.bias_bits, "w")
+        _check_bits("attention_bits", self.attention_bits, "a")
+
+    def at(self, bits: str | Bits, eight_bit_layers: tuple[str, ...] = ()) -> QuantScheme:
+        """This scheme at other bit widths, with a backbone's 8-bit exceptions."""
+        return replace(self, bits=parse_bits(bits), eight_bit_layers=tuple(eight_bit_layers))
+
+    def bits_for(self, layer: str) -> Bits:
+        """Bit widths of the layer with that full name."""
+        if not any(fnmatchcase(layer, pattern) for pattern in self.eight_bit_layers):
+            return self.bits
+        # What is not quantized at all stays so in the exceptions.
+        return Bits(*(width if width == FLOAT_BITS else EXCEPTION_BITS for width in (self.bits.w, self.bits.a)))
+
+    def layer_config(self, layer: str) -> LayerConfig:
+        """Quantizers of the layer with that full name."""
+        bits = self.bits_for(layer)
+        bias_bits = bits.w if self.bias_bits == "w" else self.bias_bits
+        if bits.w == FLOAT_BITS:
+            bias_bits = None
+        common = {"zero_point": self.zero_point, "narrow_range": self.narrow_range}
+        return LayerConfig(
+            weight=_config(bits.w, self.weight_granularity, symmetric=self.weight_symmetric, **common),
+            activation=_config(
+                bits.a,
+                self.activation_granularity,
+                symmetric=self.activation_symmetric,
+                ranges=self.ranges,
+                **common,
+            ),
+            bias=_config(bias_bits, PerTensor(), zero_point=self.zero_point),
+        )
+
+    def attention_config(self) -> QuantizerConfig | None:
+        """Quantizer of the attention products, None when they stay in full precision."""
+        bits = self.bits.a if self.attention_bits == "a" else self.attention_bits
+        if self.bits.is_full_precision:
+            bits = None
+        return _config(bits, PerTensor(), ranges=self.ranges, zero_point=self.zero_point)
+
+    def to_dict(self) -> dict:
+        """JSON-ready form; `from_dict` reads it back."""
+        described = {field.name: getattr(self, field.name) for field in fields(self)}
+        described["bits"] = str(self.bits)
+        for name in ("weight_granularity", "activation_granularity"):
+            described[name] = {"type": type(described[name]).__name__, **asdict(described[name])}
+        return described
+
+    @classmethod
+    def from_dict(cls, described: dict) -> QuantScheme:
+        """Inverse of `to_dict`; KeyError, TypeError or QartsrError when `described` is not one."""
+        values = dict(described)
+        values["bits"] = parse_bits(values["bits"])
+        for name in ("weight_granularity", "activation_granularity"):
+            parameters = dict(values[name])
+            values[name] = _GRANULARITIES[parameters.pop("type")](**parameters)
+        for name in ("eight_bit_layers", "attention_modules"):
+            values[name] = tuple(values[name])
+        values["layer_options"] = tuple((name, value) for name, value in values["layer_options"])
+        return cls(**values)
+
+
+SHARED_SETTING = QuantScheme()
+"""The one setting shared by all methods, fixed before Table 1 was seen (the bits are filled in by `at`).
+
+Weights asymmetric per output channel, activations static asymmetric per tensor, ranges from the
+min/max over the whole calibration set, real-valued zero-points (Eq. 3), bias 8 bit per tensor,
+attention products in full precision; the backbone names its 8-bit exceptions. A method's plain
+name means this setting; everything else is a named variant.
+"""
+
+KNOBS = ("bias_bits", "attention_bits", "ranges", "zero_point")
+"""What the MaxMin ablation varies, each known to move results by many dB."""
+
+
+def variant(scheme: QuantScheme, **knobs) -> QuantScheme:
+    """`scheme` with some KNOBS turned.
+
+    Args:
+        knobs: bias_bits (2 to 8, "w", None or "none"), attention_bits (2 to 8, "a", None or
+            "none"), ranges ("min-max", "first-batch"), zero_point ("real", "integer").
+
+    Raises:
+        QartsrError: an unknown knob or value.
+    """
+    unknown = sorted(set(knobs) - set(KNOBS))
+    if unknown:
+        raise QartsrError(f"unknown option {unknown[0]!r} (known: {', '.join(KNOBS)})")
+    changed = replace(scheme, **{name: None if value == "none" else value for name, value in knobs.items()})
+    OBSERVERS.get(changed.ranges)
+    return changed
+
+
+def _config(bits: int | None, granularity: Granularity, **rest) -> QuantizerConfig | None:
+    return None if bits is None or bits == FLOAT_BITS else QuantizerConfig(bits, granularity, **rest)

@@ -1,0 +1,25 @@
+"""What the notebooks show: data frames, picture rows and sentences made from results."""
+
+from qartsr_lib.reports.availability import dataset_availability, metric_availability
+from qartsr_lib.reports.backbones import backbone_sizes, time_shares, training_history
+from qartsr_lib.reports.crops import full_precision_crops, quantized_crops
+from qartsr_lib.reports.table1 import knob_table, quality_sections, table1_sections, timestep_effect
+from qartsr_lib.reports.theorem import encoder_table, error_table, law_table, theorem_verdict
+
+__all__ = [
+    "backbone_sizes",
+    "dataset_availability",
+    "encoder_table",
+    "error_table",
+    "full_precision_crops",
+    "knob_table",
+    "law_table",
+    "metric_availability",
+    "quality_sections",
+    "quantized_crops",
+    "table1_sections",
+    "theorem_verdict",
+    "time_shares",
+    "timestep_effect",
+    "training_history",
+]

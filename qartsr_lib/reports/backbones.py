@@ -1,0 +1,102 @@
+"""Sizes, time shares and training record of the embedded backbones."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
+from qartsr_lib.profiles import Profile
+
+TRAINING_RECORD = PACKAGED_WEIGHTS / "training.json"
+
+
+def backbone_sizes(settings: Profile) -> pd.DataFrame:
+    """Millions of parameters per part, and operations of one forward pass to 512x512."""
+    rows = []
+    for name in settings.backbones:
+        model = load_backbone(name, settings.timesteps[0])
+        parts = {
+            "VAE encoder": (model.vae.encoder, model.vae.quant_conv),
+            "UNet": (model.unet,),
+            "VAE decoder": (model.vae.decoder, model.vae.post_quant_conv),
+        }
+        sizes = {part: sum(_parameters(module) for module in modules) / 1e6 for part, modules in parts.items()}
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 3, 512, 512))
+        row = {"backbone": name} | {f"{part}, M": round(size, 2) for part, size in sizes.items()}
+        rows.append(
+            row
+            | {"total, M": round(sum(sizes.values()), 2), "GFLOP at 512x512": round(counter.get_total_flops() / 1e9, 1)}
+        )
+    return pd.DataFrame(rows).set_index("backbone")
+
+
+def time_shares(backbone: str, timestep: int, size: int = 512) -> pd.DataFrame:
+    """Seconds and share of the forward time of encoder, UNet and decoder, and of attention products."""
+    model = load_backbone(backbone, timestep)
+    upscaled = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    upscaled = upscaled.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        stages = model.stages(upscaled)
+        calls = {
+            "VAE encoder": lambda: model.encode(upscaled),
+            "UNet": lambda: model.predict_noise(stages.z_l),
+            "VAE decoder": lambda: model.decode(stages.z_h),
+        }
+        times = {part: _timed(call) for part, call in calls.items()}
+    seconds = {part: total for part, (total, _) in times.items()}
+    whole = sum(seconds.values())
+    seconds["of it attention products"] = sum(attention for _, attention in times.values())
+    rows = [(part, value, value / whole) for part, value in seconds.items()]
+    return pd.DataFrame(rows, columns=["part", "seconds", "share"]).set_index("part").round(3)
+
+
+def training_history() -> tuple[pd.DataFrame, float]:
+    """(validation record of the shipped weights' training, bicubic PSNR-Y on the same crops).
+
+    Columns backbone, timestep, step, loss and the qualities of `training.validation.Validation`.
+    """
+    record = json.loads(TRAINING_RECORD.read_text(encoding="utf-8"))
+    history = pd.DataFrame(
+        [
+            {"backbone": run["recipe"], "timestep": run["timestep"]} | point
+            for run in record["runs"]
+            for point in run["history"]
+        ]
+    )
+    return history, float(record["validation"]["bicubic"]["psnr_y_bicubic"])
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class _AttentionTimer(TorchFunctionMode):
+    """Adds up the seconds spent in attention products."""
+
+    seconds = 0.0
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        started = time.perf_counter()
+        result = function(*arguments, **(keywords or {}))
+        if function is F.scaled_dot_product_attention:
+            self.seconds += time.perf_counter() - started
+        return result
+
+
+def _timed(call: Callable[[], object]) -> tuple[float, float]:
+    """(seconds of a call, seconds of it in attention products), after one call to warm up."""
+    call()
+    started = time.perf_counter()
+    with _AttentionTimer() as timer:
+        call()
+    return time.perf_counter() - started, timer.seconds

@@ -1,0 +1,253 @@
+"""The results contract: long tables, per-image values and run records under results/<profile>/.
+
+    table1.csv                     one row per cell and metric, `COLUMNS`
+    per_image/table1/RealSR.csv    one row per image, one column per metric
+    runs/<run_id>.json             how a cell was made
+
+Writes are atomic and take a lock, so that several runs may share one folder. A table is merged by
+data set: rows of data sets that this run has are replaced, the others are kept as they are, so a
+run that lacks a data set never overwrites results that have it. Numbers and order are fixed, so
+that making a table again on one machine gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from qartsr_lib import paths
+from qartsr_lib.atomic import write_text
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.profiles import ALL_METRICS
+
+COLUMNS = (
+    "dataset",
+    "backbone",
+    "timestep",
+    "method",
+    "bits",
+    "metric",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n_images",
+    "n_seeds",
+    "steps",
+    "w_bits_effective",
+    "note",
+    "run_id",
+)
+PER_IMAGE_COLUMNS = ("dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric", "value", "run_id")
+
+#: Rows are sorted by these, each in the paper's order where it has one, then by everything else.
+SORT_COLUMNS = ("dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric")
+
+#: Record fields that differ between equal runs; a record is not rewritten for them alone.
+VOLATILE = ("git", "duration_s", "peak_memory_mib", "environment")
+
+_ORDER = {
+    "dataset": ("samples", "samples-realistic", "RealSR", "Urban100", "DIV2K_val"),
+    "backbone": ("embedded", "embedded-scaled", "osediff"),
+    "method": ("FP", "MaxMin", "LSQ", "Q-DM", "EfficientDM", "PassionSR", "SVDQuant", "QArtSR"),
+    "bits": ("W32A32", "W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
+    "metric": ALL_METRICS,
+}
+
+
+def write_table(
+    profile: str,
+    table: str,
+    frame: pd.DataFrame,
+    per_image: pd.DataFrame | None = None,
+    records: Sequence[dict] = (),
+) -> Path:
+    """Merge a run into results/<profile>/<table>.csv and write what stands behind it.
+
+    Args:
+        profile: profile name.
+        table: file stem, such as "table1".
+        frame: has at least `COLUMNS`; further columns follow them.
+        per_image: has at least `PER_IMAGE_COLUMNS`.
+        records: run records, each with its "run_id".
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        QartsrError: the disk is full, the folder cannot be written, or the present table is damaged.
+    """
+    folder = paths.results_dir(profile)
+    path = folder / f"{table}.csv"
+    absent = [column for column in COLUMNS if column not in frame.columns]
+    if absent:
+        raise ValueError(f"{table}: columns {absent} are missing from the frame")
+    with _locked(folder):
+        # Records first: a table on disk never names a run that has no record.
+        for record in records:
+            _write_record(folder / "runs" / f"{record['run_id']}.json", record)
+        if per_image is not None:
+            for dataset, rows in per_image.groupby("dataset", sort=True):
+                _write_csv(folder / "per_image" / table / f"{dataset}.csv", _wide(rows))
+        _write_csv(path, _merged(path, _as_text(frame)))
+    return path
+
+
+def write_measurement(profile: str, name: str, frame: pd.DataFrame) -> Path:
+    """Write results/<profile>/<name>.csv for a frame outside the table contract, merged by data set too.
+
+    Args:
+        frame: any columns, one of them "dataset".
+    """
+    path = paths.results_dir(profile) / f"{name}.csv"
+    with _locked(path.parent):
+        _write_csv(path, _merged(path, _as_text(frame)))
+    return path
+
+
+def read_table(profile: str, table: str) -> pd.DataFrame:
+    """The committed table with numeric columns as numbers; empty values are NaN, empty notes "".
+
+    Raises:
+        QartsrError: no such table, or not a table.
+    """
+    frame = _read_text(paths.results_dir(profile) / f"{table}.csv")
+    for column in ("timestep", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"):
+        frame[column] = pd.to_numeric(frame[column])
+    return frame
+
+
+def read_per_image(profile: str, table: str, dataset: str) -> pd.DataFrame:
+    """Per-image values in long format, `PER_IMAGE_COLUMNS`; unavailable ones are left out."""
+    wide = _read_text(paths.results_dir(profile) / "per_image" / table / f"{dataset}.csv")
+    fixed = [column for column in wide.columns if column in PER_IMAGE_COLUMNS]
+    long = wide.melt(id_vars=fixed, var_name="metric", value_name="value")
+    long = long[long["value"] != ""].reset_index(drop=True)
+    for column in ("timestep", "seed", "value"):
+        long[column] = pd.to_numeric(long[column])
+    return long
+
+
+def prune_records(profile: str) -> list[str]:
+    """Remove run records that no table of the profile names any more; returns their run ids."""
+    folder = paths.results_dir(profile)
+    if not folder.is_dir():
+        return []
+    with _locked(folder):
+        tables = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.csv"))]
+        orphans = [
+            path for path in sorted((folder / "runs").glob("*.json")) if not any(path.stem in table for table in tables)
+        ]
+        for path in orphans:
+            path.unlink()
+    return [path.stem for path in orphans]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer at a time per results folder; the lock lies in the untracked cache."""
+    locks = paths.cache_dir() / "locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"results-{folder.name}.lock")
+        with lock.acquire(timeout=120):
+            yield
+    except Timeout as error:
+        raise QartsrError(f"{folder}: another run has been writing there for two minutes; wait or stop it") from error
+    except PermissionError as error:
+        raise QartsrError(f"{locks}: cannot be written; set QARTSR_HOME to a folder that can") from error
+
+
+def _merged(path: Path, new: pd.DataFrame) -> pd.DataFrame:
+    if path.is_file():
+        old = _read_text(path)
+        if "dataset" not in old.columns:
+            raise QartsrError(f"{path}: is not a results table; restore it from git or remove it")
+        kept = old[~old["dataset"].isin(new["dataset"].unique())]
+        new = pd.concat([new, kept], ignore_index=True).fillna("") if len(kept) else new
+    front = [column for column in COLUMNS if column in new.columns]
+    return _sorted(new[front + [column for column in new.columns if column not in front]])
+
+
+def _wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per image: a tenth of the long file's size, which matters in git."""
+    index = [column for column in PER_IMAGE_COLUMNS if column not in ("metric", "value")]
+    text = _as_text(rows)
+    wide = text.pivot(index=index, columns="metric", values="value").fillna("").reset_index()
+    metrics = sorted((column for column in wide.columns if column not in index), key=lambda name: _rank("metric", name))
+    wide.columns.name = None
+    return _sorted(wide[index + metrics])
+
+
+def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every cell as it will stand in the file: seven significant digits, empty for unavailable."""
+    cells = {column: [cell_text(value) for value in frame[column]] for column in frame.columns}
+    return pd.DataFrame(cells, dtype=object)
+
+
+def cell_text(value: object) -> str:
+    """A cell as it stands in a table: seven significant digits, empty when unavailable."""
+    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return ""
+    if isinstance(value, (bool, np.bool_)):
+        return str(int(value))
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.7g}"
+    return str(value)
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    keys = [column for column in SORT_COLUMNS if column in frame.columns]
+    rest = [column for column in frame.columns if column not in keys]
+    order = sorted(
+        range(len(frame)),
+        key=lambda row: (
+            [_rank(column, frame[column].iloc[row]) for column in keys],
+            [str(frame[column].iloc[row]) for column in rest],
+        ),
+    )
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def _rank(column: str, value: str) -> tuple[int, float, str]:
+    """Sort key of one cell: known names in the paper's order, then the others by name."""
+    if column in ("timestep", "seed"):
+        return (0, -float(value) if column == "timestep" else float(value), "")
+    known = _ORDER.get(column, ())
+    base = value.split(" [")[0] if column == "method" else value
+    return (known.index(base) if base in known else len(known), 0.0, value)
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+    except FileNotFoundError as error:
+        raise QartsrError(f"{path}: no such table; make reproduce writes it") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise QartsrError(f"{path}: is not a readable table; restore it from git or remove it") from error
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _write_record(path: Path, record: dict) -> None:
+    """Keep the present record when only its volatile fields differ: it still tells the truth."""
+    if path.is_file():
+        try:
+            present = json.loads(path.read_text(encoding="utf-8"))
+            if _stable(present) == _stable(json.loads(json.dumps(record))):
+                return
+        except (ValueError, AttributeError):
+            pass
+    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _stable(record: dict) -> dict:
+    return {field: value for field, value in record.items() if field not in VOLATILE}

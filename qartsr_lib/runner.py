@@ -1,0 +1,194 @@
+"""`make reproduce`: execute the numbered notebooks in order.
+
+Executed copies and HTML go to build/<profile>/. A failed notebook does not stop the others; it is
+named at the end. Exit status: 0 all done, 1 a notebook failed, 2 wrong options, 3 weights of the
+`paper` profile are missing (one line per missing file comes last), 130 interrupted.
+
+The runner keeps no state of its own: what an interrupted invocation had finished lies in the cache
+(`cache.RunCache`), and every file it writes is written atomically, so it may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from qartsr_lib import paths, results
+from qartsr_lib.atomic import write_atomically, write_text
+from qartsr_lib.cache import RunCache
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.profiles import PROFILES, Profile, get_profile, missing_weights
+
+KERNEL = "qartsr-runner"
+START_TIMEOUT = 300  # seconds; a busy machine takes longer than papermill's 60 to start a kernel
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see the module's text for the exit status."""
+    options = _parse(arguments)
+    try:
+        profile = get_profile(options.profile)
+        root = paths.data_root(options.data_root)
+        notebooks = select(find_notebooks(), options.notebooks)
+        return run(profile, notebooks, root)
+    except QartsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+
+
+def find_notebooks() -> list[Path]:
+    """notebooks/NN_*.ipynb in numerical order.
+
+    Raises:
+        QartsrError: there is none.
+    """
+    folder = paths.notebooks_dir()
+    found = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
+    if not found:
+        raise QartsrError(f"{folder}: holds no notebook NN_*.ipynb; run this from a checkout or set QARTSR_HOME")
+    return found
+
+
+def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path]:
+    """Those whose name starts with one of `wanted` ("02"), in order; all when `wanted` is empty.
+
+    Raises:
+        QartsrError: one of `wanted` matches nothing.
+    """
+    if not wanted:
+        return list(notebooks)
+    for start in wanted:
+        if not any(path.name.startswith(start) for path in notebooks):
+            raise QartsrError(f"no notebook starts with {start!r}; see {paths.notebooks_dir()}")
+    return [path for path in notebooks if path.name.startswith(tuple(wanted))]
+
+
+def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None) -> int:
+    """Execute `notebooks` under `profile`; returns the exit status."""
+    cache = RunCache.for_profile(profile.name)
+    with cache.lock(), kernel():
+        if cache.begin():
+            print(f"continuing the interrupted run of profile {profile.name}", flush=True)
+        failed = []
+        for number, notebook in enumerate(notebooks, start=1):
+            print(f"[{number}/{len(notebooks)}] {notebook.stem}", flush=True)
+            started = time.monotonic()
+            problem = execute(notebook, profile.name, data_root)
+            print(f"[{number}/{len(notebooks)}] {problem or 'done'} ({time.monotonic() - started:.0f} s)", flush=True)
+            if problem:
+                failed.append((notebook.stem, problem))
+        if not failed:
+            cache.finish()
+            results.prune_records(profile.name)
+    return _report(profile, failed, len(notebooks))
+
+
+def execute(notebook: Path, profile: str, data_root: Path | None) -> str | None:
+    """Run one notebook; its executed copy and HTML are kept also when it fails.
+
+    Returns:
+        None, or one line that says what went wrong.
+    """
+    folder = paths.build_dir(profile)
+    target = folder / notebook.name
+    try:
+        parameters = {"PROFILE": profile, "DATA_ROOT": str(data_root) if data_root else None}
+        declared = papermill.inspect_notebook(str(notebook))
+        folder.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(
+            str(notebook),
+            str(target),
+            parameters={name: value for name, value in parameters.items() if name in declared and value is not None},
+            kernel_name=KERNEL,
+            progress_bar=False,
+            log_output=True,
+            start_timeout=START_TIMEOUT,
+            cwd=str(paths.home()),
+        )
+    except PapermillExecutionError as error:
+        return f"failed at In [{error.exec_count}]: {error.ename}: {error.evalue}".splitlines()[0]
+    except Exception as error:  # a broken notebook file or a dead kernel must not stop the others
+        return f"failed: {type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        _export_html(target)
+    return None
+
+
+def _export_html(notebook: Path) -> None:
+    """The executed copy as HTML beside it; a failure here is told, not fatal."""
+    try:
+        body, _ = HTMLExporter().from_notebook_node(nbformat.read(notebook, as_version=4))
+        write_text(notebook.with_suffix(".html"), body)
+    except Exception as error:
+        print(f"no HTML of {notebook.name}: {type(error).__name__}: {error}", flush=True)
+
+
+def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
+    print(f"{total - len(failed)} of {total} notebooks done; see {paths.build_dir(profile.name)}", flush=True)
+    for name, problem in failed:
+        print(f"FAILED {name}: {problem}", flush=True)
+    missing = missing_weights(profile)
+    for name, place, blocks in missing:
+        print(f"MISSING {name}: expected at {place}; blocks {blocks}", flush=True)
+    if missing:
+        return 3
+    return 1 if failed else 0
+
+
+@contextmanager
+def kernel() -> Iterator[None]:
+    """A kernel that is surely this interpreter, wherever kernels are registered, and the children's settings."""
+    with tempfile.TemporaryDirectory(prefix="qartsr-kernel-") as folder:
+        write_atomically(
+            Path(folder, "kernels", KERNEL, "kernel.json"),
+            lambda path: path.write_text(json.dumps(get_kernel_dict()), encoding="utf-8"),
+        )
+        settings = {
+            "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
+            "QARTSR_LOG_PROGRESS": "1",
+        }
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m qartsr_lib.runner", description="Run the notebooks of the study in order."
+    )
+    parser.add_argument("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
+    parser.add_argument("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
+    parser.add_argument("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    # papermill reports what the notebooks print through logging
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Cells of the study: quantize a backbone, upscale a data set, score it, aggregate.
+
+    run = run_table(grid(profile, ("maxmin",)), profile, data_root=DATA_ROOT)
+    run.write("table1")
+
+Each quantized model is built once for all its data sets; each image's PNG and scores are entries of
+the cache, so an interrupted sweep continues where it stopped and ends with the same numbers.
+Evaluation is float32, batch 1, channels_last: low-bit networks amplify rounding, so these settings
+belong to a run's key.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from qartsr_lib import paths, results
+from qartsr_lib.aggregate import aggregate
+from qartsr_lib.cache import RunCache
+from qartsr_lib.datasets import DATASETS
+from qartsr_lib.datasets.base import Pair
+from qartsr_lib.datasets.calibration import CalibrationList, calibration_list
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.evaluator import NO_CALIBRATION, Evaluator, Parts, default_parts
+from qartsr_lib.profiles import Profile
+from qartsr_lib.progress import progress
+
+FULL_PRECISION = ("fp", "W32A32")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One cell of a table for one seed.
+
+    Attributes:
+        backbone: name in `backbones.BACKBONES`.
+        timestep: label T.
+        method: name in `methods.METHODS`.
+        bits: such as "W4A4"; "W32A32" with method "fp".
+        dataset: name in `datasets.DATASETS`.
+        seed: of the method.
+        options: the method's own options as (name, value) pairs.
+        label: name in tables; the method's own when empty. Needed to tell variants apart.
+    """
+
+    backbone: str
+    timestep: int
+    method: str
+    bits: str
+    dataset: str
+    seed: int = 0
+    options: tuple[tuple[str, object], ...] = ()
+    label: str = ""
+
+
+def grid(profile: Profile, methods: Sequence[str], seeds: Sequence[int] | None = None) -> list[Experiment]:
+    """Full precision once per backbone and timestep, then every method at every bit width, on every data set.
+
+    Args:
+        seeds: of the methods; the profile's first alone by default, right for deterministic methods.
+    """
+    seeds = profile.seeds[:1] if seeds is None else seeds
+    settings = [(*FULL_PRECISION, seeds[0]), *itertools.product(methods, profile.bits, seeds)]
+    return [
+        Experiment(backbone, timestep, method, bits, dataset, seed)
+        for backbone, timestep in itertools.product(profile.backbones, profile.timesteps)
+        for method, bits, seed in settings
+        for dataset in profile.datasets
+    ]
+
+
+@dataclass
+class TableRun:
+    """What `run_table` returns.
+
+    Attributes:
+        profile: profile name.
+        table: one row per cell and metric (`results.COLUMNS`).
+        per_image: long, `results.PER_IMAGE_COLUMNS` and "note".
+        records: provenance, one per run_id.
+        skipped: data set -> why it is not in this run.
+    """
+
+    profile: str
+    table: pd.DataFrame
+    per_image: pd.DataFrame
+    records: list[dict]
+    skipped: dict[str, str]
+    images: dict[tuple[Experiment, str], Path] = field(repr=False)
+
+    def write(self, name: str) -> Path:
+        """Merge into results/<profile>/<name>.csv, with per-image values and run records."""
+        return results.write_table(self.profile, name, self.table, self.per_image, self.records)
+
+    def png_path(self, experiment: Experiment, image_id: str) -> Path:
+        """The upscaled image, as it was scored.
+
+        Raises:
+            QartsrError: not part of this run.
+        """
+        if (experiment, image_id) not in self.images:
+            raise QartsrError(f"{image_id}: no such image of {experiment.dataset} in this run; per_image lists the ids")
+        return self.images[experiment, image_id]
+
+
+def available_data(
+    names: Sequence[str], data_root: Path | None, max_images: int | None = None
+) -> tuple[dict[str, list[Pair]], dict[str, str]]:
+    """({data set: checked pairs}, {data set: why it is absent}).
+
+    Raises:
+        QartsrError: a data set is present but broken (the file is named), or none is present.
+    """
+    reasons = {name: DATASETS.get(name).available(data_root) for name in dict.fromkeys(names)}
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    pairs = {name: DATASETS.get(name).pairs(data_root, max_images) for name in reasons if name not in skipped}
+    if not pairs:
+        raise QartsrError("no data set of this run is available: " + "; ".join(f"{n}: {r}" for n, r in skipped.items()))
+    return pairs, skipped
+
+
+def run_table(
+    experiments: Sequence[Experiment],
+    profile: Profile,
+    *,
+    data_root: str | Path | None = None,
+    device: str = "cpu",
+    label: str = "table",
+    parts: Parts | None = None,
+    cache: RunCache | None = None,
+) -> TableRun:
+    """Measure `experiments` and aggregate them over images and seeds.
+
+    Everything that can be wrong with the data is found before the first image is computed. Data
+    sets that this machine lacks are skipped and named in the result.
+
+    Args:
+        experiments: such as `grid` gives; seeds of one cell are aggregated into one row.
+        profile: gives metrics, calibration list and max_images.
+        data_root: folder of the benchmarks; else the environment's DATA_ROOT.
+        device: where models run.
+        label: shown beside the progress bar.
+        parts: suppliers of backbones, methods and metrics; tests pass fakes.
+        cache: where finished images are kept; the profile's own by default.
+
+    Raises:
+        QartsrError: broken data, unknown names, missing weights, full disk.
+    """
+    if len(set(experiments)) != len(experiments):
+        raise ValueError("the same experiment is listed twice")
+    root = paths.data_root(data_root)
+    pairs, skipped = available_data([experiment.dataset for experiment in experiments], root, profile.max_images)
+    for dataset, reason in skipped.items():
+        print(f"data set {dataset} is skipped: {reason}", flush=True)
+    experiments = sorted(
+        (experiment for experiment in experiments if experiment.dataset in pairs), key=_building_order(experiments)
+    )
+    calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
+    evaluator = Evaluator(
+        parts or default_parts(profile),
+        cache or RunCache.for_profile(profile.name),
+        profile.metrics,
+        calibration_list(profile, root) if calibrated else CalibrationList("none", [], ""),
+        device,
+    )
+    work = [(experiment, pair) for experiment in experiments for pair in pairs[experiment.dataset]]
+    values = [(experiment, pair, evaluator.measure(experiment, pair)) for experiment, pair in progress(work, label)]
+    table, per_image, records = aggregate(values, evaluator, pairs, profile.name)
+    images = {(experiment, pair.id): measured.png for experiment, pair, measured in values}
+    return TableRun(profile.name, table, per_image, records, skipped, images)
+
+
+def _building_order(experiments: Sequence[Experiment]):
+    """Sort key that brings together what shares a backbone, then what shares a quantized model."""
+    backbones = list(dict.fromkeys((item.backbone, item.timestep) for item in experiments))
+    models = list(dict.fromkeys((item.method, item.bits, item.seed, item.options) for item in experiments))
+    return lambda item: (
+        backbones.index((item.backbone, item.timestep)),
+        models.index((item.method, item.bits, item.seed, item.options)),
+    )

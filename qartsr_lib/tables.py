@@ -1,0 +1,140 @@
+"""Rendered tables: long results by the contract, joined with the paper's values, as Markdown and HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from qartsr_lib import paths
+from qartsr_lib.atomic import write_text
+from qartsr_lib.errors import QartsrError
+
+REFERENCE = Path(__file__).resolve().parent / "reference"
+LOWER_IS_BETTER = ("LPIPS", "DISTS", "NIQE", "GMSD", "PIQE")
+DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}
+KEYS = ["dataset", "bits", "timestep", "method"]
+
+
+def paper_table(number: int) -> pd.DataFrame:
+    """Table 1, 2, 3 or 4 of the paper as transcribed: wide, one column per metric.
+
+    Raises:
+        QartsrError: no such table.
+    """
+    path = REFERENCE / f"table{number}.csv"
+    if not path.is_file():
+        raise QartsrError(f"the paper's table {number} is not transcribed; choose 1, 2, 3 or 4")
+    return pd.read_csv(path)
+
+
+def wide(results: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Long results of one backbone -> one row per setting, one text column per metric.
+
+    A value is followed by its interval; the best of the rows that share data set, bits and method is
+    bold; an unavailable metric is n/a. Rows keep the order of `results`.
+    """
+    best = _best(results)
+    lines: dict[tuple, dict[str, str]] = {}
+    for row in results.itertuples(index=False):
+        key = (row.dataset, row.bits, row.timestep, row.method)
+        cell = _cell(row)
+        setting = (row.dataset, row.bits, row.method, row.metric)
+        if best.get(setting) == row.timestep:
+            cell = f"**{cell}**"
+        lines.setdefault(key, {})[row.metric] = cell
+    table = pd.DataFrame([dict(zip(KEYS, key, strict=True)) | values for key, values in lines.items()])
+    return table[KEYS + [metric for metric in metrics if metric in table]].fillna("")
+
+
+def add_paper(table: pd.DataFrame, number: int, metrics: Sequence[str], stand_in: str | None = None) -> pd.DataFrame:
+    """Put the paper's values beside ours, in columns named "<metric> (paper)".
+
+    Args:
+        table: what `wide` returned.
+        number: of the paper's table.
+        stand_in: show the paper's rows of this data set also beside data sets the paper does not
+            have (they are other images and another model: for orientation only).
+    """
+    paper = paper_table(number)
+    shown = [metric for metric in metrics if metric in paper and metric in table]
+    known = set(paper["dataset"])
+    joined = table.assign(_paper=[name if name in known else stand_in for name in table["dataset"]])
+    paper = paper.rename(columns={"dataset": "_paper"} | {metric: f"{metric} (paper)" for metric in shown})
+    keys = ["_paper", "bits", "timestep", "method"]
+    joined = joined.merge(paper[keys + [f"{metric} (paper)" for metric in shown]], how="left", on=keys).drop(
+        columns="_paper"
+    )
+    for metric in shown:
+        column = joined.pop(f"{metric} (paper)")
+        text = ["" if pd.isna(value) else f"{value:.{DECIMALS.get(metric, 4)}f}" for value in column]
+        joined.insert(joined.columns.get_loc(metric) + 1, f"{metric} (paper)", text)
+    return joined
+
+
+def save_table(profile: str, name: str, sections: Sequence[tuple[str, pd.DataFrame]], caption: str) -> Path:
+    """Write figures/<profile>/<name>.md and .html, both with the same sections and caption.
+
+    Returns:
+        The Markdown file.
+    """
+    folder = paths.figures_dir(profile)
+    markdown = "\n\n".join([caption] + [f"### {title}\n\n{to_markdown(table)}" for title, table in sections])
+    body = "".join(f"<h3>{html.escape(title)}</h3>{to_html(table)}" for title, table in sections)
+    head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title>{_CSS}"
+    write_text(folder / f"{name}.html", f"{head}<p>{html.escape(caption)}</p>{body}\n")
+    return write_text(folder / f"{name}.md", markdown + "\n")
+
+
+def save_text(profile: str, name: str, text: str) -> Path:
+    """Write figures/<profile>/<name>.md."""
+    return write_text(paths.figures_dir(profile) / f"{name}.md", text.rstrip("\n") + "\n")
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A text table as GitHub Markdown."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.map(_text).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def to_html(table: pd.DataFrame) -> str:
+    """A text table as HTML; **bold** cells become <b>."""
+    escaped = table.map(lambda cell: _bold(html.escape(_text(cell))))
+    return escaped.to_html(index=False, escape=False, border=0)
+
+
+def _text(cell: object) -> str:
+    return "" if pd.isna(cell) else str(cell)
+
+
+def _bold(cell: str) -> str:
+    return f"<b>{cell[2:-2]}</b>" if cell.startswith("**") and cell.endswith("**") else cell
+
+
+def _best(results: pd.DataFrame) -> dict[tuple, int]:
+    """(dataset, bits, method, metric) -> timestep of the best value, where several are compared."""
+    best = {}
+    for key, group in results.dropna(subset=["value"]).groupby(["dataset", "bits", "method", "metric"], sort=False):
+        if len(group) > 1:
+            index = group["value"].idxmin() if key[3] in LOWER_IS_BETTER else group["value"].idxmax()
+            best[key] = group.loc[index, "timestep"]
+    return best
+
+
+def _cell(row) -> str:
+    if pd.isna(row.value):
+        return "n/a"
+    decimals = DECIMALS.get(row.metric, 4)
+    if pd.isna(row.ci_low) or pd.isna(row.ci_high):
+        return f"{row.value:.{decimals}f}"
+    return f"{row.value:.{decimals}f} [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"
+
+
+_CSS = """<style>
+:root { color-scheme: light dark; }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
+</style>"""

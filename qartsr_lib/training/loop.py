@@ -1,0 +1,120 @@
+"""One optimisation loop for every training stage: AdamW, warm-up and cosine decay, resumable."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from qartsr_lib.atomic import write_atomically
+from qartsr_lib.progress import progress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and step sizes of one stage; the seed fixes initialization and batches."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 16
+    warmup: int = 50
+    seed: int = 0
+    checkpoint_every: int = 100
+    validate_every: int = 400
+
+    def rate(self, step: int) -> float:
+        """Factor on the learning rate at a step: linear warm-up, then cosine to 1% of the peak."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        position = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * position))
+
+
+def train(
+    model: nn.Module,
+    parameters: Iterable[nn.Parameter],
+    batch: Callable[[int], T],
+    loss: Callable[[T, int], torch.Tensor],
+    schedule: Schedule,
+    folder: Path,
+    label: str,
+    validate: Callable[[], dict[str, float]] | None = None,
+) -> None:
+    """Minimize `loss(batch(step), step)` over `parameters`, continuing from `folder`/checkpoint.pt when it is there.
+
+    The state of `model` after the call is that of the last step, whether or not the run was
+    interrupted: batches depend on the step alone. `folder`/history.jsonl gets a line per
+    validation with the mean loss since the line before.
+
+    Args:
+        model: whose state_dict is checkpointed.
+        parameters: what the optimizer updates.
+        batch: step -> training data, made in float32.
+        loss: data, step -> scalar loss, computed under bfloat16 autocast.
+    """
+    parameters = [parameter.requires_grad_(True) for parameter in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    checkpoint = folder / "checkpoint.pt"
+    first = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    losses: list[float] = []
+    started = time.monotonic()
+    batches = _prefetched(batch, range(first, schedule.steps))
+    for step, data in zip(range(first, schedule.steps), progress(batches, label), strict=True):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(data, step)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.rate(step)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(value.item())
+        done = step + 1
+        if done % schedule.validate_every == 0 or done == schedule.steps:
+            record = {"step": done, "loss": sum(losses) / len(losses), "seconds": round(time.monotonic() - started, 1)}
+            record |= validate() if validate else {}
+            _log(
+                folder / "history.jsonl", record | {"schedule": asdict(schedule)} if done == schedule.steps else record
+            )
+            losses.clear()
+        if done % schedule.checkpoint_every == 0 or done == schedule.steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            write_atomically(checkpoint, lambda path, state=state: torch.save(state, path))
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+class _Steps(Dataset):
+    def __init__(self, batch: Callable[[int], T]) -> None:
+        self.batch = batch
+
+    def __getitem__(self, step: int) -> T:
+        return self.batch(step)
+
+
+def _prefetched(batch: Callable[[int], T], steps: range) -> DataLoader:
+    """batch(step) for every step, made by a second process where processes can fork."""
+    workers = 1 if "fork" in multiprocessing.get_all_start_methods() else 0
+    return DataLoader(_Steps(batch), batch_size=None, sampler=steps, num_workers=workers)
+
+
+def _log(path: Path, record: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")

@@ -1,0 +1,84 @@
+"""training.json: how a set of backbone weights was made and what it reaches on validation photographs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from qartsr_lib import provenance
+from qartsr_lib.atomic import write_text
+from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.embedded import weights_name
+from qartsr_lib.training.loop import Schedule
+from qartsr_lib.training.validation import Validation
+
+
+def contributions(model: OneStepSR, validation: Validation) -> dict[str, dict[str, float]]:
+    """Validation quality of the model, with its noise set to zero, and with z_H replaced by z_L."""
+    return {
+        "full": validation(model),
+        "no noise": validation(_Shortcut(model, lambda z_l: model.to_z_h(z_l, torch.zeros_like(z_l)))),
+        "identity": validation(_Shortcut(model, lambda z_l: z_l)),
+    }
+
+
+class _Shortcut:
+    """`upscale` with Eq. (6)'s result replaced by a function of z_L alone."""
+
+    def __init__(self, model: OneStepSR, to_z_h) -> None:
+        self.model, self.to_z_h = model, to_z_h
+
+    @torch.no_grad()
+    def upscale(self, lq: torch.Tensor) -> torch.Tensor:
+        image = self.model.decode(self.to_z_h(self.model.encode(self.model.prepare(lq))))
+        return image[..., : 4 * lq.shape[-2], : 4 * lq.shape[-1]].clamp(0, 1)
+
+
+def write_record(
+    folder: Path,
+    images: str,
+    count: int,
+    schedules: dict[str, Schedule],
+    models: Sequence[OneStepSR],
+    validation: Validation | None,
+) -> Path:
+    """Gather stage times, histories and validation quality of `folder` into training.json.
+
+    Args:
+        images: what the training photographs are, in words.
+        count: how many.
+        models: the trained backbones.
+    """
+    record = {
+        "images": images,
+        "image_count": count,
+        "crop": 64,
+        "schedules": {name: asdict(schedule) for name, schedule in schedules.items()},
+        "seconds": {
+            path.stem: json.loads(path.read_text())["seconds"]
+            for path in sorted(folder.glob("*.json"))
+            if path.stem != "training"
+        },
+        "environment": provenance.environment("cpu"),
+        "validation": {"bicubic": validation.baseline()} if validation else {},
+        "runs": [
+            {
+                "recipe": model.name,
+                "timestep": model.timestep,
+                "history": _history(folder / weights_name(model.name, model.timestep)),
+                "contribution": contributions(model, validation) if validation else {},
+            }
+            for model in models
+        ],
+    }
+    return write_text(folder / "training.json", json.dumps(record, indent=1) + "\n")
+
+
+def _history(weights: Path) -> list[dict]:
+    path = weights.with_suffix("") / "history.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [{key: value for key, value in json.loads(line).items() if key != "schedule"} for line in lines]

@@ -1,0 +1,139 @@
+"""The cache: whole entries or none, damaged ones made again, generations."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from qartsr_lib.cache import RunCache, canonical_json, stable_hash
+from qartsr_lib.errors import QartsrError
+
+KEY = stable_hash("entry")
+
+
+def writer(text):
+    return lambda folder: (folder / "value.txt").write_text(text)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return RunCache(tmp_path / "runs" / "tiny")
+
+
+def test_canonical_json_has_one_text_per_value():
+    assert canonical_json({"b": (1, 2.5), "a": None}) == '{"a":null,"b":[1,2.5]}'
+    assert stable_hash({"a": 1, "b": 2}) == stable_hash({"b": 2, "a": 1})
+    assert stable_hash(0.1) != stable_hash(0.1 + 1e-16 * 2)
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))
+
+
+def test_put_then_get(cache):
+    assert cache.get("sr", KEY) is None
+    folder = cache.put("sr", KEY, writer("one"))
+    assert cache.get("sr", KEY) == folder
+    assert (folder / "value.txt").read_text() == "one"
+    assert cache.get("scores", KEY) is None
+
+
+def test_second_put_keeps_the_first(cache):
+    cache.put("sr", KEY, writer("one"))
+    folder = cache.put("sr", KEY, writer("two"))
+    assert (folder / "value.txt").read_text() == "one"
+    assert [path.name for path in folder.parent.iterdir()] == [KEY], "no temporary folder stays"
+
+
+def damage_file(folder):
+    (folder / "value.txt").write_text("onE")
+
+
+def truncate_manifest(folder):
+    (folder / "entry.json").write_text('{"key": "')
+
+
+def list_as_manifest(folder):
+    (folder / "entry.json").write_text("[]")
+
+
+def remove_file(folder):
+    (folder / "value.txt").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_file, truncate_manifest, list_as_manifest, remove_file])
+def test_damaged_entry_is_made_again(cache, damage):
+    damage(cache.put("sr", KEY, writer("one")))
+    assert cache.get("sr", KEY) is None
+    folder = cache.get_or_put("sr", KEY, writer("one"))
+    assert (folder / "value.txt").read_text() == "one"
+
+
+def test_failing_fill_leaves_nothing(cache):
+    def fail(folder):
+        (folder / "value.txt").write_text("half")
+        raise RuntimeError("out of ideas")
+
+    with pytest.raises(RuntimeError):
+        cache.put("sr", KEY, fail)
+    assert cache.get("sr", KEY) is None
+    assert list(cache.folder("sr", KEY).parent.iterdir()) == []
+
+
+def test_full_disk_is_one_clear_line_and_leaves_nothing(cache, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(QartsrError, match="the disk is full") as caught:
+        cache.put("sr", KEY, writer("one"))
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert cache.get("sr", KEY) is None
+    assert cache.put("sr", KEY, writer("one")).is_dir()
+
+
+def test_concurrent_writers_end_with_one_whole_entry(cache):
+    together = threading.Barrier(8)
+
+    def fill(folder):
+        (folder / "value.txt").write_text("same")
+        together.wait(timeout=20)
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: cache.put("sr", KEY, fill), range(8)))
+    assert len(set(folders)) == 1
+    assert cache.get("sr", KEY)
+    assert [path.name for path in folders[0].parent.iterdir()] == [KEY]
+
+
+def test_unfinished_generation_is_continued(cache):
+    assert cache.begin() is False
+    cache.put("sr", KEY, writer("one"))
+    assert cache.begin() is True
+    assert cache.get("sr", KEY)
+
+
+def test_finished_generation_is_removed(cache):
+    cache.begin()
+    cache.put("sr", KEY, writer("one"))
+    cache.finish()
+    assert cache.get("sr", KEY), "notebooks run alone may still use it"
+    assert cache.begin() is False
+    assert cache.get("sr", KEY) is None
+    assert [path.name for path in cache.root.parent.iterdir()] == ["tiny"]
+
+
+def test_leftover_of_a_killed_removal_goes(cache):
+    cache.begin()
+    (cache.root.parent / ".old-tiny-x" / "store").mkdir(parents=True)
+    assert cache.begin() is True
+    assert not (cache.root.parent / ".old-tiny-x").exists()
+
+
+def test_second_runner_is_refused(cache):
+    with cache.lock(), pytest.raises(QartsrError, match="another `make reproduce PROFILE=tiny`"):
+        cache.lock()
+    cache.lock().release()

@@ -1,0 +1,94 @@
+"""The command line: results of the right size and name, and one clear line for every bad input."""
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from qartsr_lib.cli import main
+from qartsr_lib.images import read_image, write_png
+
+
+@pytest.fixture
+def photograph(tmp_path, home):
+    return write_png(tmp_path / "in" / "cat.png", torch.rand(1, 3, 9, 14, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize(
+    "extra", [[], ["--backbone", "embedded-scaled", "--timestep", "1000"], ["--backbone", "bicubic"]]
+)
+def test_upscale_writes_four_times_the_size(photograph, tmp_path, extra):
+    assert main(["upscale", str(photograph), "--out", str(tmp_path / "out"), *extra]) == 0
+    assert Image.open(tmp_path / "out" / "cat.png").size == (56, 36)
+
+
+def test_upscale_takes_folders_and_quantizes(photograph, tmp_path):
+    full, quantized = tmp_path / "full", tmp_path / "quantized"
+    assert main(["upscale", str(photograph.parent), "--out", str(full)]) == 0
+    assert (
+        main(["upscale", str(photograph.parent), "--out", str(quantized), "--method", "maxmin", "--bits", "W2A2"]) == 0
+    )
+    assert not torch.equal(read_image(full / "cat.png"), read_image(quantized / "cat.png"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--method", "maxmim", "--bits", "W4A4"], "did you mean 'maxmin'"),
+        (["--method", "maxmin", "--bits", "W1A4"], "W1A4"),
+        (["--bits", "W4A4"], "--method maxmin"),
+        (["--timestep", "123"], "embedded-T0123.safetensors"),
+        (["--timestep", "0"], "timestep 0"),
+        (["--backbone", "osedif"], "unknown backbone 'osedif'"),
+    ],
+)
+def test_wrong_options(photograph, tmp_path, capsys, extra, words):
+    assert main(["upscale", str(photograph), "--out", str(tmp_path / "out"), *extra]) == 2
+    _one_line(capsys, words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_are_told_before_anything_is_written(photograph, tmp_path, capsys):
+    broken = photograph.parent / "dog.png"
+    broken.write_bytes(photograph.read_bytes()[:60])
+    assert main(["upscale", str(photograph.parent), "--out", str(tmp_path / "out")]) == 2
+    _one_line(capsys, "dog.png: not a readable image")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_input_empty_folder_and_clashing_names(photograph, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    copy = write_png(tmp_path / "other" / "cat.png", torch.zeros(1, 3, 4, 4))
+    for inputs, words in (
+        ([tmp_path / "absent.png"], "absent.png: no such file"),
+        ([tmp_path / "empty"], "holds no image"),
+        ([photograph, copy], "would overwrite"),
+    ):
+        assert main(["upscale", *map(str, inputs), "--out", str(tmp_path / "out")]) == 2
+        _one_line(capsys, words)
+
+
+def test_evaluate_writes_the_contract(photograph, tmp_path, capsys):
+    for name in ("sr", "hr"):
+        image = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(len(name)))
+        write_png(tmp_path / name / f"cat{'x4' if name == 'sr' else '_HR'}.png", image)
+    out = tmp_path / "scores.csv"
+    command = ["evaluate", "--sr", str(tmp_path / "sr"), "--hr", str(tmp_path / "hr"), "--out", str(out)]
+    assert main([*command, "--metrics", "PSNR,SSIM,MUSIQ"]) == 0
+    frame = pd.read_csv(out)
+    assert list(frame.columns) == ["image", "metric", "value", "note"]
+    assert set(frame["image"]) == {"catx4.png"} and list(frame["metric"]) == ["PSNR", "SSIM", "MUSIQ"]
+    assert main([*command, "--metrics", "PSNRR"]) == 2
+    assert "did you mean 'PSNR'" in capsys.readouterr().err
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "upscale photo.jpg --out upscaled" in capsys.readouterr().out
+
+
+def _one_line(capsys, words):
+    text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert text.startswith("error: ") and words in text

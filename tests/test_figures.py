@@ -1,0 +1,71 @@
+"""Figures: drawn from small frames, saved the same each time."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from qartsr_lib import figures, theorem
+from qartsr_lib.backbones.base import Stages
+from qartsr_lib.figures.grids import Box
+
+
+@pytest.fixture
+def errors():
+    rng = np.random.default_rng(0)
+    rows = [
+        (backbone, bits, t, str(image), 0.1 * t**0.3 * rng.uniform(0.8, 1.2), t**0.3)
+        for backbone in ("embedded", "embedded-scaled")
+        for bits in ("W8A8", "W4A4")
+        for t in (1000, 500, 1)
+        for image in range(4)
+    ]
+    return pd.DataFrame(rows, columns=["backbone", "bits", "timestep", "image", "error_z_h", "required_change"])
+
+
+def test_saved_files_are_equal_byte_for_byte(home):
+    first = figures.save(figures.schedule_curves(), "tiny", "fig5").read_bytes()
+    assert figures.save(figures.schedule_curves(), "tiny", "fig5").read_bytes() == first
+    assert Image.open(home / "figures" / "tiny" / "fig5.png").size[0] > 800
+
+
+def test_law_panels(errors):
+    fits = {key: theorem.fit_laws(group, samples=10) for key, group in errors.groupby(["backbone", "bits"], sort=False)}
+    figure = figures.theorem_laws(errors, fits)
+    assert len(figure.axes) == 4
+    assert all(axis.get_yscale() == "log" and len(axis.lines) >= 3 for axis in figure.axes)
+
+
+def test_quality_panels_keep_full_precision_apart():
+    rows = [
+        ("embedded", t, method, bits, "PSNR", value, value - 1, value + 1)
+        for t in (1000, 1)
+        for method, bits, value in (("FP", "W32A32", 23.0), ("MaxMin", "W8A8", 22.0), ("MaxMin", "W10A10", 22.5))
+    ]
+    columns = ["backbone", "timestep", "method", "bits", "metric", "value", "ci_low", "ci_high"]
+    figure = figures.quality_against_bits(pd.DataFrame(rows, columns=columns), "PSNR", {"bicubic": 22.2})
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels == ["W8A8", "W10A10", "W32A32"]
+
+
+def test_stage_grid_and_comparison():
+    generator = torch.Generator().manual_seed(0)
+
+    def make():
+        latents = [torch.randn(1, 16, 8, 8, generator=generator) for _ in range(3)]
+        return Stages(*latents, torch.rand(1, 3, 32, 32, generator=generator))
+
+    figure = figures.stage_grid([(1000, make(), make()), (1, make(), make())], "W4A4")
+    assert len(figure.axes) == 16
+    image = torch.rand(1, 3, 32, 32, generator=generator)
+    grid = figures.comparison_grid([("cat", image, Box(4, 6, 8), {"a": image, "b": image})])
+    assert grid.axes[1].images[0].get_array().shape == (8, 8, 3)
+
+
+def test_other_figures(errors):
+    figures.error_histograms({"embedded": {1000: np.random.default_rng(0).normal(size=500), 1: np.ones(500)}})
+    history = pd.DataFrame({"backbone": "embedded", "timestep": [1, 1], "step": [1, 2], "psnr_y_bicubic": [20, 21]})
+    figures.learning_curves(history, 20.5)
+    variants = [("embedded", t, v, 20.0) for t in (1000, 1) for v in ("full", "no noise", "identity", "bicubic")]
+    figures.contribution_bars(pd.DataFrame(variants, columns=["backbone", "timestep", "variant", "psnr_y"]))

@@ -1,0 +1,96 @@
+"""Images at the seam: reading, writing, padding, resizing, atomic files."""
+
+import errno
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from qartsr_lib import atomic, images
+from qartsr_lib.errors import QartsrError
+
+
+@pytest.fixture
+def photograph():
+    return torch.rand(1, 3, 20, 28, generator=torch.Generator().manual_seed(0))
+
+
+def test_png_round_trip_is_exact_on_8_bit_levels(tmp_path, photograph):
+    levels = images.from_uint8(images.to_uint8(photograph))
+    images.write_png(tmp_path / "a.png", levels)
+    assert torch.equal(images.read_image(tmp_path / "a.png"), levels)
+
+
+def test_grey_and_alpha_become_rgb(tmp_path):
+    Image.fromarray(np.full((4, 6), 51, np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((4, 6, 4), 51, np.uint8), "RGBA").save(tmp_path / "alpha.png")
+    for name in ("grey.png", "alpha.png"):
+        assert torch.allclose(images.read_image(tmp_path / name), torch.full((1, 3, 4, 6), 0.2))
+
+
+def test_unreadable_images_name_the_file(tmp_path, photograph):
+    whole = images.write_png(tmp_path / "whole.png", photograph).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("not an image")
+    for name in ("cut.png", "text.png", "absent.png"):
+        with pytest.raises(QartsrError, match=name) as caught:
+            images.read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_list_images_of_missing_and_empty_folders(tmp_path):
+    with pytest.raises(QartsrError, match="no such folder"):
+        images.list_images(tmp_path / "absent")
+    with pytest.raises(QartsrError, match="holds no image"):
+        images.list_images(tmp_path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40))
+def test_padding_reaches_the_multiple_and_keeps_the_image(height, width):
+    image = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+    padded = images.pad_to_multiple(image, 16)
+    assert padded.shape[-2] % 16 == 0 and padded.shape[-1] % 16 == 0
+    assert padded.shape[-2] - height < 16 and padded.shape[-1] - width < 16
+    assert torch.equal(padded[..., :height, :width], image)
+
+
+def test_padding_equals_torchs_reflection():
+    image = torch.rand(1, 3, 20, 28, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(images.pad_to_multiple(image, 16), F.pad(image, (0, 4, 0, 12), mode="reflect"))
+
+
+def test_bicubic_equals_pillow(photograph):
+    levels = images.to_uint8(photograph)
+    for height, width in ((80, 112), (5, 7)):
+        channels = [Image.fromarray(levels[..., c].astype(np.float32), mode="F") for c in range(3)]
+        expected = np.stack([np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels])
+        ours = images.resize_bicubic(images.from_uint8(levels), height, width)[0].numpy() * 255
+        assert np.abs(ours - expected.clip(0, 255)).max() < 0.01
+
+
+def test_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
+    target = atomic.write_text(tmp_path / "table.csv", "old")
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(QartsrError, match="table.csv: the disk is full"):
+        atomic.write_atomically(target, fail)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_interrupted_write_leaves_nothing(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic.write_atomically(tmp_path / "new.csv", fail)
+    assert list(tmp_path.iterdir()) == []

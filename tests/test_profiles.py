@@ -1,0 +1,78 @@
+"""Profiles and paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qartsr_lib import metrics, paths
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.profiles import PROFILES, get_profile, missing_weights
+
+
+def test_the_four_profiles():
+    assert list(PROFILES) == ["smoke", "tiny", "study", "paper"]
+    tiny = get_profile("tiny")
+    assert (tiny.backbones, tiny.timesteps) == (("embedded", "embedded-scaled"), (1000, 500, 1))
+    assert tiny.bits == ("W8A8", "W6A6", "W4A4", "W3A3", "W2A2")
+    assert not tiny.downloads, "tiny regenerates the same tables on every machine"
+
+
+def test_unknown_profile_lists_the_known_ones():
+    with pytest.raises(QartsrError, match="smoke, tiny, study, paper"):
+        get_profile("huge")
+
+
+def test_overrides():
+    profile = get_profile("tiny", max_images=2, bits=["W4A4"], backbones="embedded", metrics=None)
+    assert (profile.max_images, profile.bits, profile.backbones) == (2, ("W4A4",), ("embedded",))
+    assert profile.metrics == PROFILES["tiny"].metrics
+    with pytest.raises(QartsrError, match="no setting 'bit'"):
+        get_profile("tiny", bit=["W4A4"])
+
+
+def test_metric_names_are_registered():
+    for profile in PROFILES.values():
+        for name in profile.metrics:
+            assert name in metrics.METRICS
+
+
+def test_missing_weights_only_where_weights_are_needed(tmp_path):
+    for name in ("smoke", "tiny", "study"):
+        assert missing_weights(get_profile(name), tmp_path) == []
+
+
+def test_missing_weights_name_place_and_what_they_block(tmp_path):
+    profile = get_profile("paper", metrics=("PSNR",))
+    missing = missing_weights(profile, tmp_path)
+    assert [row[0] for row in missing] == [file.name for file in profile.weights]
+    assert all(place.is_relative_to(tmp_path) and blocks for _, place, blocks in missing)
+    place = missing[-1][1]
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert len(missing_weights(profile, tmp_path)) == len(missing) - 1
+
+
+def test_missing_metric_weights_are_listed_once_per_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("qartsr_lib.profiles.locate", lambda file, folder: None)
+    monkeypatch.setattr("qartsr_lib.profiles.reachable", lambda: False)
+    rows = missing_weights(get_profile("paper", metrics=("PSNR", "MUSIQ")), tmp_path)
+    assert [blocks for _, _, blocks in rows if "metric" in blocks] == ["the metric MUSIQ"]
+
+
+def test_home_is_the_checkout_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("QARTSR_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert (paths.home() / "qartsr_lib").is_dir()
+    assert paths.results_dir("tiny") == paths.home() / "results" / "tiny"
+
+
+def test_data_root(tmp_path, monkeypatch):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    assert paths.data_root() is None
+    assert paths.data_root("") is None
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    assert paths.data_root() == tmp_path.resolve()
+    with pytest.raises(QartsrError, match="no such folder"):
+        paths.data_root(Path(tmp_path, "absent"))

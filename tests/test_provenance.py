@@ -1,0 +1,63 @@
+"""Provenance: honest about what it does not know, and without traces of the machine's paths."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import torch
+
+from qartsr_lib import provenance
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+def fresh_state(folder):
+    provenance._git_state.cache_clear()
+    return provenance.git_state(folder)
+
+
+def test_git_state_follows_the_checkout(tmp_path):
+    git(tmp_path, "init", "-q")
+    assert fresh_state(tmp_path)["revision"] is None
+    (tmp_path / "a.txt").write_text("one")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    clean = fresh_state(tmp_path)
+    assert len(clean["revision"]) == 40
+    assert clean["dirty"] is False
+    (tmp_path / "a.txt").write_text("two")
+    assert fresh_state(tmp_path) == {"revision": clean["revision"], "dirty": True}
+
+
+def test_git_state_without_git(tmp_path, monkeypatch):
+    assert fresh_state(tmp_path) == {"revision": None, "dirty": None}
+    monkeypatch.setenv("PATH", "")
+    assert fresh_state(tmp_path) == {"revision": None, "dirty": None}
+
+
+def test_environment_is_plain_json_and_names_the_threads():
+    described = provenance.environment()
+    assert json.loads(json.dumps(described)) == described
+    assert described["threads"] == torch.get_num_threads()
+    assert described["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_no_home_folder_in_the_record():
+    assert "/home/" not in json.dumps(provenance.environment())
+
+
+def test_peak_memory_is_in_mebibytes():
+    before = provenance.peak_memory_mib()
+    block = bytearray(64 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert 20 < before < 200_000
+    assert provenance.peak_memory_mib() >= before
+
+
+def test_source_hash_is_stable():
+    assert provenance.source_sha256() == provenance.source_sha256()
+    assert len(provenance.source_sha256()) == 64

@@ -1,0 +1,200 @@
+"""The results contract: columns, merging, bytes, concurrent writers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qartsr_lib import results
+from qartsr_lib.errors import QartsrError
+
+
+def rows(dataset, value=23.456789012, run_id="aaa", metrics=("PSNR", "LPIPS"), bits=("W32A32", "W4A4")):
+    return pd.DataFrame(
+        [
+            {
+                "dataset": dataset,
+                "backbone": "embedded",
+                "timestep": timestep,
+                "method": "FP" if width == "W32A32" else "MaxMin",
+                "bits": width,
+                "metric": metric,
+                "value": value if metric == "PSNR" else np.nan,
+                "ci_low": value - 1 if metric == "PSNR" else np.nan,
+                "ci_high": value + 1 if metric == "PSNR" else np.nan,
+                "n_images": 7 if metric == "PSNR" else 0,
+                "n_seeds": 1,
+                "steps": 0,
+                "w_bits_effective": 32.0,
+                "note": "" if metric == "PSNR" else "weights not found: put a, b",
+                "run_id": run_id,
+            }
+            for timestep in (1, 1000)
+            for width in bits
+            for metric in metrics
+        ]
+    )
+
+
+def images(dataset, run_id="aaa"):
+    return pd.DataFrame(
+        [
+            (dataset, "embedded", 1000, "MaxMin", "W4A4", 0, image, metric, value, run_id)
+            for image in ("b", "a")
+            for metric, value in (("SSIM", 0.5), ("PSNR", 20.123456789), ("LPIPS", np.nan))
+        ],
+        columns=results.PER_IMAGE_COLUMNS,
+    )
+
+
+def test_columns_are_the_contract(home):
+    path = results.write_table("tiny", "table1", rows("samples"))
+    assert path == home / "results/tiny/table1.csv"
+    header = path.read_text().splitlines()[0]
+    assert header == (
+        "dataset,backbone,timestep,method,bits,metric,value,ci_low,ci_high,n_images,n_seeds,steps,"
+        "w_bits_effective,note,run_id"
+    )
+
+
+def test_missing_column_is_a_programming_error(home):
+    with pytest.raises(ValueError, match="run_id"):
+        results.write_table("tiny", "table1", rows("samples").drop(columns="run_id"))
+
+
+def test_values_keep_seven_digits_and_unavailable_ones_are_empty(home):
+    results.write_table("tiny", "table1", rows("samples"))
+    table = results.read_table("tiny", "table1")
+    assert set(table["value"].dropna()) == {23.45679}
+    unavailable = table[table["metric"] == "LPIPS"]
+    assert unavailable["value"].isna().all()
+    assert set(unavailable["note"]) == {"weights not found: put a, b"}
+    assert "nan" not in (home / "results/tiny/table1.csv").read_text().lower()
+
+
+def test_order_is_fixed_whatever_order_comes_in(home):
+    frame = pd.concat([rows("samples"), rows("RealSR")])
+    first = results.write_table("tiny", "table1", frame).read_bytes()
+    second = results.write_table("tiny", "table2", frame.sample(frac=1, random_state=3)).read_bytes()
+    assert first == second
+    table = results.read_table("tiny", "table1")
+    assert list(dict.fromkeys(table["dataset"])) == ["samples", "RealSR"]
+    assert list(dict.fromkeys(table["timestep"])) == [1000, 1]
+    assert list(dict.fromkeys(table["bits"])) == ["W32A32", "W4A4"]
+    assert list(dict.fromkeys(table["metric"])) == ["PSNR", "LPIPS"]
+
+
+def test_method_variants_follow_their_method():
+    names = ["QArtSR", "MaxMin [UNet only]", "SVDQuant", "Mine", "FP", "MaxMin"]
+    expected = ["FP", "MaxMin", "MaxMin [UNet only]", "SVDQuant", "QArtSR", "Mine"]
+    assert sorted(names, key=lambda name: results._rank("method", name)) == expected
+
+
+def test_a_run_that_lacks_a_data_set_keeps_its_rows(home):
+    results.write_table("study", "table1", pd.concat([rows("samples", 20.0), rows("RealSR", 25.1234567)]))
+    before = (home / "results/study/table1.csv").read_text().splitlines()
+    results.write_table("study", "table1", rows("samples", 21.0, run_id="bbb"))
+    after = (home / "results/study/table1.csv").read_text().splitlines()
+    assert [line for line in after if "RealSR" in line] == [line for line in before if "RealSR" in line]
+    table = results.read_table("study", "table1")
+    assert set(table.loc[table["dataset"] == "samples", "run_id"]) == {"bbb"}
+    assert len(after) == len(before)
+
+
+def test_rows_of_a_present_data_set_are_replaced_as_a_whole(home):
+    results.write_table("tiny", "table1", rows("samples", bits=("W32A32", "W8A8", "W4A4")))
+    results.write_table("tiny", "table1", rows("samples", bits=("W32A32", "W4A4")))
+    assert set(results.read_table("tiny", "table1")["bits"]) == {"W32A32", "W4A4"}
+
+
+def test_further_columns_follow_and_survive_merging(home):
+    results.write_table("tiny", "table4", rows("samples").assign(trq=1))
+    results.write_table("tiny", "table4", rows("RealSR").assign(trq=0))
+    table = results.read_table("tiny", "table4")
+    assert list(table.columns) == [*results.COLUMNS, "trq"]
+    assert dict(table.groupby("dataset")["trq"].first()) == {"RealSR": "0", "samples": "1"}
+
+
+def test_writing_again_gives_the_same_bytes(home):
+    path = results.write_table("tiny", "table1", rows("samples"), images("samples"))
+    per_image = home / "results/tiny/per_image/table1/samples.csv"
+    before = path.read_bytes(), per_image.read_bytes()
+    results.write_table("tiny", "table1", rows("samples"), images("samples"))
+    assert (path.read_bytes(), per_image.read_bytes()) == before
+
+
+def test_per_image_values_come_back(home):
+    results.write_table("tiny", "table1", rows("samples"), images("samples"))
+    lines = (home / "results/tiny/per_image/table1/samples.csv").read_text().splitlines()
+    assert lines[0] == "dataset,backbone,timestep,method,bits,seed,image,run_id,PSNR,SSIM,LPIPS"
+    assert lines[1] == "samples,embedded,1000,MaxMin,W4A4,0,a,aaa,20.12346,0.5,"
+    long = results.read_per_image("tiny", "table1", "samples")
+    assert sorted(zip(long["image"], long["metric"], long["value"], strict=True)) == [
+        ("a", "PSNR", 20.12346),
+        ("a", "SSIM", 0.5),
+        ("b", "PSNR", 20.12346),
+        ("b", "SSIM", 0.5),
+    ]
+
+
+def test_record_is_rewritten_only_when_it_says_something_new(home):
+    record = {"run_id": "aaa", "parameters": {"bits": ("W4A4",)}, "outputs_sha256": "x", "duration_s": {"build": 1.0}}
+    path = home / "results/tiny/runs/aaa.json"
+    results.write_table("tiny", "table1", rows("samples"), records=[record])
+    results.write_table("tiny", "table1", rows("samples"), records=[{**record, "duration_s": {"build": 2.0}}])
+    assert json.loads(path.read_text())["duration_s"] == {"build": 1.0}
+    results.write_table("tiny", "table1", rows("samples"), records=[{**record, "outputs_sha256": "y"}])
+    assert json.loads(path.read_text())["outputs_sha256"] == "y"
+    path.write_text("{damaged")
+    results.write_table("tiny", "table1", rows("samples"), records=[record])
+    assert json.loads(path.read_text())["outputs_sha256"] == "x"
+
+
+def test_records_that_no_table_names_are_pruned(home):
+    records = [{"run_id": "aaa"}, {"run_id": "bbb"}]
+    results.write_table("tiny", "table1", rows("samples", run_id="aaa"), records=records)
+    assert results.prune_records("tiny") == ["bbb"]
+    assert [path.name for path in (home / "results/tiny/runs").iterdir()] == ["aaa.json"]
+    assert results.prune_records("study") == []
+
+
+def test_concurrent_writers_lose_nothing(home):
+    names = [f"set{index}" for index in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: results.write_table("tiny", "table1", rows(name), images(name)), names))
+    assert sorted(set(results.read_table("tiny", "table1")["dataset"])) == names
+
+
+def test_full_disk_keeps_the_old_table(home, monkeypatch):
+    path = results.write_table("tiny", "table1", rows("samples"))
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(QartsrError, match="the disk is full"):
+        results.write_table("tiny", "table1", rows("samples", 1.0))
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == ["table1.csv"]
+
+
+@pytest.mark.parametrize("content", ["", "not,a\ntable,at,all\n", "a,b\n1,2\n"])
+def test_damaged_table_is_named(home, content):
+    path = home / "results/tiny/table1.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(QartsrError, match=r"table1\.csv: is not a"):
+        results.write_table("tiny", "table1", rows("samples"))
+    assert path.read_text() == content
+
+
+def test_absent_table(home):
+    with pytest.raises(QartsrError, match="no such table"):
+        results.read_table("tiny", "table9")

@@ -1,0 +1,215 @@
+"""The runner: order, failures named, exit status, kernel, killed and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from qartsr_lib import runner
+from qartsr_lib.cache import RunCache
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.profiles import WeightFile, get_profile
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def add_notebook(home: Path, name: str, *cells: str) -> None:
+    parameters = new_code_cell('PROFILE = "tiny"\nDATA_ROOT = None', metadata={"tags": ["parameters"]})
+    notebook = new_notebook(cells=[parameters, *(new_code_cell(cell) for cell in cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (home / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook, home / "notebooks" / name)
+
+
+def note(text: str) -> str:
+    """Notebook source that adds a line to HOME/log."""
+    return f"import os\nprint({text}, file=open(os.path.join(os.environ['QARTSR_HOME'], 'log'), 'a'))"
+
+
+@pytest.fixture
+def no_kernels(tmp_path, monkeypatch):
+    """A machine on which no kernel is registered for the user."""
+    for variable in ("JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_runs_in_order_goes_on_after_a_failure_and_names_it(home, no_kernels, capsys, monkeypatch):
+    monkeypatch.chdir("/")
+    add_notebook(home, "02_last.ipynb", note("'last ' + PROFILE"))
+    add_notebook(
+        home, "00_first.ipynb", "import sys", note("sys.executable"), note("os.environ['QARTSR_LOG_PROGRESS']")
+    )
+    add_notebook(home, "01_broken.ipynb", "raise ValueError('on purpose')")
+    add_notebook(home, "draft.ipynb", note("'never'"))
+    assert runner.main(["--profile", "smoke"]) == 1
+    assert (home / "log").read_text().splitlines() == [sys.executable, "1", "last smoke"]
+    out = capsys.readouterr().out
+    assert "[2/3] 01_broken" in out
+    assert out.rstrip().splitlines()[-1] == "FAILED 01_broken: failed at In [3]: ValueError: on purpose"
+    build = home / "build/smoke"
+    assert sorted(path.name for path in build.iterdir()) == [
+        f"{name}.{suffix}" for name in ("00_first", "01_broken", "02_last") for suffix in ("html", "ipynb")
+    ]
+    assert "ValueError" in (build / "01_broken.html").read_text()
+    assert "QARTSR_LOG_PROGRESS" not in os.environ
+    assert RunCache.for_profile("smoke").begin() is True, "a failed run is continued"
+
+
+def test_success_finishes_the_generation_and_the_next_run_computes(home):
+    add_notebook(
+        home,
+        "00_cached.ipynb",
+        "from qartsr_lib.cache import RunCache",
+        "def fill(folder):\n    (folder / 'x').write_text('x')\n    " + note("'computed'").replace("\n", "\n    "),
+        "RunCache.for_profile(PROFILE).get_or_put('sr', 'ab' * 32, fill)",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    for _ in range(2):
+        command = [sys.executable, "-m", "qartsr_lib.runner", "--profile", "smoke", "--notebooks", "00"]
+        assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    assert (home / "log").read_text().splitlines() == ["computed", "computed"]
+
+
+def test_data_root_reaches_the_notebook(home, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **options: seen.update(options))
+    add_notebook(home, "00_first.ipynb")
+    assert runner.main(["--profile", "smoke", "--data-root", str(tmp_path)]) == 0
+    assert seen["parameters"] == {"PROFILE": "smoke", "DATA_ROOT": str(tmp_path.resolve())}
+    assert runner.main(["--profile", "smoke"]) == 0
+    assert seen["parameters"] == {"PROFILE": "smoke"}
+
+
+def test_paper_without_weights_ends_with_status_3_and_a_line_per_file(home, monkeypatch, capsys):
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
+    weights = (WeightFile("osediff.pkl", "osediff/osediff.pkl", "Table 3"), WeightFile("unet", "sd/unet", "Table 4"))
+    profile = get_profile("paper", weights=weights, metrics=("PSNR",))
+    monkeypatch.setattr(runner, "get_profile", lambda name: profile)
+    add_notebook(home, "00_first.ipynb")
+    assert runner.main(["--profile", "paper"]) == 3
+    lines = capsys.readouterr().out.rstrip().splitlines()[-2:]
+    assert lines[0] == f"MISSING osediff.pkl: expected at {home}/weights/osediff/osediff.pkl; blocks Table 3"
+    assert lines[1].startswith("MISSING unet: ")
+    for file in weights:
+        place = home / "weights" / file.place
+        place.parent.mkdir(parents=True)
+        place.touch()
+    assert runner.main(["--profile", "paper"]) == 0
+
+
+def test_a_file_that_is_no_notebook_does_not_stop_the_others(home, monkeypatch, capsys):
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
+    add_notebook(home, "01_good.ipynb")
+    (home / "notebooks/00_bad.ipynb").write_text("{")
+    assert runner.main(["--profile", "smoke"]) == 1
+    out = capsys.readouterr().out
+    assert "1 of 2 notebooks done" in out
+    assert "FAILED 00_bad" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "huge"], "unknown profile 'huge'"),
+        (["--profile", "smoke", "--data-root", "/nowhere/at/all"], "no such folder; check DATA_ROOT"),
+        (["--profile", "smoke", "--notebooks", "77"], "no notebook starts with '77'"),
+    ],
+)
+def test_wrong_options_give_one_line(home, capsys, arguments, message):
+    add_notebook(home, "00_first.ipynb")
+    assert runner.main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_no_notebooks(home):
+    with pytest.raises(QartsrError, match="holds no notebook"):
+        runner.find_notebooks()
+
+
+def test_second_runner_is_refused(home, capsys):
+    add_notebook(home, "00_first.ipynb")
+    with RunCache.for_profile("smoke").lock():
+        assert runner.main(["--profile", "smoke"]) == 2
+    assert "another `make reproduce PROFILE=smoke`" in capsys.readouterr().err
+
+
+def test_interruption_says_how_to_continue(home, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.papermill, "execute_notebook", interrupt)
+    add_notebook(home, "00_first.ipynb")
+    assert runner.main(["--profile", "smoke"]) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert RunCache.for_profile("smoke").begin() is True
+
+
+SWEEP = """
+from pathlib import Path
+from qartsr_lib import provenance
+provenance.source_sha256 = lambda: "fixed"
+from study_fakes import sweep
+run = sweep(log_file=Path(os.environ["QARTSR_HOME"], "images"), seconds=float(os.environ["SECONDS_PER_IMAGE"]))
+run.write("table1")
+"""
+
+
+@pytest.mark.slow
+def test_killed_runner_continues_with_the_same_csv(tmp_path):
+    """Signal 9 to the runner in the middle of a notebook's sweep."""
+    homes = tmp_path / "killed", tmp_path / "undisturbed"
+    for home in homes:
+        home.mkdir()
+        add_notebook(home, "00_sweep.ipynb", "import os", SWEEP)
+
+    def start(home: Path, seconds: float) -> subprocess.Popen:
+        environment = {
+            **os.environ,
+            "QARTSR_HOME": str(home),
+            "SECONDS_PER_IMAGE": str(seconds),
+            "OMP_NUM_THREADS": "1",
+        }
+        environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")])
+        command = [sys.executable, "-m", "qartsr_lib.runner", "--profile", "smoke"]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    images = homes[0] / "images"
+    process = start(homes[0], 1.0)
+    deadline = time.monotonic() + 120
+    while not images.exists() or len(images.read_text().splitlines()) < 2:
+        assert process.poll() is None, process.stdout.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (homes[0] / "results").exists()
+    resumed = start(homes[0], 0.0)
+    out = resumed.communicate()[0].decode()
+    assert resumed.returncode == 0, out
+    assert "continuing the interrupted run" in out
+    assert start(homes[1], 0.0).wait() == 0
+    tables = [(home / "results/smoke/table1.csv").read_bytes() for home in homes]
+    assert tables[0] == tables[1]
+    # The kernel notices within a second that its runner is gone; until then it may finish images.
+    computed = len(images.read_text().splitlines())
+    assert computed <= len((homes[1] / "images").read_text().splitlines()) + 2
+
+
+def test_notebook_kernel_file_is_removed(monkeypatch):
+    with runner.kernel():
+        folder = Path(os.environ["JUPYTER_PATH"].split(os.pathsep)[0])
+        specification = json.loads((folder / "kernels" / runner.KERNEL / "kernel.json").read_text())
+        assert specification["argv"][0] == sys.executable
+    assert not folder.exists()

@@ -1,0 +1,119 @@
+"""Bootstrap intervals against closed forms and against what they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qartsr_lib import stats
+
+
+def test_agrees_with_the_normal_interval_on_a_large_sample():
+    values = np.random.default_rng(1).normal(25, 3, size=3000)
+    low, high = stats.bootstrap_interval(values)
+    margin = scipy.stats.norm.ppf(0.975) * values.std(ddof=1) / math.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - margin, abs=0.1 * margin)
+    assert high == pytest.approx(values.mean() + margin, abs=0.1 * margin)
+
+
+def test_covers_the_true_mean_as_often_as_it_says():
+    generator = np.random.default_rng(2)
+    hits = sum(
+        low <= 5 <= high for low, high in (stats.bootstrap_interval(generator.normal(5, 1, 40)) for _ in range(300))
+    )
+    assert 0.90 <= hits / 300 <= 0.98
+
+
+def test_a_skewed_sample_gets_a_skewed_interval():
+    values = np.random.default_rng(3).lognormal(0, 1.5, size=40)
+    low, high = stats.bootstrap_interval(values)
+    assert high - values.mean() > 1.2 * (values.mean() - low)
+
+
+def test_same_seed_same_interval_and_another_seed_another():
+    values = np.random.default_rng(4).normal(size=20)
+    assert stats.bootstrap_interval(values, seed=7) == stats.bootstrap_interval(values, seed=7)
+    assert stats.bootstrap_interval(values, seed=7) != stats.bootstrap_interval(values, seed=8)
+
+
+def test_a_higher_level_is_wider():
+    values = np.random.default_rng(5).normal(size=20)
+    widths = [high - low for low, high in (stats.bootstrap_interval(values, level=level) for level in (0.5, 0.9, 0.99))]
+    assert widths[0] < widths[1] < widths[2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
+def test_lies_within_the_data_and_is_ordered(values):
+    low, high = stats.bootstrap_interval(values)
+    slack = 1e-9 * max(map(abs, values))
+    assert min(values) - slack <= low <= high <= max(values) + slack
+
+
+def test_degenerate_samples():
+    assert all(math.isnan(bound) for bound in stats.bootstrap_interval([]))
+    assert all(math.isnan(bound) for bound in stats.bootstrap_interval([3.0]))
+    assert all(math.isnan(bound) for bound in stats.bootstrap_interval([math.nan, 3.0]))
+    assert stats.bootstrap_interval([3.0, 3.0, 3.0]) == (3.0, 3.0)
+
+
+def test_percentile_takes_over_where_bca_is_undefined(recwarn):
+    values = np.array([0.0] * 9 + [1e-320])
+    assert np.isnan(stats._interval(values, 0, 0.95, "BCa")).any()
+    low, high = stats.bootstrap_interval(values)
+    assert 0 <= low <= high <= 1e-320
+    assert not recwarn.list
+
+
+def test_missing_values_are_left_out():
+    values = np.random.default_rng(6).normal(size=15)
+    with_gaps = np.insert(values, [0, 4, 9], np.nan)
+    assert stats.bootstrap_interval(with_gaps) == stats.bootstrap_interval(values)
+
+
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], 3.0])
+def test_refuses_what_is_not_one_dimensional(values):
+    with pytest.raises(ValueError, match="1-D"):
+        stats.bootstrap_interval(values)
+
+
+def test_refuses_an_impossible_level():
+    with pytest.raises(ValueError, match="level"):
+        stats.bootstrap_interval([1.0, 2.0], level=95)
+
+
+def test_paired_uses_the_differences_and_is_narrower_where_photographs_differ_much():
+    generator = np.random.default_rng(7)
+    photographs = generator.normal(25, 4, size=30)
+    a = photographs + 0.3 + generator.normal(0, 0.1, size=30)
+    mean, low, high = stats.paired_bootstrap(a, photographs)
+    assert mean == pytest.approx((a - photographs).mean())
+    assert 0 < low < mean < high < 0.5
+    assert (low, high) == stats.bootstrap_interval(a - photographs)
+    a_low, a_high = stats.bootstrap_interval(a)
+    assert high - low < 0.1 * (a_high - a_low)
+    reverse = stats.paired_bootstrap(photographs, a)
+    assert reverse[0] == pytest.approx(-mean)
+    assert reverse[1] == pytest.approx(-high, abs=0.02) and reverse[2] == pytest.approx(-low, abs=0.02)
+
+
+def test_pairs_with_a_missing_partner_are_left_out():
+    a, b = np.array([1.0, 2.0, np.nan, 5.0]), np.array([0.0, np.nan, 1.0, 2.0])
+    mean, low, high = stats.paired_bootstrap(a, b)
+    assert mean == 2.0
+    assert (low, high) == stats.bootstrap_interval([1.0, 3.0])
+    assert all(math.isnan(x) for x in stats.paired_bootstrap([np.nan], [1.0]))
+
+
+def test_pairs_need_equal_shapes():
+    with pytest.raises(ValueError, match="equal shapes"):
+        stats.paired_bootstrap([1.0, 2.0], [1.0])
+
+
+def test_fewer_than_ten_photographs_are_small():
+    assert stats.is_small(9) and not stats.is_small(10)

@@ -1,0 +1,61 @@
+"""Rendered tables: our numbers and the paper's side by side, best in bold, missing as n/a."""
+
+import pandas as pd
+import pytest
+
+from qartsr_lib import tables
+from qartsr_lib.errors import QartsrError
+
+
+def _row(timestep, metric, value, bits="W4A4", dataset="samples"):
+    return {
+        "dataset": dataset,
+        "backbone": "embedded",
+        "timestep": timestep,
+        "method": "MaxMin",
+        "bits": bits,
+        "metric": metric,
+        "value": value,
+        "ci_low": value - 1 if value else None,
+        "ci_high": value + 1 if value else None,
+    }
+
+
+@pytest.fixture
+def results():
+    rows = [_row(1000, "PSNR", 17.5), _row(1, "PSNR", 20.9), _row(1000, "NIQE", 6.0), _row(1, "NIQE", 7.0)]
+    rows += [_row(1000, "MUSIQ", None), _row(1, "MUSIQ", None)]
+    return pd.DataFrame(rows)
+
+
+def test_wide_marks_the_best_and_what_is_missing(results):
+    table = tables.wide(results, ["PSNR", "NIQE", "MUSIQ"]).set_index("timestep")
+    assert table.loc[1, "PSNR"] == "**20.90 [19.90, 21.90]**"
+    assert table.loc[1000, "PSNR"] == "17.50 [16.50, 18.50]"
+    assert table.loc[1000, "NIQE"].startswith("**6.000")  # lower is better
+    assert table.loc[1, "MUSIQ"] == "n/a"
+
+
+def test_paper_values_come_from_the_transcribed_table(results):
+    table = tables.add_paper(tables.wide(results, ["PSNR"]), 1, ["PSNR"], stand_in="RealSR").set_index("timestep")
+    assert (table.loc[1000, "PSNR (paper)"], table.loc[1, "PSNR (paper)"]) == ("16.01", "26.31")
+    without = tables.add_paper(tables.wide(results, ["PSNR"]), 1, ["PSNR"])
+    assert set(without["PSNR (paper)"]) == {""}
+
+
+def test_reference_tables_are_the_papers(shared):
+    for number in (1, 2, 3, 4):
+        original = pd.read_csv(shared / "paper" / f"table{number}.csv")
+        pd.testing.assert_frame_equal(tables.paper_table(number), original)
+
+
+def test_saved_in_two_forms(results, home):
+    path = tables.save_table("tiny", "t", [("a <b>", tables.wide(results, ["PSNR"]))], "caption")
+    assert path.read_text().startswith("caption\n\n### a <b>\n\n| dataset |")
+    page = path.with_suffix(".html").read_text()
+    assert "<h3>a &lt;b&gt;</h3>" in page and "<b>20.90 [19.90, 21.90]</b>" in page
+
+
+def test_unknown_paper_table():
+    with pytest.raises(QartsrError, match="table 9"):
+        tables.paper_table(9)

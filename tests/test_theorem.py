@@ -1,0 +1,81 @@
+"""The three laws: closed forms, identities, and that a fit recovers the law that made the data."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from qartsr_lib import schedule, theorem
+from qartsr_lib.backbones.base import OneStepSR, Stages
+from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
+
+
+def test_the_gains_at_the_papers_timesteps():
+    assert theorem.paper_lambda(1000) == pytest.approx(0.99767, abs=1e-5)
+    assert theorem.paper_lambda(1) == pytest.approx(0.02915, abs=1e-5)
+    assert theorem.noise_gain(1000) == pytest.approx(14.615, abs=1e-3)
+    assert theorem.noise_gain(1) == pytest.approx(0.02917, abs=1e-5)
+    assert theorem.latent_gain(1000) == pytest.approx(14.649, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return OneStepSR("test", 1000, build_vae(), build_unet(), build_prompt_embedding()).eval()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("timestep", [1000, 1])
+def test_error_of_z_h_is_rho_times_the_required_change(model, scaled, timestep):
+    """Law (c) is an identity for one image, in both recipes, by Eq. (6)."""
+    model.scaled, model.timestep = scaled, timestep
+    generator = torch.Generator().manual_seed(0)
+    z_l, eps, error = (torch.randn(1, 16, 4, 4, dtype=torch.float64, generator=generator) for _ in range(3))
+    z_h = model.to_z_h(z_l, eps)
+    reference = Stages(z_l, eps, z_h, z_h)
+    rho = theorem.rms(error) / theorem.rms(eps)
+    measured = theorem.rms(model.to_z_h(z_l, eps + error) - z_h)
+    assert measured == pytest.approx(rho * theorem.required_change(reference, timestep, scaled), rel=1e-9)
+
+
+def _errors(law, noise=0.0):
+    rng = np.random.default_rng(0)
+    rows = []
+    for image in range(12):
+        size = rng.uniform(0.5, 2)
+        for timestep in (1000, 500, 1):
+            change = size * {1000: 3.0, 500: 0.7, 1: 0.2}[timestep]
+            value = {"a": theorem.paper_lambda(timestep), "b": theorem.noise_gain(timestep), "c": change}[law]
+            rows.append((str(image), timestep, 0.1 * value * np.exp(noise * rng.normal()), change))
+    return pd.DataFrame(rows, columns=["image", "timestep", "error_z_h", "required_change"])
+
+
+@pytest.mark.parametrize("law", ["a", "b", "c"])
+def test_fit_recovers_the_law(law):
+    fits = {fit.law: fit for fit in theorem.fit_laws(_errors(law, noise=0.05), samples=200)}
+    assert min(fits.values(), key=lambda fit: fit.log10_residual).law == law
+    assert fits[law].constant == pytest.approx(0.1, rel=0.05)
+    assert fits[law].low <= fits[law].log10_residual <= fits[law].high or fits[law].log10_residual < 0.02
+
+
+def test_exact_law_has_no_residual():
+    fits = {fit.law: fit for fit in theorem.fit_laws(_errors("b"), samples=20)}
+    assert fits["b"].log10_residual == pytest.approx(0.0, abs=1e-12)
+    assert fits["a"].log10_residual > 0.3
+
+
+def test_contribution_of_a_silent_unet_is_nothing(model):
+    model.scaled, model.timestep = True, 1
+    silent = torch.nn.init.zeros_
+    silent(model.unet.conv_out.weight), silent(model.unet.conv_out.bias)
+    images = theorem.contribution(model, torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    assert torch.allclose(images["full"], images["identity"], atol=1e-5)
+    assert torch.allclose(images["full"], images["no noise"], atol=1e-6)
+
+
+def test_encoder_error_is_amplified_as_eq_6_says(model):
+    model.scaled, model.timestep = False, 1000
+    generator = torch.Generator().manual_seed(0)
+    z_l, eps = (torch.randn(1, 16, 4, 4, dtype=torch.float64, generator=generator) for _ in range(2))
+    moved = model.to_z_h(z_l + 0.01, eps) - model.to_z_h(z_l, eps)
+    assert float(moved.mean()) == pytest.approx(0.01 * schedule.alpha(1000) ** -0.5)

@@ -1,0 +1,133 @@
+"""Training: batches by step alone, resuming, the recipes' starting points, and the fallback images."""
+
+import pytest
+import torch
+from torch import nn
+
+from qartsr_lib import schedule
+from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.images import list_images, write_png
+from qartsr_lib.training.crops import Crops
+from qartsr_lib.training.fallback import generated_image
+from qartsr_lib.training.loop import Schedule, train
+from qartsr_lib.training.stages import OutputGain, noise_gain, train_one_step
+from qartsr_lib.training.validation import Validation, luma, psnr
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    for index in range(2):
+        write_png(folder / f"{index}.png", generated_image(index)[..., :96, :128])
+    return list_images(folder)
+
+
+def test_batches_depend_on_seed_and_step_alone(photographs):
+    first, second = (Crops(photographs, 32).pairs(4, seed=1, step=5) for _ in range(2))
+    other = Crops(photographs, 32).pairs(4, seed=1, step=6)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0], other[0])
+    assert first[0].shape == first[1].shape == (4, 3, 32, 32)
+
+
+def test_images_that_are_too_small(photographs):
+    with pytest.raises(QartsrError, match="no image is at least 512x512"):
+        Crops(photographs, 512)
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _fit(folder, stop_at=None):
+    """Regress a line; the loss raises at `stop_at` as an interruption would."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+
+    def batch(step):
+        return torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+
+    def loss(x, step):
+        if step == stop_at:
+            raise _Stopped
+        return (model(x).float() - x.sum(1, keepdim=True)).pow(2).mean()
+
+    train(model, model.parameters(), batch, loss, Schedule(30, 0.2, checkpoint_every=7, warmup=3), folder, "line")
+    return model
+
+
+def test_interrupted_training_ends_with_the_same_weights(tmp_path):
+    whole = _fit(tmp_path / "whole")
+    for stop_at in (5, 12, 23):
+        with pytest.raises(_Stopped):
+            _fit(tmp_path / "parts", stop_at)
+    resumed = _fit(tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert float((whole.weight - 1).abs().max()) < 0.5  # it did learn
+
+
+def test_learning_rate_rises_then_falls():
+    plan = Schedule(100, 1.0, warmup=10)
+    rates = [plan.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 0.02 and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_output_gain_folds_exactly():
+    torch.manual_seed(0)
+    layer = OutputGain(nn.Conv2d(4, 4, 3, padding=1), noise_gain(1))
+    hidden = torch.randn(1, 4, 5, 5)
+    before = layer(hidden)
+    assert torch.allclose(layer.folded()(hidden), before, rtol=1e-5, atol=1e-5)
+    assert noise_gain(1000) == pytest.approx(1 / 14.615, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def trained(photographs, tmp_path_factory):
+    """Two steps of each recipe at T = 1000, with copies of what they started from."""
+    result = {}
+    for scaled in (False, True):
+        torch.manual_seed(0)
+        vae, unet = build_vae(), build_unet()
+        nn.init.zeros_(unet.conv_out.weight), nn.init.zeros_(unet.conv_out.bias)
+        model = OneStepSR("test", 1000, vae, unet, build_prompt_embedding(), scaled=scaled)
+        start = {key: value.clone() for key, value in model.state_dict().items()}
+        plan = Schedule(2, 1e-3, batch_size=2, warmup=1)
+        train_one_step(model, Crops(photographs, 32), plan, tmp_path_factory.mktemp("run"))
+        result[scaled] = (start, model.state_dict())
+    return result
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_only_the_recipes_parts_are_trained(trained, scaled):
+    start, end = trained[scaled]
+    assert start.keys() == end.keys()
+    changed = {key for key in start if not torch.equal(start[key], end[key])}
+    assert any(key.startswith("unet.") for key in changed)
+    assert not any("decoder" in key or "post_quant" in key or key == "prompt_embedding" for key in changed)
+    assert any(key.startswith("vae.encoder.") for key in changed) is not scaled
+
+
+def test_validation_measures_what_it_says(photographs):
+    validation = Validation(photographs, size=64)
+    baseline = validation.baseline()
+    assert set(baseline) == {"psnr_y_bicubic", "psnr_rgb_bicubic", "psnr_y_realistic", "psnr_rgb_realistic"}
+    assert baseline["psnr_y_bicubic"] > baseline["psnr_y_realistic"] > 10
+
+
+def test_psnr_and_luma_closed_forms():
+    black, grey = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.1)
+    assert psnr(black, grey) == pytest.approx(20.0, abs=1e-4)
+    assert float(luma(torch.ones(1, 3, 1, 1))) == pytest.approx(235 / 255, abs=1e-5)
+    assert float(luma(black)[0, 0, 0, 0]) == pytest.approx(16 / 255)
+
+
+def test_generated_images_are_fixed_and_varied():
+    assert torch.equal(generated_image(3), generated_image(3))
+    assert float((generated_image(3) - generated_image(4)).abs().mean()) > 0.01
+
+
+def test_schedule_of_the_prior_covers_all_noise_levels():
+    assert schedule.NUM_STEPS == len(schedule.alphas_cumprod()) == 1000

@@ -59,8 +59,9 @@ def default_parts(profile: Profile) -> Parts:
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.methods import METHODS
 
-    if not profile.downloads:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not profile.downloads and "HF_HUB_OFFLINE" not in os.environ:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        metrics.forget()  # an answer about the network may have been remembered
     return Parts(load_backbone, METHODS.get, metrics.available, metrics.identity, metrics.score)
 
 

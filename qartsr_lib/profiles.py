@@ -160,25 +160,24 @@ def get_profile(name: str, **overrides: object) -> Profile:
 
 
 def missing_weights(profile: Profile, folder: str | Path | None = None) -> list[tuple[str, Path, str]]:
-    """(name, expected place, what it blocks) of every file that `profile` needs and this machine lacks.
+    """(name, expected place, what it blocks) of every backbone file that `profile` needs and this machine lacks."""
+    root = paths.weights_dir(folder)
+    return [(file.name, root / file.place, file.blocks) for file in profile.weights if not (root / file.place).exists()]
 
-    Metric weights are listed for profiles that need backbone weights too, and only when they cannot
-    be fetched; elsewhere an unavailable metric is a row marked n/a, not a missing file.
+
+def missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:
+    """The same for metric weights that are neither here nor to be fetched.
+
+    Only for profiles that need backbone files too: elsewhere an unavailable metric is a row marked
+    n/a, and nothing is missing.
     """
     if not profile.weights:
         return []
-    root = paths.weights_dir(folder)
-    absent = [
-        (file.name, root / file.place, file.blocks) for file in profile.weights if not (root / file.place).exists()
-    ]
-    return absent + _missing_metric_weights(profile)
-
-
-def _missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:
-    folder = weights_folder() or Path("$" + FOLDER_VARIABLE)
+    given = weights_folder()
     blocks: dict[str, list[str]] = {}
     for name in profile.metrics:
         for file in metrics.METRICS.get(name).weights:
-            if locate(file, weights_folder()) is None and not reachable():
+            if locate(file, given) is None and not reachable():
                 blocks.setdefault(file.name, []).append(name)
-    return [(name, folder / name, f"the metric {', '.join(blocked)}") for name, blocked in blocks.items()]
+    place = given or Path("$" + FOLDER_VARIABLE)
+    return [(name, place / name, f"the metric {', '.join(blocked)}") for name, blocked in blocks.items()]

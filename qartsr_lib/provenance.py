@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib import paths
-
 #: Packages whose version can move a digit.
 PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pillow")
 
@@ -35,7 +33,7 @@ _NOT_COMPUTING = (
 
 def git_state(folder: Path | None = None) -> dict[str, object]:
     """{"revision": sha or None, "dirty": bool or None} of the checkout; None outside git or without git."""
-    return dict(_git_state(folder or paths.home()))
+    return dict(_git_state(folder or Path(__file__).resolve().parent))
 
 
 @lru_cache(maxsize=8)

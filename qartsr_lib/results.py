@@ -54,7 +54,7 @@ VOLATILE = ("git", "duration_s", "peak_memory_mib", "environment")
 
 _ORDER = {
     "dataset": ("samples", "samples-realistic", "RealSR", "Urban100", "DIV2K_val"),
-    "backbone": ("embedded", "embedded-scaled", "osediff"),
+    "backbone": ("bicubic", "embedded", "embedded-scaled", "osediff"),
     "method": ("FP", "MaxMin", "LSQ", "Q-DM", "EfficientDM", "PassionSR", "SVDQuant", "QArtSR"),
     "bits": ("W32A32", "W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
     "metric": ALL_METRICS,

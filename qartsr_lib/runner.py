@@ -32,7 +32,7 @@ from qartsr_lib import paths, results
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.cache import RunCache
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.profiles import PROFILES, Profile, get_profile, missing_weights
+from qartsr_lib.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
 KERNEL = "qartsr-runner"
 START_TIMEOUT = 300  # seconds; a busy machine takes longer than papermill's 60 to start a kernel
@@ -145,7 +145,7 @@ def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
     print(f"{total - len(failed)} of {total} notebooks done; see {paths.build_dir(profile.name)}", flush=True)
     for name, problem in failed:
         print(f"FAILED {name}: {problem}", flush=True)
-    missing = missing_weights(profile)
+    missing = missing_weights(profile) + missing_metric_weights(profile)
     for name, place, blocks in missing:
         print(f"MISSING {name}: expected at {place}; blocks {blocks}", flush=True)
     if missing:
@@ -157,9 +157,10 @@ def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
 def kernel() -> Iterator[None]:
     """A kernel that is surely this interpreter, wherever kernels are registered, and the children's settings."""
     with tempfile.TemporaryDirectory(prefix="qartsr-kernel-") as folder:
+        specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=ERROR"])
         write_atomically(
             Path(folder, "kernels", KERNEL, "kernel.json"),
-            lambda path: path.write_text(json.dumps(get_kernel_dict()), encoding="utf-8"),
+            lambda path: path.write_text(json.dumps(specification), encoding="utf-8"),
         )
         settings = {
             "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),

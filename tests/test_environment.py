@@ -64,7 +64,9 @@ def test_every_imported_package_is_a_direct_dependency():
 
 @pytest.mark.parametrize("command", ["reproduce", "test", "lab", "lint", "backbone"])
 def test_each_make_target_installs_first(command):
-    done = subprocess.run(["make", "-n", "-B", command], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    make = ["make", "-n", "-B", command, f"PYTHON={sys.executable}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(make, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True)
     assert "pip install" in done.stdout
     assert done.stdout.index("pip install") < done.stdout.rindex("python -m")
 

@@ -146,8 +146,7 @@ def test_rows_of_one_pair_are_those_of_the_frame(folders):
 
 
 def test_nothing_is_read_or_written_for_an_unknown_metric(folders, tmp_path):
-    _touch(folders[0], "a.png")  # not an image: reading it would raise another message
-    _touch(folders[1], "a.png")
+    _touch(folders[0], "lonely.png")  # pairing the folders would raise another message
     with pytest.raises(QartsrError, match="unknown metric 'PSN'"):
         evaluate.evaluate_folders(*folders, ["SSIM", "PSN"], tmp_path / "out.csv")
     with pytest.raises(QartsrError, match="no metric named"):

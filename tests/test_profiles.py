@@ -8,7 +8,7 @@ import pytest
 
 from qartsr_lib import metrics, paths
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.profiles import PROFILES, get_profile, missing_weights
+from qartsr_lib.profiles import PROFILES, get_profile, missing_metric_weights, missing_weights
 
 
 def test_the_four_profiles():
@@ -54,11 +54,12 @@ def test_missing_weights_name_place_and_what_they_block(tmp_path):
     assert len(missing_weights(profile, tmp_path)) == len(missing) - 1
 
 
-def test_missing_metric_weights_are_listed_once_per_file(tmp_path, monkeypatch):
+def test_missing_metric_weights_are_listed_once_per_file(monkeypatch):
     monkeypatch.setattr("qartsr_lib.profiles.locate", lambda file, folder: None)
     monkeypatch.setattr("qartsr_lib.profiles.reachable", lambda: False)
-    rows = missing_weights(get_profile("paper", metrics=("PSNR", "MUSIQ")), tmp_path)
-    assert [blocks for _, _, blocks in rows if "metric" in blocks] == ["the metric MUSIQ"]
+    rows = missing_metric_weights(get_profile("paper", metrics=("PSNR", "MUSIQ")))
+    assert [blocks for _, _, blocks in rows] == ["the metric MUSIQ"]
+    assert missing_metric_weights(get_profile("study")) == []
 
 
 def test_home_is_the_checkout_from_any_directory(tmp_path, monkeypatch):

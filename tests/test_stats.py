@@ -32,7 +32,8 @@ def test_covers_the_true_mean_as_often_as_it_says():
 def test_a_skewed_sample_gets_a_skewed_interval():
     values = np.random.default_rng(3).lognormal(0, 1.5, size=40)
     low, high = stats.bootstrap_interval(values)
-    assert high - values.mean() > 1.2 * (values.mean() - low)
+    # the percentile interval of this sample is 1.8 times as long to the right, BCa's 3.8 times
+    assert high - values.mean() > 3 * (values.mean() - low)
 
 
 def test_same_seed_same_interval_and_another_seed_another():

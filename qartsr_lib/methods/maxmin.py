@@ -12,9 +12,9 @@ from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibra
 from qartsr_lib.progress import progress
 from qartsr_lib.quant.apply import EVERYTHING, quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
+from qartsr_lib.quant.range_store import RangeStore
 from qartsr_lib.quant.report import w_bits_effective
 from qartsr_lib.quant.scheme import KNOBS, SHARED_SETTING, variant
-from qartsr_lib.quant.states import calibrate
 
 
 class MaxMin(Method):
@@ -29,6 +29,7 @@ class MaxMin(Method):
     """
 
     options = KNOBS
+    _ranges = RangeStore()  # shared by all variants: they see the same full-precision activations
 
     def __init__(self, name: str, label: str, only: tuple[str, ...] = EVERYTHING) -> None:
         self.name, self.label, self.only = name, label, only
@@ -49,7 +50,8 @@ class MaxMin(Method):
         quantized = copy.deepcopy(backbone)
         layers = quantize_(quantized, scheme, self.only)
         if not scheme.bits.is_full_precision:
-            calibrate(quantized, quantized.upscale, progress(calibration_images, f"calibrate {scheme.bits}"))
+            shown = progress(calibration_images, f"calibrate {scheme.bits}")
+            self._ranges.calibrate(backbone, quantized, calibration_images, shown)
             quantized.quantization = replace(quantized.quantization, method=self.name)
         return MethodResult(quantized, layers, w_bits_effective(layers), steps=0)
 

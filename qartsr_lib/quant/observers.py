@@ -14,6 +14,8 @@ class Observer(Protocol):
     """Sees every tensor that reaches a quantizer while calibrating, then names a range.
 
     A rule is a class `Observer(granularity, bits)`, registered in OBSERVERS here or in a method's file.
+    One that does not look at the bits says so by `looks_at_bits = False`: it is then run once for
+    all bit widths.
     """
 
     def update(self, x: torch.Tensor) -> None:
@@ -29,6 +31,8 @@ OBSERVERS: Registry[type[Observer]] = Registry("range rule", "qartsr_lib.methods
 @OBSERVERS.register("min-max")
 class MinMaxObserver:
     """Smallest and largest value over the whole calibration set (MaxMin, arXiv:1712.05877)."""
+
+    looks_at_bits = False
 
     def __init__(self, granularity: Granularity, bits: int) -> None:
         self._granularity = granularity

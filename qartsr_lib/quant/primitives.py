@@ -119,7 +119,7 @@ def round_ste(x: torch.Tensor) -> torch.Tensor:
 
 
 # Activations are memory-bound (512 x 512 x 32 float32), so the steps below work in place on one
-# temporary: a fifth of the time of the same formula written with temporaries (measured on one core).
+# temporary: a quarter of the time of the same formula written with temporaries (measured on one core).
 # Each step is one correctly rounded IEEE operation (no fused multiply-add), so results do not depend
 # on the vector width of the machine.
 

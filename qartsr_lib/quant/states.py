@@ -61,12 +61,15 @@ def full_precision(model: nn.Module):
 
 
 @contextmanager
-def calibrating(model: nn.Module) -> Iterator[None]:
+def calibrating(model: nn.Module) -> Iterator[dict[Quantizer, tuple[torch.Tensor, torch.Tensor]]]:
     """Context in which forward passes record activation ranges, every layer fed by full precision.
 
     Ranges take effect together at the end. After an exception inside, or a range that is not
     finite, all quantizers keep what they had; the states are restored in any case. A quantizer
     that saw no data keeps what it had, too.
+
+    Yields:
+        A dictionary, empty at first; at the end it holds each quantizer's new (lower, upper).
 
     Raises:
         QartsrError: NaN or infinity reached a layer.
@@ -74,26 +77,33 @@ def calibrating(model: nn.Module) -> Iterator[None]:
     quantizers = [quantizer for module in quant_modules(model) for quantizer in module.activation_quantizers()]
     for quantizer in quantizers:
         quantizer.start_observing()
+    ranges: dict[Quantizer, tuple[torch.Tensor, torch.Tensor]] = {}
     try:
         with in_state(model, QuantState.CALIBRATING):
-            yield
+            yield ranges
     finally:
         seen = [(quantizer, quantizer.stop_observing()) for quantizer in quantizers]
-    ranges = [(quantizer, limits) for quantizer, limits in seen if limits is not None]
-    for quantizer, limits in ranges:
+    ranges.update((quantizer, limits) for quantizer, limits in seen if limits is not None)
+    for quantizer, limits in ranges.items():
         quantizer.check_range(*limits)
-    for quantizer, limits in ranges:
+    for quantizer, limits in ranges.items():
         quantizer.set_range(*limits)
 
 
-def calibrate(model: nn.Module, forward_fn: Callable[[T], object], inputs: Iterable[T]) -> None:
+def calibrate(
+    model: nn.Module, forward_fn: Callable[[T], object], inputs: Iterable[T]
+) -> dict[Quantizer, tuple[torch.Tensor, torch.Tensor]]:
     """Record activation ranges: call `forward_fn` on each of `inputs`, without gradients.
 
     Args:
         model: a model converted by quantize_.
         forward_fn: runs the model on one input, e.g. `backbone.upscale`.
         inputs: the calibration set, one item at a time.
+
+    Returns:
+        The (lower, upper) that each quantizer was given.
     """
-    with calibrating(model), torch.no_grad():
+    with calibrating(model) as ranges, torch.no_grad():
         for item in inputs:
             forward_fn(item)
+    return ranges

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones import OneStepSR, load_backbone
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
 from qartsr_lib.profiles import Profile
 
@@ -20,29 +20,31 @@ TRAINING_RECORD = PACKAGED_WEIGHTS / "training.json"
 
 
 def backbone_sizes(settings: Profile) -> pd.DataFrame:
-    """Millions of parameters per part, and operations of one forward pass to 512x512."""
-    rows = []
-    for name in settings.backbones:
-        model = load_backbone(name, settings.timesteps[0])
-        parts = {
-            "VAE encoder": (model.vae.encoder, model.vae.quant_conv),
-            "UNet": (model.unet,),
-            "VAE decoder": (model.vae.decoder, model.vae.post_quant_conv),
-        }
-        sizes = {part: sum(_parameters(module) for module in modules) / 1e6 for part, modules in parts.items()}
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.zeros(1, 3, 512, 512))
-        row = {"backbone": name} | {f"{part}, M": round(size, 2) for part, size in sizes.items()}
-        rows.append(
-            row
-            | {"total, M": round(sum(sizes.values()), 2), "GFLOP at 512x512": round(counter.get_total_flops() / 1e9, 1)}
-        )
-    return pd.DataFrame(rows).set_index("backbone")
+    """`backbone_size` of every backbone of the profile."""
+    models = [load_backbone(name, settings.timesteps[0]) for name in settings.backbones]
+    return pd.DataFrame([backbone_size(model) for model in models]).set_index("backbone")
 
 
-def time_shares(backbone: str, timestep: int, size: int = 512) -> pd.DataFrame:
+def backbone_size(model: OneStepSR) -> dict[str, str | float]:
+    """Millions of parameters per part, and operations (two per multiply-add) of one pass to 512x512."""
+    parts = {
+        "VAE encoder": (model.vae.encoder, model.vae.quant_conv),
+        "UNet": (model.unet,),
+        "VAE decoder": (model.vae.decoder, model.vae.post_quant_conv),
+    }
+    sizes = {part: sum(_parameters(module) for module in modules) / 1e6 for part, modules in parts.items()}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 512, 512))
+    row: dict[str, str | float] = {"backbone": model.name}
+    row |= {f"{part}, M": round(size, 2) for part, size in sizes.items()}
+    return row | {
+        "total, M": round(sum(sizes.values()), 2),
+        "GFLOP at 512x512": round(counter.get_total_flops() / 1e9, 1),
+    }
+
+
+def time_shares(model: OneStepSR, size: int = 512) -> pd.DataFrame:
     """Seconds and share of the forward time of encoder, UNet and decoder, and of attention products."""
-    model = load_backbone(backbone, timestep)
     upscaled = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     upscaled = upscaled.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():

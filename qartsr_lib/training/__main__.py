@@ -59,6 +59,7 @@ class Trainer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.out: Path = options.out
+        self.device: str = options.device
         self.timesteps: tuple[int, ...] = tuple(options.timesteps)
         self.recipes: tuple[str, ...] = tuple(options.recipes)
         self.schedules = {
@@ -92,7 +93,7 @@ class Trainer:
         path = self.out / f"{name}.safetensors"
         if not path.exists():
             started = time.monotonic()
-            state = {key: value.detach().half().contiguous() for key, value in make().items()}
+            state = {key: value.detach().half().cpu().contiguous() for key, value in make().items()}
             write_atomically(path, lambda temporary: save_file(state, temporary))
             seconds = round(time.monotonic() - started, 1)
             write_text(self.out / f"{name}.json", json.dumps({"stage": name, "seconds": seconds}) + "\n")
@@ -100,21 +101,25 @@ class Trainer:
         return {key: value.float() for key, value in load_file(path).items()}
 
     def _vae(self) -> dict[str, torch.Tensor]:
-        vae = train_vae(self.crops, self.schedules["vae"], self.out / "vae")
+        vae = train_vae(self.crops, self.schedules["vae"], self.out / "vae", self.device)
         return vae.state_dict() | {"scaling_factor": torch.tensor(vae.config.scaling_factor)}
 
     def _prior(self, vae_state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return train_prior(_vae(vae_state), self.crops, self.schedules["prior"], self.out / "prior").state_dict()
+        return train_prior(
+            _vae(vae_state).to(self.device), self.crops, self.schedules["prior"], self.out / "prior"
+        ).state_dict()
 
     def _warm_up(self, vae_state: dict[str, torch.Tensor], prior: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         schedule, folder = self.schedules["warm-up"], self.out / "warm-up"
-        unet = train_warm_up(_vae(vae_state), _unet(prior), PAPER_TIMESTEPS, self.crops, schedule, folder)
+        unet = train_warm_up(
+            _vae(vae_state).to(self.device), _unet(prior), PAPER_TIMESTEPS, self.crops, schedule, folder
+        )
         return unet.state_dict()
 
     def _recipe(self, recipe: str, timestep: int, vae_state: dict, start: dict) -> dict[str, torch.Tensor]:
         scaled = recipe == "embedded-scaled"
         model = OneStepSR(recipe, timestep, _vae(vae_state), _unet(start), build_prompt_embedding(), scaled=scaled)
-        model.to(memory_format=torch.channels_last)
+        model.to(self.device, memory_format=torch.channels_last)
         folder = self.out / f"{recipe}-T{timestep:04d}"
         train_one_step(model, self.crops, self.schedules[recipe], folder, self.validation)
         trained = ("unet.",) if scaled else ("unet.", "vae.encoder.", "vae.quant_conv.")
@@ -164,6 +169,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--timesteps", nargs="+", type=int, default=list(PAPER_TIMESTEPS), help="timestep labels, 1..1000"
     )
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiply every stage's number of steps")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
     return parser.parse_args(arguments)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
+import pickle
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from qartsr_lib.atomic import write_atomically
+from qartsr_lib.errors import QartsrError
 from qartsr_lib.progress import progress
 
 T = TypeVar("T")
@@ -57,27 +60,26 @@ def train(
     interrupted: batches depend on the step alone. `folder`/history.jsonl gets a line per
     validation with the mean loss since the line before.
 
+    Raises:
+        QartsrError: the checkpoint cannot be read or does not fit.
+
     Args:
         model: whose state_dict is checkpointed.
-        parameters: what the optimizer updates.
+        parameters: what the optimizer updates; training runs on their device.
         batch: step -> training data, made in float32.
         loss: data, step -> scalar loss, computed under bfloat16 autocast.
     """
     parameters = [parameter.requires_grad_(True) for parameter in parameters]
+    device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint = folder / "checkpoint.pt"
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+    first = _resume(checkpoint, model, optimizer)
     losses: list[float] = []
     started = time.monotonic()
-    batches = _prefetched(batch, range(first, schedule.steps))
-    for step, data in zip(range(first, schedule.steps), progress(batches, label), strict=True):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = loss(data, step)
+    steps = range(first, schedule.steps)
+    for step, data in zip(steps, progress(_prefetched(batch, steps, device), label), strict=True):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            value = loss(_moved(data, device), step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         for group in optimizer.param_groups:
@@ -88,16 +90,28 @@ def train(
         done = step + 1
         if done % schedule.validate_every == 0 or done == schedule.steps:
             record = {"step": done, "loss": sum(losses) / len(losses), "seconds": round(time.monotonic() - started, 1)}
-            record |= validate() if validate else {}
-            _log(
-                folder / "history.jsonl", record | {"schedule": asdict(schedule)} if done == schedule.steps else record
-            )
+            _log(folder / "history.jsonl", record | (validate() if validate else {}))
             losses.clear()
         if done % schedule.checkpoint_every == 0 or done == schedule.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             write_atomically(checkpoint, lambda path, state=state: torch.save(state, path))
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def _resume(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load a checkpoint if there is one; returns the number of steps already done."""
+    if not checkpoint.exists():
+        return 0
+    try:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise QartsrError(
+            f"{checkpoint}: damaged, or of another version; remove it to train this stage anew"
+        ) from error
+    return state["step"]
 
 
 class _Steps(Dataset):
@@ -108,10 +122,22 @@ class _Steps(Dataset):
         return self.batch(step)
 
 
-def _prefetched(batch: Callable[[int], T], steps: range) -> DataLoader:
-    """batch(step) for every step, made by a second process where processes can fork."""
-    workers = 1 if "fork" in multiprocessing.get_all_start_methods() else 0
+def _prefetched(batch: Callable[[int], T], steps: range, device: torch.device) -> DataLoader:
+    """batch(step) for every step in order, made by other processes where processes can fork.
+
+    On a GPU all CPU cores make batches; beside training on the CPU one process is enough.
+    """
+    workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
+    if "fork" not in multiprocessing.get_all_start_methods():
+        workers = 0
     return DataLoader(_Steps(batch), batch_size=None, sampler=steps, num_workers=workers)
+
+
+def _moved(data: T, device: torch.device) -> T:
+    """A tensor, or a tuple of tensors, on `device`."""
+    if isinstance(data, torch.Tensor):
+        return data.to(device, non_blocking=True)
+    return tuple(item.to(device, non_blocking=True) for item in data)
 
 
 def _log(path: Path, record: dict) -> None:

@@ -13,6 +13,7 @@ from qartsr_lib import provenance
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.embedded import weights_name
+from qartsr_lib.reports.backbones import backbone_size, time_shares
 from qartsr_lib.training.loop import Schedule
 from qartsr_lib.training.validation import Validation
 
@@ -27,10 +28,10 @@ def contributions(model: OneStepSR, validation: Validation) -> dict[str, dict[st
 
 
 class _Shortcut:
-    """`upscale` with Eq. (6)'s result replaced by a function of z_L alone."""
+    """Looks like a model to `Validation`: `upscale` with Eq. (6)'s result replaced by a function of z_L alone."""
 
     def __init__(self, model: OneStepSR, to_z_h) -> None:
-        self.model, self.to_z_h = model, to_z_h
+        self.model, self.to_z_h, self.parameters = model, to_z_h, model.parameters
 
     @torch.no_grad()
     def upscale(self, lq: torch.Tensor) -> torch.Tensor:
@@ -64,6 +65,8 @@ def write_record(
             if path.stem != "training"
         },
         "environment": provenance.environment("cpu"),
+        "sizes": [backbone_size(model) for model in models if model.timestep == models[0].timestep],
+        "time_shares": time_shares(models[0]).reset_index().to_dict("records"),
         "validation": {"bicubic": validation.baseline()} if validation else {},
         "runs": [
             {
@@ -81,4 +84,4 @@ def write_record(
 def _history(weights: Path) -> list[dict]:
     path = weights.with_suffix("") / "history.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [{key: value for key, value in json.loads(line).items() if key != "schedule"} for line in lines]
+    return [json.loads(line) for line in lines]

@@ -20,7 +20,7 @@ KL_WEIGHT = 1e-4  # on the KL divergence per image value; keeps latents bounded,
 Validate = Callable[[OneStepSR], dict[str, float]]
 
 
-def train_vae(crops: Crops, schedule: Schedule, folder: Path) -> AutoencoderKL:
+def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str = "cpu") -> AutoencoderKL:
     """Pretrain the VAE to reconstruct HR crops and upscaled LQ crops: L1 + KL_WEIGHT x KL, images in [-1, 1].
 
     LQ crops are a third of each batch, because the encoder will see such images only.
@@ -29,7 +29,7 @@ def train_vae(crops: Crops, schedule: Schedule, folder: Path) -> AutoencoderKL:
         The VAE with `config.scaling_factor` = 1 / standard deviation of the HR latents.
     """
     torch.manual_seed(schedule.seed)
-    vae = build_vae().to(memory_format=torch.channels_last)
+    vae = build_vae().to(device, memory_format=torch.channels_last)
     third = schedule.batch_size // 3
 
     def batch(step: int) -> torch.Tensor:
@@ -45,7 +45,7 @@ def train_vae(crops: Crops, schedule: Schedule, folder: Path) -> AutoencoderKL:
 
     train(vae, vae.parameters(), batch, loss, schedule, folder, "VAE")
     with torch.no_grad():
-        latents = vae.encode(_signed(crops.hr(64, schedule.seed, schedule.steps))).latent_dist.mode()
+        latents = vae.encode(_signed(crops.hr(64, schedule.seed, schedule.steps)).to(device)).latent_dist.mode()
     vae.register_to_config(scaling_factor=float(1.0 / latents.std()))
     return vae
 
@@ -53,8 +53,9 @@ def train_vae(crops: Crops, schedule: Schedule, folder: Path) -> AutoencoderKL:
 def train_prior(vae: AutoencoderKL, crops: Crops, schedule: Schedule, folder: Path) -> UNet2DConditionModel:
     """Pretrain the UNet as Stable Diffusion's is: predict the noise added to HR latents at a random t."""
     torch.manual_seed(schedule.seed)
-    unet = build_unet().to(memory_format=torch.channels_last)
+    unet = build_unet()
     model = OneStepSR("prior", 1000, vae.eval().requires_grad_(False), unet, build_prompt_embedding())
+    model.to(vae.device, memory_format=torch.channels_last)
 
     def batch(step: int) -> torch.Tensor:
         return crops.hr(schedule.batch_size, schedule.seed, step)
@@ -64,11 +65,11 @@ def train_prior(vae: AutoencoderKL, crops: Crops, schedule: Schedule, folder: Pa
         with torch.no_grad():
             latents = model.encode(hr).float()
         index = torch.randint(noise.NUM_STEPS, (len(latents),), generator=generator)
-        alpha = noise.alphas_cumprod()[index].float().view(-1, 1, 1, 1)
-        eps = torch.randn(latents.shape, generator=generator)
+        alpha = noise.alphas_cumprod()[index].float().view(-1, 1, 1, 1).to(latents)
+        eps = torch.randn(latents.shape, generator=generator).to(latents)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * eps
         prompt = model.prompt_embedding.expand(len(latents), -1, -1)
-        return F.mse_loss(unet(noisy, index, prompt).sample.float(), eps)
+        return F.mse_loss(unet(noisy, index.to(noisy.device), prompt).sample.float(), eps)
 
     train(unet, unet.parameters(), batch, loss, schedule, folder, "initial UNet")
     return unet
@@ -106,7 +107,7 @@ def keep_float32(module: nn.Module) -> None:
     forward = module.forward
 
     def float32_forward(hidden: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(hidden.device.type, enabled=False):
             return forward(hidden.float())
 
     module.forward = float32_forward
@@ -129,6 +130,7 @@ def train_warm_up(
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
     model = OneStepSR("warm-up", 1000, vae.eval().requires_grad_(False), unet, build_prompt_embedding(), scaled=True)
+    model.to(vae.device)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return crops.pairs(schedule.batch_size, schedule.seed, step)
@@ -172,7 +174,7 @@ def train_one_step(
 
     label = f"{model.name} T={model.timestep}"
     train(model, parameters, batch, loss, schedule, folder, label, (lambda: validate(model)) if validate else None)
-    del model.unet.conv_out.forward  # back to the class's own
+    del model.unet.conv_out.forward  # back to the method of its class
     if model.scaled:
         model.unet.conv_out = model.unet.conv_out.folded()
     return model

@@ -47,7 +47,8 @@ class Validation:
 
     def __call__(self, model: OneStepSR) -> dict[str, float]:
         """Quality of `model` under the names psnr_y_bicubic, psnr_rgb_bicubic, psnr_y_realistic, ..."""
-        return self._score(model.upscale)
+        device = next(model.parameters()).device
+        return self._score(lambda lq: model.upscale(lq.to(device)).cpu())
 
     def baseline(self) -> dict[str, float]:
         """The same for bicubic upscaling."""

@@ -1,0 +1,55 @@
+"""One calibration for all bit widths: the same ranges as calibrating each time, with fewer passes."""
+
+import pytest
+import torch
+from quant_stand_in import lq_images, tiny_backbone
+
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.maxmin import MaxMin
+from qartsr_lib.quant.range_store import RangeStore
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A backbone, and the number of its (and its copies') calibration passes so far."""
+    backbone, passes = tiny_backbone(), []
+    plain = type(backbone).upscale
+    monkeypatch.setattr(type(backbone), "upscale", lambda self, lq: passes.append(1) or plain(self, lq))
+    return backbone, passes
+
+
+def fresh_build(backbone, bits, images, name="maxmin", **options):
+    method = METHODS.get(name)
+    alone = MaxMin(name, method.label, method.only)
+    alone._ranges = RangeStore()
+    return alone.build(backbone, bits, images, **options).backbone
+
+
+@pytest.mark.parametrize("name", ["maxmin", "maxmin-unet"])
+@pytest.mark.parametrize("bits", ["W8A8", "W4A4", "W2A2"])
+def test_stored_ranges_give_the_same_model(counted, bits, name):
+    backbone, passes = counted
+    images = lq_images(3)
+    METHODS.get("maxmin").build(backbone, "W6A6", images)
+    passes.clear()
+    stored = METHODS.get(name).build(backbone, bits, images).backbone
+    assert not passes
+    expected = fresh_build(backbone, bits, images, name).state_dict()
+    actual = stored.state_dict()
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], expected[key]) for key in actual)
+
+
+def test_other_images_rules_and_backbones_are_calibrated_anew(counted):
+    backbone, passes = counted
+    build = METHODS.get("maxmin").build
+    build(backbone, "W4A4", lq_images(2))
+    for other, images, options in (
+        (backbone, lq_images(2, seed=5), {}),
+        (backbone, lq_images(2), {"ranges": "first-batch"}),
+        (backbone, lq_images(2), {"attention_bits": 8}),
+        (tiny_backbone(seed=3), lq_images(2), {}),
+    ):
+        passes.clear()
+        build(other, "W4A4", images, **options)
+        assert len(passes) == 2

@@ -96,7 +96,7 @@ def _one_law_panel(axis, cell: pd.DataFrame, fits: Sequence[theorem.LawFit]) -> 
 
 
 def error_histograms(errors: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
-    """Distribution of the quantization error of z_H, one panel per backbone, one outline per T.
+    """Distribution of the size of z_H's quantization error, one panel per backbone, one outline per T.
 
     Args:
         errors: backbone -> timestep -> flat array of errors.
@@ -104,13 +104,19 @@ def error_histograms(errors: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
     with styled():
         figure, axes = plt.subplots(1, len(errors), figsize=(4 * len(errors), 2.8), squeeze=False)
         for axis, (backbone, by_timestep) in zip(axes[0], errors.items(), strict=True):
-            limit = max(np.percentile(np.abs(values), 99.5) for values in by_timestep.values())
-            bins = np.linspace(-limit, limit, 121)
-            for t, values in by_timestep.items():
-                label = f"T = {t}, RMS {np.sqrt(np.mean(values**2)):.3g}"
-                axis.hist(values, bins=bins, density=True, histtype="step", color=colour(t), label=label, lw=1.4)
-            axis.set(title=backbone, xlabel=r"quantization error of $z_H$", ylabel="density", yscale="log")
-            axis.legend()
+            sizes = {t: np.abs(values)[values != 0] for t, values in by_timestep.items()}
+            low = min(np.percentile(size, 1) for size in sizes.values())
+            high = max(size.max() for size in sizes.values())
+            bins = np.geomspace(low, high, 81)
+            for t, size in sizes.items():
+                label = f"T = {t}, RMS {np.sqrt(np.mean(by_timestep[t] ** 2)):.3g}"
+                share = np.full(len(size), 100.0 / len(size))
+                axis.hist(size, bins=bins, weights=share, histtype="step", color=colour(t), label=label, lw=1.4)
+            axis.set(
+                title=backbone, xlabel=r"|quantization error of $z_H$|", ylabel="share of values / %", xscale="log"
+            )
+            axis.set_ylim(top=axis.get_ylim()[1] * 1.45)
+            axis.legend(loc="upper left")
     return figure
 
 
@@ -177,7 +183,7 @@ def contribution_bars(frame: pd.DataFrame) -> Figure:
                 bars = axis.bar(position, values, width=0.19, color=bar_colour, label=variant)
                 axis.bar_label(bars, fmt="%.1f", fontsize=6.5, padding=1)
             axis.set_xticks(np.arange(len(timesteps)), [f"T = {t}" for t in timesteps])
-            axis.set(title=backbone, ylim=(frame["psnr_y"].min() - 2, frame["psnr_y"].max() + 1.5))
+            axis.set(title=backbone, ylim=(frame["psnr_y"].min() - 2, frame["psnr_y"].max() + 2.5))
             axis.grid(axis="x", visible=False)
         axes[0, 0].set_ylabel("PSNR-Y / dB")
         axes[0, 0].legend(ncols=2, loc="upper left")

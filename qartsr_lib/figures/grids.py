@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -15,6 +16,8 @@ from qartsr_lib.backbones.base import Stages
 from qartsr_lib.figures.style import styled
 from qartsr_lib.images import to_uint8
 from qartsr_lib.theorem import rms
+
+DARKEST = 1e-3  # of the largest error in a column: black
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def stage_grid(cells: Sequence[tuple[int, Stages, Stages]], bits: str) -> Figure
     """The paper's Fig. 7: staged outputs, their quantization errors and magnitudes, one row per T.
 
     Latents are shown by the first three principal components of that row's z_L and z_H; error maps
-    are root mean squares over channels, on one colour scale per column, so rows compare.
+    are root mean squares over channels, on one logarithmic colour scale per column over a factor of
+    1,000, so rows compare.
 
     Args:
         cells: (timestep, full precision, quantized UNet), one image each.
@@ -70,7 +74,9 @@ def stage_grid(cells: Sequence[tuple[int, Stages, Stages]], bits: str) -> Figure
                 _show_stage(line[2 * column], value, basis, f"{symbol}, {bits}\nRMS {rms(value):.3g}")
                 error = rms(value - getattr(full, name))
                 map_axis = line[2 * column + 1]
-                map_axis.imshow(_error_map(full, quantized, name), cmap="inferno", vmin=0, vmax=limits[name] or 1.0)
+                top = limits[name] or 1.0
+                shown = _error_map(full, quantized, name).clip(top * DARKEST, top)
+                map_axis.imshow(shown, cmap="inferno", norm=LogNorm(top * DARKEST, top))
                 _bare(map_axis, f"error of {symbol}\nRMS {error:.3g}")
     return figure
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibration_images
-from qartsr_lib.progress import progress
 from qartsr_lib.quant.apply import EVERYTHING, quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.range_store import RangeStore
@@ -50,8 +49,7 @@ class MaxMin(Method):
         quantized = copy.deepcopy(backbone)
         layers = quantize_(quantized, scheme, self.only)
         if not scheme.bits.is_full_precision:
-            shown = progress(calibration_images, f"calibrate {scheme.bits}")
-            self._ranges.calibrate(backbone, quantized, calibration_images, shown)
+            self._ranges.calibrate(backbone, quantized, calibration_images, f"calibrate {self.label}")
             quantized.quantization = replace(quantized.quantization, method=self.name)
         return MethodResult(quantized, layers, w_bits_effective(layers), steps=0)
 

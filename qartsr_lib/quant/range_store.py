@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from qartsr_lib.progress import progress
 from qartsr_lib.quant.observers import OBSERVERS
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import calibrate, quant_modules
@@ -26,19 +26,19 @@ class RangeStore:
     def __init__(self) -> None:
         self._ranges: WeakKeyDictionary[nn.Module, dict[tuple, Limits]] = WeakKeyDictionary()
 
-    def calibrate(self, backbone: nn.Module, quantized: nn.Module, images: list[torch.Tensor], shown: Iterable) -> None:
+    def calibrate(self, backbone: nn.Module, quantized: nn.Module, images: list[torch.Tensor], label: str) -> None:
         """Give `quantized`, a converted copy of `backbone`, its activation ranges; equal to `states.calibrate`.
 
         Args:
             images: LQ images (1, 3, h, w); they identify the calibration set.
-            shown: the same images, wrapped in a progress bar; used only where ranges are missing.
+            label: of the progress bar, which appears only where ranges are missing.
         """
         known = self._ranges.setdefault(backbone, {})
         digest = _digest(images)
         quantizers = [q for module in quant_modules(quantized) for q in module.activation_quantizers()]
         keys = {quantizer: (digest, quantizer.name, *_rule(quantizer)) for quantizer in quantizers}
         if any(key not in known for key in keys.values()):
-            ranges = calibrate(quantized, quantized.upscale, shown)
+            ranges = calibrate(quantized, quantized.upscale, progress(images, label))
             known.update((keys[quantizer], limits) for quantizer, limits in ranges.items())
             return
         for quantizer, key in keys.items():

@@ -8,6 +8,7 @@ import pandas as pd
 
 from qartsr_lib import metrics
 from qartsr_lib.datasets import DATASETS
+from qartsr_lib.evaluator import default_parts
 from qartsr_lib.profiles import Profile
 
 
@@ -24,6 +25,6 @@ def dataset_availability(profile: Profile, data_root: Path | None) -> pd.DataFra
 
 def metric_availability(profile: Profile) -> pd.DataFrame:
     """One row per metric of the profile: available, or what is missing."""
-    reasons = metrics.available(profile.metrics)
+    reasons = default_parts(profile).available(profile.metrics)  # offline where the profile's tables are
     rows = [(name, metrics.METRICS.get(name).description, reasons[name] or "available") for name in profile.metrics]
     return pd.DataFrame(rows, columns=["metric", "what it is", "state"]).set_index("metric")

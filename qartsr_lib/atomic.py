@@ -38,15 +38,20 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
         os.chmod(temporary, 0o644)  # mkstemp makes files private; results are meant to be read
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise QartsrError(f"{path}: the disk is full; free some space and run again") from error
-        if isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise QartsrError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-        raise
+        raise explained(error, path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def explained(error: OSError, path: Path) -> Exception:
+    """What to raise for an error met while writing `path`: one line for what users can mend, else `error`."""
+    if error.errno == errno.ENOSPC:
+        return QartsrError(f"{path}: the disk is full; free some space and run again, finished work is kept")
+    if isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return QartsrError(f"{path}: cannot be written ({error.strerror}); choose another folder (or set QARTSR_HOME)")
+    return error
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -15,7 +15,6 @@ that is run alone uses whatever generation is there and never removes it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from qartsr_lib import paths
-from qartsr_lib.atomic import write_text
+from qartsr_lib.atomic import explained, write_text
 from qartsr_lib.errors import QartsrError
 
 _MANIFEST = "entry.json"
@@ -96,7 +95,7 @@ class RunCache:
         except OSError as error:
             if self.get(kind, key):  # the rename failed because another process made the entry
                 return folder
-            raise _for_users(error, self.root) from error
+            raise explained(error, self.root) from error
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -148,15 +147,6 @@ def _is_whole(folder: Path) -> bool:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _for_users(error: OSError, root: Path) -> Exception:
-    """A line to read for what the user can mend; other errors stay what they are."""
-    if error.errno == errno.ENOSPC:
-        return QartsrError(f"{root}: the disk is full; free some space and run again, finished work is kept")
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return QartsrError(f"{root}: cannot be written ({error.strerror}); set QARTSR_HOME to a folder that can")
-    return error
 
 
 def _sha256(path: Path) -> str:

@@ -53,3 +53,12 @@ def test_other_images_rules_and_backbones_are_calibrated_anew(counted):
         passes.clear()
         build(other, "W4A4", images, **options)
         assert len(passes) == 2
+
+
+def test_quantized_attention_products_leave_the_plain_ranges_alone(counted):
+    backbone, _ = counted
+    images = lq_images(2)
+    before = METHODS.get("maxmin").build(backbone, "W3A3", images).backbone.state_dict()
+    METHODS.get("maxmin").build(backbone, "W3A3", images, attention_bits="a")
+    after = METHODS.get("maxmin").build(backbone, "W3A3", images).backbone.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)

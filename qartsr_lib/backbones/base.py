@@ -154,5 +154,6 @@ def load_backbone(name: str, timestep: int, device: str | torch.device = "cpu") 
     Raises:
         QartsrError: unknown backbone, or no weights for this timestep.
     """
+    schedule.timestep_index(timestep)  # a label outside the schedule is told before files are looked for
     backbone = BACKBONES.get(name)(timestep)
     return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

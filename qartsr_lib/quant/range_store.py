@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from qartsr_lib.progress import progress
+from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.observers import OBSERVERS
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import calibrate, quant_modules
@@ -34,9 +35,13 @@ class RangeStore:
             label: of the progress bar, which appears only where ranges are missing.
         """
         known = self._ranges.setdefault(backbone, {})
-        digest = _digest(images)
-        quantizers = [q for module in quant_modules(quantized) for q in module.activation_quantizers()]
-        keys = {quantizer: (digest, quantizer.name, *_rule(quantizer)) for quantizer in quantizers}
+        modules = list(quant_modules(quantized))
+        # Quantized attention products are computed another way, equal only up to rounding: kept apart.
+        products = frozenset(
+            q.name for m in modules if not isinstance(m, QuantLayer) for q in m.activation_quantizers()
+        )
+        shared = (_digest(images), products)
+        keys = {q: (*shared, q.name, *_rule(q)) for m in modules for q in m.activation_quantizers()}
         if any(key not in known for key in keys.values()):
             ranges = calibrate(quantized, quantized.upscale, progress(images, label))
             known.update((keys[quantizer], limits) for quantizer, limits in ranges.items())

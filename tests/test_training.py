@@ -12,7 +12,7 @@ from qartsr_lib.images import list_images, write_png
 from qartsr_lib.training.crops import Crops
 from qartsr_lib.training.fallback import generated_image
 from qartsr_lib.training.loop import Schedule, train
-from qartsr_lib.training.stages import OutputGain, noise_gain, train_one_step
+from qartsr_lib.training.stages import OutputGain, noise_per_unit, train_one_step
 from qartsr_lib.training.validation import Validation, luma, psnr
 
 
@@ -77,11 +77,11 @@ def test_learning_rate_rises_then_falls():
 
 def test_output_gain_folds_exactly():
     torch.manual_seed(0)
-    layer = OutputGain(nn.Conv2d(4, 4, 3, padding=1), noise_gain(1))
+    layer = OutputGain(nn.Conv2d(4, 4, 3, padding=1), noise_per_unit(1))
     hidden = torch.randn(1, 4, 5, 5)
     before = layer(hidden)
     assert torch.allclose(layer.folded()(hidden), before, rtol=1e-5, atol=1e-5)
-    assert noise_gain(1000) == pytest.approx(1 / 14.615, rel=1e-3)
+    assert noise_per_unit(1000) == pytest.approx(1 / 14.615, rel=1e-3)
 
 
 @pytest.fixture(scope="module")

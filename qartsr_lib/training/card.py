@@ -133,13 +133,9 @@ def _tests() -> str:
 
 
 def _short(cell: object) -> str:
-    return (
-        f"{cell:.4g}"
-        if isinstance(cell, float) and abs(cell) < 1
-        else f"{cell:.2f}"
-        if isinstance(cell, float)
-        else str(cell)
-    )
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.4g}" if abs(cell) < 1 else f"{cell:.2f}"
 
 
 if __name__ == "__main__":

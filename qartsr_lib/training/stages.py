@@ -96,7 +96,7 @@ class OutputGain(nn.Module):
         return self.conv
 
 
-def noise_gain(timestep: int) -> float:
+def noise_per_unit(timestep: int) -> float:
     """sqrt(alpha_T / (1 - alpha_T)), the noise that moves a scaled recipe's z_H by one unit."""
     alpha = noise.alpha(timestep)
     return (alpha / (1.0 - alpha)) ** 0.5
@@ -125,7 +125,7 @@ def train_warm_up(
 
     conv_out starts at zero, so that every T starts from the VAE's identity, z_H = z_L. The loss is
     taken on latents, without the decoder: a fifth of the cost of a step on images. The returned
-    UNet's conv_out is not folded: it predicts noise / `noise_gain(T)`.
+    UNet's conv_out is not folded: it predicts noise / `noise_per_unit(T)`.
     """
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
@@ -154,13 +154,13 @@ def train_one_step(
     """Train one recipe at one T by the L1 distance of the decoded image to the HR image.
 
     `embedded` trains encoder and UNet at one learning rate; `embedded-scaled` the UNet alone, whose
-    conv_out is taken to predict noise / `noise_gain(T)` at the start. The decoder never changes.
+    conv_out is taken to predict noise / `noise_per_unit(T)` at the start. The decoder never changes.
     """
     torch.manual_seed(schedule.seed)
     model.requires_grad_(False)
     parameters = list(model.unet.parameters())
     if model.scaled:
-        model.unet.conv_out = OutputGain(model.unet.conv_out, noise_gain(model.timestep))
+        model.unet.conv_out = OutputGain(model.unet.conv_out, noise_per_unit(model.timestep))
     else:
         parameters += [*model.vae.encoder.parameters(), *model.vae.quant_conv.parameters()]
     keep_float32(model.unet.conv_out)

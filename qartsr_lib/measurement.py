@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 from qartsr_lib import theorem
 from qartsr_lib.backbones import Stages, load_backbone
 from qartsr_lib.datasets import DATASETS
-from qartsr_lib.datasets.base import Pair
+from qartsr_lib.datasets.base import Pair, fingerprint
 from qartsr_lib.datasets.calibration import CalibrationList, calibration_list
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.images import from_uint8, read_image, to_uint8, upscale_bicubic
+from qartsr_lib.measured import Measured, measure_cells
 from qartsr_lib.methods import METHODS
 from qartsr_lib.profiles import Profile
 from qartsr_lib.progress import progress
-from qartsr_lib.training.validation import luma, psnr
 
 #: Errors over latents need fewer photographs than quality tables; spread by a fixed stride.
 DEFAULT_IMAGES = 20
@@ -35,6 +37,7 @@ class Measurement:
         absent: the pairs that were asked for and are not.
     """
 
+    profile: str
     dataset: str
     pairs: tuple[Pair, ...]
     bits: tuple[str, ...]
@@ -50,20 +53,23 @@ class Measurement:
         dataset: str | None = None,
         max_images: int | None = None,
         extra_timesteps: Sequence[int] = (),
+        extra_backbones: Sequence[str] = (),
     ) -> Measurement:
-        """Choose the data set (real benchmark before samples), the photographs and the timesteps.
+        """Choose the data set (real benchmark before samples), the photographs, backbones and timesteps.
 
-        Extra timesteps are used in every backbone that has weights for them.
+        Extra timesteps and backbones are used where their weights have been trained.
         """
         dataset = dataset or _preferred(profile, data_root)
         limit = max_images or profile.max_images or DEFAULT_IMAGES
         pairs = DATASETS.get(dataset).pairs(data_root, limit)
-        asked = [(name, t) for name in profile.backbones for t in dict.fromkeys((*profile.timesteps, *extra_timesteps))]
-        found = [cell for cell in asked if _loads(*cell, required=cell[1] in profile.timesteps)]
-        found.sort(key=lambda cell: (profile.backbones.index(cell[0]), -cell[1]))
+        backbones = dict.fromkeys((*profile.backbones, *extra_backbones))
+        timesteps = sorted({*profile.timesteps, *extra_timesteps}, reverse=True)
+        asked = list(itertools.product(backbones, timesteps))
+        shipped = set(itertools.product(profile.backbones, profile.timesteps))
+        found = [cell for cell in asked if _loads(*cell, required=cell in shipped)]
         absent = tuple(cell for cell in asked if cell not in found)
         calibration = calibration_list(profile, data_root)
-        return cls(dataset, tuple(pairs), profile.bits, tuple(found), absent, calibration)
+        return cls(profile.name, dataset, tuple(pairs), profile.bits, tuple(found), absent, calibration)
 
     def describe(self) -> str:
         """One line per choice, for the notebook."""
@@ -74,29 +80,46 @@ class Measurement:
         lines += [f"{name} at T = {t}: no weights here (make backbone trains them)" for name, t in self.absent]
         return "\n".join(lines)
 
-    def errors(self) -> pd.DataFrame:
-        """`theorem.sweep` of every cell: one row per backbone, timestep, bit width and image."""
+    def errors(self) -> Measured:
+        """`theorem.sweep` of every cell: one row per data set, backbone, timestep, bit width and image."""
         images = {pair.id: read_image(pair.lq) for pair in self.pairs}
-        frames = [
-            theorem.sweep(name, timestep, self.bits, images, self.calibration.images) for name, timestep in self.cells
-        ]
-        errors = pd.concat(frames, ignore_index=True)
-        errors.insert(0, "dataset", self.dataset)
-        return errors
 
-    def contributions(self) -> pd.DataFrame:
+        def measure(cell: tuple[str, int]) -> pd.DataFrame:
+            rows = theorem.sweep(*cell, self.bits, images, self.calibration.images)
+            rows.insert(0, "dataset", self.dataset)
+            return rows
+
+        calibration = {"name": self.calibration.name, "sha256": self.calibration.sha256}
+        asked = {"method": "maxmin", "bits": list(self.bits), "calibration": calibration}
+        return measure_cells(self.profile, self._questions("latent errors", asked), measure)
+
+    def contributions(self) -> Measured:
         """PSNR-Y of full / no noise / identity / bicubic: rows dataset, backbone, timestep, variant, image, psnr_y."""
-        rows = []
-        for name, timestep in progress(self.cells, "UNet contribution"):
-            full = load_backbone(name, timestep)
-            for pair in self.pairs:
+
+        def measure(cell: tuple[str, int]) -> pd.DataFrame:
+            full = load_backbone(*cell)
+            rows = []
+            for pair in progress(self.pairs, f"UNet contribution, {cell[0]} T={cell[1]}"):
                 lq, hr = read_image(pair.lq), read_image(pair.hr)
                 images = theorem.contribution(full, full.prepare(lq)) | {"bicubic": upscale_bicubic(lq)}
                 rows += [
-                    (self.dataset, name, timestep, variant, pair.id, _psnr_y(image, hr))
-                    for variant, image in images.items()
+                    (self.dataset, *cell, variant, pair.id, _psnr_y(image, hr)) for variant, image in images.items()
                 ]
-        return pd.DataFrame(rows, columns=["dataset", "backbone", "timestep", "variant", "image", "psnr_y"])
+            return pd.DataFrame(rows, columns=["dataset", "backbone", "timestep", "variant", "image", "psnr_y"])
+
+        return measure_cells(self.profile, self._questions("UNet contribution", {}), measure)
+
+    def _questions(self, measurement: str, settings: dict) -> dict[tuple[str, int], dict]:
+        """Cell -> all that determines what is measured of it."""
+        data = {"name": self.dataset, "images": len(self.pairs), "sha256": fingerprint(list(self.pairs))}
+        return {
+            (name, timestep): {
+                "parameters": {"measurement": measurement, "backbone": name, "timestep": timestep, **settings},
+                "weights_sha256": load_backbone(name, timestep).weights_sha256,
+                "data": data,
+            }
+            for name, timestep in self.cells
+        }
 
     def stages(
         self, backbone: str, photograph: str, bits: str, timesteps: Sequence[int]

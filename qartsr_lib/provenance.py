@@ -25,7 +25,6 @@ _NOT_COMPUTING = frozenset(
         "cli",
         "figures",
         "grids",
-        "measurement",
         "paths",
         "profiles",
         "progress",
@@ -36,7 +35,7 @@ _NOT_COMPUTING = frozenset(
         "stats",
         "study",
         "tables",
-        "theorem",
+        "training",
         "__main__",
     ]
 )

@@ -99,14 +99,17 @@ def write_table(
     return path
 
 
-def write_measurement(profile: str, name: str, frame: pd.DataFrame) -> Path:
+def write_measurement(profile: str, name: str, frame: pd.DataFrame, records: Sequence[dict] = ()) -> Path:
     """Write results/<profile>/<name>.csv for a frame outside the table contract, merged by data set too.
 
     Args:
         frame: any columns, one of them "dataset".
+        records: run records, each with its "run_id".
     """
     path = paths.results_dir(profile) / f"{name}.csv"
     with _locked(path.parent):
+        for record in records:
+            _write_record(path.parent / "runs" / f"{record['run_id']}.json", record)
         _write_csv(path, _merged(path, _as_text(frame)))
     return path
 

@@ -140,11 +140,17 @@ def contribution(full: OneStepSR, upscaled: torch.Tensor) -> dict[str, torch.Ten
     scaled input); `identity`: z_H replaced by z_L.
     """
     with torch.no_grad():
-        stages = full.stages(upscaled)
-        no_noise = full.decode(full.to_z_h(stages.z_l, torch.zeros_like(stages.z_l)))
-        identity = full.decode(stages.z_l)
-    images = {"full": stages.image, "no noise": no_noise, "identity": identity}
-    return {name: image.clamp(0, 1) for name, image in images.items()}
+        z_l = full.encode(upscaled)
+        return {name: full.decode(to_z_h(z_l)).clamp(0, 1) for name, to_z_h in shortcuts(full).items()}
+
+
+def shortcuts(full: OneStepSR) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """The three ways from z_L to z_H that `contribution` compares."""
+    return {
+        "full": lambda z_l: full.to_z_h(z_l, full.predict_noise(z_l)),
+        "no noise": lambda z_l: full.to_z_h(z_l, torch.zeros_like(z_l)),
+        "identity": lambda z_l: z_l,
+    }
 
 
 @dataclass(frozen=True)

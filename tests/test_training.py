@@ -6,14 +6,16 @@ from torch import nn
 
 from qartsr_lib import schedule
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
+from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.images import list_images, write_png
 from qartsr_lib.training.crops import Crops
 from qartsr_lib.training.fallback import generated_image
 from qartsr_lib.training.loop import Schedule, train
+from qartsr_lib.training.record import contributions
 from qartsr_lib.training.stages import OutputGain, noise_per_unit, train_one_step
-from qartsr_lib.training.validation import Validation, luma, psnr
+from qartsr_lib.training.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -88,26 +90,27 @@ def test_output_gain_folds_exactly():
 def trained(photographs, tmp_path_factory):
     """Two steps of each recipe at T = 1000, with copies of what they started from."""
     result = {}
-    for scaled in (False, True):
+    for recipe in RECIPES.values():
         torch.manual_seed(0)
         vae, unet = build_vae(), build_unet()
         nn.init.zeros_(unet.conv_out.weight), nn.init.zeros_(unet.conv_out.bias)
-        model = OneStepSR("test", 1000, vae, unet, build_prompt_embedding(), scaled=scaled)
+        model = OneStepSR("test", 1000, vae, unet, build_prompt_embedding(), scaled=recipe.scaled)
         start = {key: value.clone() for key, value in model.state_dict().items()}
         plan = Schedule(2, 1e-3, batch_size=2, warmup=1)
-        train_one_step(model, Crops(photographs, 32), plan, tmp_path_factory.mktemp("run"))
-        result[scaled] = (start, model.state_dict())
+        folder = tmp_path_factory.mktemp("run")
+        train_one_step(model, Crops(photographs, 32), plan, folder, trains_encoder=recipe.trains_encoder)
+        result[recipe.name] = (start, model.state_dict())
     return result
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_only_the_recipes_parts_are_trained(trained, scaled):
-    start, end = trained[scaled]
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_only_the_recipes_parts_are_trained(trained, recipe):
+    start, end = trained[recipe]
     assert start.keys() == end.keys()
     changed = {key for key in start if not torch.equal(start[key], end[key])}
     assert any(key.startswith("unet.") for key in changed)
     assert not any("decoder" in key or "post_quant" in key or key == "prompt_embedding" for key in changed)
-    assert any(key.startswith("vae.encoder.") for key in changed) is not scaled
+    assert any(key.startswith("vae.encoder.") for key in changed) is RECIPES[recipe].trains_encoder
 
 
 def test_validation_measures_what_it_says(photographs):
@@ -115,6 +118,27 @@ def test_validation_measures_what_it_says(photographs):
     baseline = validation.baseline()
     assert set(baseline) == {"psnr_y_bicubic", "psnr_rgb_bicubic", "psnr_y_realistic", "psnr_rgb_realistic"}
     assert baseline["psnr_y_bicubic"] > baseline["psnr_y_realistic"] > 10
+
+
+def test_reconstruction_of_a_perfect_autoencoder_is_unbounded(photographs):
+    class Perfect:
+        def encode(self, image):
+            return 1.0 - image / 2
+
+        def decode(self, latent):
+            return 2.0 - 2.0 * latent
+
+    quality = Validation(photographs, size=32).reconstruction(Perfect())
+    assert set(quality) == {"psnr_y", "psnr_rgb"} and min(quality.values()) > 100
+
+
+def test_two_more_ways_from_z_l_to_z_h(photographs):
+    torch.manual_seed(0)
+    model = OneStepSR("test", 500, build_vae(), build_unet(), build_prompt_embedding()).eval()
+    validation = Validation(photographs, size=32)
+    quality = contributions(model, validation)
+    assert quality["full"] == validation(model)
+    assert len({values["psnr_y_bicubic"] for values in quality.values()}) == 3
 
 
 def test_psnr_and_luma_closed_forms():

@@ -93,15 +93,16 @@ class OneStepSR(nn.Module):
 
     def predict_noise(self, z_l: torch.Tensor) -> torch.Tensor:
         """One UNet call at the backbone's timestep: z_L -> eps, same shape."""
-        unet_input = z_l * schedule.alpha(self.timestep) ** 0.5 if self.scaled else z_l
         prompt = self.prompt_embedding.expand(z_l.shape[0], -1, -1)
-        return self.unet(unet_input, self.index, prompt).sample
+        return self.unet(self.unet_input(z_l), self.index, prompt).sample
+
+    def unet_input(self, z_l: torch.Tensor) -> torch.Tensor:
+        """z_L, in the scaled recipe sqrt(alpha_T) z_L."""
+        return z_l * schedule.alpha(self.timestep) ** 0.5 if self.scaled else z_l
 
     def to_z_h(self, z_l: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         """Eq. (6), in the scaled recipe with sqrt(alpha_T) z_L in the place of z_L."""
-        if self.scaled:
-            z_l = z_l * schedule.alpha(self.timestep) ** 0.5
-        return schedule.estimate_z_h(z_l, eps, self.timestep)
+        return schedule.estimate_z_h(self.unet_input(z_l), eps, self.timestep)
 
     def decode(self, z_h: torch.Tensor) -> torch.Tensor:
         """z_H -> (N, 3, H, W), nominally in [0, 1], not clamped."""

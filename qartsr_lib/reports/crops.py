@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from qartsr_lib.datasets.base import Pair
+from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import read_image
 from qartsr_lib.study import FULL_PRECISION, Experiment, TableRun
-from qartsr_lib.training.validation import luma, psnr
 
 Row = tuple[str, torch.Tensor, Box, dict[str, torch.Tensor]]
 

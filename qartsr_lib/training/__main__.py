@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.embedded import (
+    RECIPES,
+    SHIPPED_RECIPES,
     build_prompt_embedding,
     build_unet,
     build_vae,
@@ -33,13 +35,14 @@ from qartsr_lib.training.stages import train_one_step, train_prior, train_vae, t
 from qartsr_lib.training.validation import Validation
 
 CROP = 64
-#: Short first runs (DEVIATIONS.md); notebook 00 shows their learning curves on BSDS500/val.
+#: Chosen on BSDS500/val (DEVIATIONS.md); notebook 00 shows the learning curves.
 SCHEDULES = {
-    "vae": Schedule(steps=2400, learning_rate=1.5e-3),
-    "prior": Schedule(steps=400, learning_rate=1e-3),
-    "warm-up": Schedule(steps=900, learning_rate=1e-3),
-    "embedded": Schedule(steps=450, learning_rate=8e-4),
-    "embedded-scaled": Schedule(steps=300, learning_rate=6e-4),
+    "vae": Schedule(steps=6000, learning_rate=1.5e-3, batch_size=8),
+    "prior": Schedule(steps=600, learning_rate=1e-3),
+    "warm-up": Schedule(steps=2000, learning_rate=1e-3, batch_size=8),
+    "embedded": Schedule(steps=2000, learning_rate=1.2e-3, batch_size=8),
+    "embedded-scaled": Schedule(steps=600, learning_rate=6e-4, batch_size=8),
+    "embedded-frozen": Schedule(steps=2000, learning_rate=1.2e-3, batch_size=8),
 }
 
 
@@ -80,7 +83,7 @@ class Trainer:
         prior = self._stage("prior", lambda: self._prior(vae))
         for recipe in self.recipes:
             start = prior
-            if recipe == "embedded-scaled":
+            if RECIPES[recipe].scaled:
                 start = self._stage("warm-up", lambda: self._warm_up(vae, prior))
             for timestep in self.timesteps:
                 name = weights_name(recipe, timestep).removesuffix(".safetensors")
@@ -117,12 +120,12 @@ class Trainer:
         return unet.state_dict()
 
     def _recipe(self, recipe: str, timestep: int, vae_state: dict, start: dict) -> dict[str, torch.Tensor]:
-        scaled = recipe == "embedded-scaled"
-        model = OneStepSR(recipe, timestep, _vae(vae_state), _unet(start), build_prompt_embedding(), scaled=scaled)
+        kind = RECIPES[recipe]
+        model = OneStepSR(recipe, timestep, _vae(vae_state), _unet(start), build_prompt_embedding(), scaled=kind.scaled)
         model.to(self.device, memory_format=torch.channels_last)
         folder = self.out / f"{recipe}-T{timestep:04d}"
-        train_one_step(model, self.crops, self.schedules[recipe], folder, self.validation)
-        trained = ("unet.",) if scaled else ("unet.", "vae.encoder.", "vae.quant_conv.")
+        train_one_step(model, self.crops, self.schedules[recipe], folder, self.validation, kind.trains_encoder)
+        trained = ("unet.", "vae.encoder.", "vae.quant_conv.") if kind.trains_encoder else ("unet.",)
         return {key: value for key, value in model.state_dict().items() if key.startswith(trained)}
 
 
@@ -162,9 +165,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         required=True,
         help="folder for weights, checkpoints and histories; a second run continues there",
     )
-    parser.add_argument(
-        "--recipes", nargs="+", default=["embedded", "embedded-scaled"], choices=["embedded", "embedded-scaled"]
-    )
+    parser.add_argument("--recipes", nargs="+", default=list(SHIPPED_RECIPES), choices=list(RECIPES))
     parser.add_argument(
         "--timesteps", nargs="+", type=int, default=list(PAPER_TIMESTEPS), help="timestep labels, 1..1000"
     )

@@ -23,6 +23,8 @@ they are neither OSEDiff nor good upscalers, and no number measured on them is t
 - **Recipes.** `embedded`: encoder and UNet train together, the UNet sees z_L (OSEDiff's recipe). `embedded-scaled`: the
   encoder is frozen and the UNet sees sqrt(alpha_T) z_L. T = 1000, 500, 1 each; one VAE and one decoder for all.
 - **Files.** float16 values; loaded as float32, and those rounded weights are the W32A32 reference.
+- **Start.** The VAE begins as a 4x4 block cosine transform (`qartsr_lib/training/initial.py`), the UNet as a noise
+  predictor on HR latents, like Stable Diffusion's.
 - **Training data.** {images}; random {crop}x{crop} crops, also of copies shrunk to 0.8 and 0.6.
 - **Degradation.** 75% bicubic, 25% second-order pipeline in the manner of Real-ESRGAN at mild strengths
   (`qartsr_lib/degrade.py`).
@@ -36,6 +38,7 @@ they are neither OSEDiff nor good upscalers, and no number measured on them is t
 ## Quality on validation crops (BSDS500/val, 24 central crops of 192x192; every choice rests on these)
 
 PSNR in dB, on luma unless marked RGB. "no noise": predicted noise set to zero; "identity": z_L decoded directly.
+{reconstruction}
 
 {validation}
 
@@ -68,6 +71,7 @@ def card(folder: Path) -> str:
         threads=environment["threads"],
         torch=environment["versions"]["torch"],
         stages=to_markdown(_stages(record)),
+        reconstruction=_reconstruction(record),
         validation=to_markdown(_validation(record)),
         sizes=to_markdown(pd.DataFrame(record["sizes"])),
         shares=to_markdown(pd.DataFrame(record["time_shares"])),
@@ -114,6 +118,14 @@ def _validation(record: dict) -> pd.DataFrame:
         )
     columns = ["recipe", "T", "steps", "PSNR", "no noise", "identity", "PSNR (RGB)", "PSNR (realistic)"]
     return pd.DataFrame([[_short(cell) for cell in row] for row in rows], columns=columns)
+
+
+def _reconstruction(record: dict) -> str:
+    quality = record["validation"].get("reconstruction")
+    if quality is None:
+        return ""
+    luma, rgb = (_short(quality[name]) for name in ("psnr_y", "psnr_rgb"))
+    return f"The pretrained VAE alone gives the HR crops back at {luma} dB ({rgb} RGB)."
 
 
 def _tests() -> str:

@@ -34,7 +34,7 @@ class Schedule:
     warmup: int = 50
     seed: int = 0
     checkpoint_every: int = 100
-    validate_every: int = 400
+    validate_every: int = 200
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate at a step: linear warm-up, then cosine to 1% of the peak."""

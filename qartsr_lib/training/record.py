@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,31 +13,22 @@ import torch
 from qartsr_lib import provenance
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.backbones.embedded import weights_name
+from qartsr_lib.backbones.embedded import RECIPES, weights_name
 from qartsr_lib.reports.backbones import backbone_size, time_shares
+from qartsr_lib.theorem import shortcuts
 from qartsr_lib.training.loop import Schedule
 from qartsr_lib.training.validation import Validation
 
 
 def contributions(model: OneStepSR, validation: Validation) -> dict[str, dict[str, float]]:
     """Validation quality of the model, with its noise set to zero, and with z_H replaced by z_L."""
-    return {
-        "full": validation(model),
-        "no noise": validation(_Shortcut(model, lambda z_l: model.to_z_h(z_l, torch.zeros_like(z_l)))),
-        "identity": validation(_Shortcut(model, lambda z_l: z_l)),
-    }
+    return {name: validation.score(partial(_upscale, model, to_z_h)) for name, to_z_h in shortcuts(model).items()}
 
 
-class _Shortcut:
-    """Looks like a model to `Validation`: `upscale` with Eq. (6)'s result replaced by a function of z_L alone."""
-
-    def __init__(self, model: OneStepSR, to_z_h) -> None:
-        self.model, self.to_z_h, self.parameters = model, to_z_h, model.parameters
-
-    @torch.no_grad()
-    def upscale(self, lq: torch.Tensor) -> torch.Tensor:
-        image = self.model.decode(self.to_z_h(self.model.encode(self.model.prepare(lq))))
-        return image[..., : 4 * lq.shape[-2], : 4 * lq.shape[-1]].clamp(0, 1)
+@torch.no_grad()
+def _upscale(model: OneStepSR, to_z_h: Callable[[torch.Tensor], torch.Tensor], lq: torch.Tensor) -> torch.Tensor:
+    image = model.decode(to_z_h(model.encode(model.prepare(lq))))
+    return image[..., : 4 * lq.shape[-2], : 4 * lq.shape[-1]].clamp(0, 1)
 
 
 def write_record(
@@ -67,7 +59,7 @@ def write_record(
         "environment": provenance.environment("cpu"),
         "sizes": [backbone_size(model) for model in models if model.timestep == models[0].timestep],
         "time_shares": time_shares(models[0]).reset_index().to_dict("records"),
-        "validation": {"bicubic": validation.baseline()} if validation else {},
+        "validation": _bounds(models, validation) if validation else {},
         "runs": [
             {
                 "recipe": model.name,
@@ -79,6 +71,13 @@ def write_record(
         ],
     }
     return write_text(folder / "training.json", json.dumps(record, indent=1) + "\n")
+
+
+def _bounds(models: Sequence[OneStepSR], validation: Validation) -> dict[str, dict[str, float]]:
+    """Bicubic upscaling, and the pretrained VAE, which a recipe with a frozen encoder holds unchanged."""
+    frozen = [model for model in models if not RECIPES[model.name].trains_encoder]
+    reconstruction = {"reconstruction": validation.reconstruction(frozen[0])} if frozen else {}
+    return {"bicubic": validation.baseline()} | reconstruction
 
 
 def _history(weights: Path) -> list[dict]:

@@ -14,6 +14,7 @@ from qartsr_lib import schedule as noise
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.training.crops import Crops
+from qartsr_lib.training.initial import start_as_block_transform
 from qartsr_lib.training.loop import Schedule, train
 
 KL_WEIGHT = 1e-4  # on the KL divergence per image value; keeps latents bounded, hardly blurs
@@ -29,12 +30,15 @@ def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str = "cpu
         The VAE with `config.scaling_factor` = 1 / standard deviation of the HR latents.
     """
     torch.manual_seed(schedule.seed)
-    vae = build_vae().to(device, memory_format=torch.channels_last)
+    vae = build_vae()
+    start_as_block_transform(vae)
+    vae.to(device, memory_format=torch.channels_last)
     third = schedule.batch_size // 3
 
     def batch(step: int) -> torch.Tensor:
-        hr, upscaled = crops.pairs(schedule.batch_size, schedule.seed, step)
-        return _signed(torch.cat([upscaled[:third], hr[third:]]))
+        hr = crops.hr(schedule.batch_size, schedule.seed, step)
+        _, upscaled = crops.pairs(third, schedule.seed, step)
+        return _signed(torch.cat([upscaled, hr[third:]]))
 
     def loss(images: torch.Tensor, step: int) -> torch.Tensor:
         posterior = vae.encode(images).latent_dist
@@ -149,19 +153,24 @@ def train_warm_up(
 
 
 def train_one_step(
-    model: OneStepSR, crops: Crops, schedule: Schedule, folder: Path, validate: Validate | None = None
+    model: OneStepSR,
+    crops: Crops,
+    schedule: Schedule,
+    folder: Path,
+    validate: Validate | None = None,
+    trains_encoder: bool = True,
 ) -> OneStepSR:
     """Train one recipe at one T by the L1 distance of the decoded image to the HR image.
 
-    `embedded` trains encoder and UNet at one learning rate; `embedded-scaled` the UNet alone, whose
-    conv_out is taken to predict noise / `noise_per_unit(T)` at the start. The decoder never changes.
+    UNet and, if asked, encoder train at one learning rate; the decoder never changes. With scaled
+    input, the UNet's conv_out is taken to predict noise / `noise_per_unit(T)` at the start.
     """
     torch.manual_seed(schedule.seed)
     model.requires_grad_(False)
     parameters = list(model.unet.parameters())
     if model.scaled:
         model.unet.conv_out = OutputGain(model.unet.conv_out, noise_per_unit(model.timestep))
-    else:
+    if trains_encoder:
         parameters += [*model.vae.encoder.parameters(), *model.vae.quant_conv.parameters()]
     keep_float32(model.unet.conv_out)
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.degrade import degrade
+from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.images import read_image, upscale_bicubic
-
-_LUMA = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255.0
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """PSNR in dB of two images in [0, 1]; the peak is 1 (infinite when they are equal)."""
-    return float(-10.0 * torch.log10(torch.mean((a.double() - b.double()) ** 2)))
-
-
-def luma(image: torch.Tensor) -> torch.Tensor:
-    """BT.601 luma of an RGB image in [0, 1]: (N, 1, H, W) in [16/255, 235/255]."""
-    return (image * _LUMA.to(image)).sum(dim=1, keepdim=True) + 16.0 / 255.0
 
 
 class Validation:
@@ -48,13 +37,23 @@ class Validation:
     def __call__(self, model: OneStepSR) -> dict[str, float]:
         """Quality of `model` under the names psnr_y_bicubic, psnr_rgb_bicubic, psnr_y_realistic, ..."""
         device = next(model.parameters()).device
-        return self._score(lambda lq: model.upscale(lq.to(device)).cpu())
+        return self.score(lambda lq: model.upscale(lq.to(device)).cpu())
+
+    @torch.no_grad()
+    def reconstruction(self, model: OneStepSR) -> dict[str, float]:
+        """psnr_y and psnr_rgb of the HR crops themselves after encoder and decoder: what bounds the upscaling."""
+        pairs = [(model.decode(model.encode(hr)).clamp(0, 1), hr) for _, hr in self._pairs["bicubic"]]
+        return {
+            "psnr_y": round(sum(psnr(luma(image), luma(hr)) for image, hr in pairs) / len(pairs), 4),
+            "psnr_rgb": round(sum(psnr(image, hr) for image, hr in pairs) / len(pairs), 4),
+        }
 
     def baseline(self) -> dict[str, float]:
         """The same for bicubic upscaling."""
-        return self._score(upscale_bicubic)
+        return self.score(upscale_bicubic)
 
-    def _score(self, upscale) -> dict[str, float]:
+    def score(self, upscale: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        """The same for any function from an LQ image to its upscaled image, both (1, 3, ., .) in [0, 1]."""
         result = {}
         for kind, pairs in self._pairs.items():
             images = [(upscale(lq), hr) for lq, hr in pairs]

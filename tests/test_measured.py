@@ -1,0 +1,54 @@
+"""Cached measurements: resumed, traceable, equal to those of an undisturbed run."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from qartsr_lib import paths, results
+from qartsr_lib.cache import RunCache, stable_hash
+from qartsr_lib.measured import measure_cells
+
+QUESTIONS = {
+    ("net", t): {"parameters": {"backbone": "net", "timestep": t}, "weights_sha256": "00"} for t in (1000, 500, 1)
+}
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+    return []
+
+
+def measuring(calls, stop_at=None):
+    def measure(cell):
+        if cell[1] == stop_at:
+            raise KeyboardInterrupt
+        calls.append(cell[1])
+        rows = [("photos", *cell, image, 0.1 / cell[1] + index / 3) for index, image in enumerate(("001", "002"))]
+        return pd.DataFrame(rows, columns=["dataset", "backbone", "timestep", "image", "error"])
+
+    return measure
+
+
+def test_an_interrupted_measurement_continues(tmp_path, calls):
+    with pytest.raises(KeyboardInterrupt):
+        measure_cells("tiny", QUESTIONS, measuring(calls, stop_at=1))
+    resumed = measure_cells("tiny", QUESTIONS, measuring(calls))
+    assert calls == [1000, 500, 1]
+    whole = measure_cells("tiny", QUESTIONS, measuring([]), RunCache(tmp_path / "other"))
+    pd.testing.assert_frame_equal(resumed.frame, whole.frame, check_exact=True)
+    assert resumed.frame["image"].tolist() == ["001", "002"] * 3
+
+
+def test_every_row_names_a_record_on_disk(calls):
+    measured = measure_cells("tiny", QUESTIONS, measuring(calls))
+    measured.write("theorem")
+    rows = pd.read_csv(paths.results_dir("tiny") / "theorem.csv", dtype=str)
+    assert set(rows["run_id"]) == {stable_hash(question)[:12] for question in QUESTIONS.values()}
+    for run_id in rows["run_id"].unique():
+        record = json.loads((paths.results_dir("tiny") / "runs" / f"{run_id}.json").read_text())
+        assert record["run_id"] == run_id and record["weights_sha256"] == "00" and record["environment"]
+    assert results.prune_records("tiny") == []
+    assert measured.run_ids(timestep=500) in rows["run_id"].to_list()
+    assert len(measured.run_ids(backbone="net").split()) == 3

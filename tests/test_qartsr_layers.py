@@ -1,0 +1,151 @@
+"""Eq. 9 against its formula, closed forms, and what may and may not change in training."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant import QuantScheme, QuantState, calibrate, quantize_
+
+
+def float_layers():
+    torch.manual_seed(0)
+    return {
+        "linear": nn.Linear(12, 20),
+        "conv": nn.Conv2d(8, 20, 3, stride=2, padding=1),
+        "no bias": nn.Linear(6, 4, False),
+    }
+
+
+def inputs(name):
+    torch.manual_seed(1)
+    return {"linear": torch.randn(2, 5, 12), "conv": torch.randn(2, 8, 9, 7), "no bias": torch.randn(3, 6)}[name]
+
+
+def converted(name, bits="W4A4", **options):
+    """(float layer, Eq. 9 layer, input): calibrated on the input, quantized state."""
+    layer, x = float_layers()[name], inputs(name)
+    net = nn.Sequential(layer)
+    reference = float_layers()[name]
+    scheme = QuantScheme(layer_kind="finetune", layer_options=tuple(options.items())).at(bits)
+    quantize_(net, scheme)
+    calibrate(net, net, [x])
+    net[0].start()
+    net[0].set_state(QuantState.QUANTIZED)
+    return reference, net[0], x
+
+
+def jiggle(layer, names):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name in names:
+            getattr(layer, name).add_(0.3 * torch.randn_like(getattr(layer, name)))
+
+
+NAMES = ["linear", "conv", "no bias"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_quantizers_it_is_the_float_layer(name):
+    reference, layer, x = converted(name)
+    layer.weight_quantizer = layer.input_quantizer = layer.bias_quantizer = None
+    jiggle(layer, ["side_out", "side_in", "log_phi"])
+    assert torch.allclose(layer(x), reference(x), atol=1e-5)
+    jiggle(layer, ["merged_out"])
+    assert not torch.allclose(layer(x), reference(x), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equation_9_term_by_term(name):
+    _, layer, x = converted(name)
+    jiggle(layer, ["side_out", "side_in", "log_phi", "merged_out", "merged_in"])
+    weight, low_rank = layer.weight.flatten(1), layer.side_out @ layer.side_in
+    is_conv = x.ndim == 4 and isinstance(layer, nn.Conv2d)
+
+    def product(matrix, tensor):
+        if is_conv:
+            return F.conv2d(tensor, matrix.view_as(layer.weight), stride=2, padding=1)
+        return tensor @ matrix.T
+
+    phi = layer.log_phi.exp()
+    per_column = phi.repeat_interleave(9 if is_conv else 1)
+    folded = per_column * (weight - low_rank + layer.merged_out @ layer.merged_in)
+    quantized = _fake(folded, layer.weight_quantizer.lower.flatten(1), layer.weight_quantizer.upper.flatten(1), 4)
+    scaled = x / (phi.view(-1, 1, 1) if is_conv else phi)
+    scaled = _fake(scaled, layer.input_quantizer.lower, layer.input_quantizer.upper, 4)
+    expected = product(low_rank, x) + product(quantized, scaled)
+    if layer.bias is not None:
+        bias = _fake(layer.bias, layer.bias_quantizer.lower, layer.bias_quantizer.upper, 8)
+        expected = expected + (bias.view(-1, 1, 1) if is_conv else bias)
+    assert torch.allclose(layer(x), expected, atol=2e-5)
+
+
+def _fake(x, lower, upper, bits):
+    step = (upper - lower) / (2**bits - 1)
+    return lower + step * torch.round((x - lower) / step).clamp(0, 2**bits - 1)
+
+
+def test_full_rank_side_branch_leaves_nothing_to_quantize():
+    reference, layer, x = converted("linear", "W2A2", side_divisor=1)
+    layer.bias_quantizer = None
+    assert float(layer.folded_weight().detach().abs().max()) < 1e-5
+    assert torch.allclose(layer(x), reference(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_tuned_parameters_change(name):
+    reference, layer, x = converted(name, "W2A2")
+    start = {key: value.clone() for key, value in layer.state_dict().items()}
+    target = reference(x).detach()
+    optimizer = torch.optim.Adam(layer.tuned_parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = F.mse_loss(layer(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert torch.equal(layer.weight, reference.weight)
+    trainable = {key for key, parameter in layer.named_parameters() if parameter.requires_grad}
+    assert trainable == {
+        key for key, p in layer.named_parameters() if any(p is tuned for tuned in layer.tuned_parameters())
+    }
+    unchanged = {key for key, value in layer.state_dict().items() if torch.equal(value, start[key])}
+    assert unchanged <= {"weight", "bias"} | {key for key in start if key.endswith((".scale", ".zero_point"))}
+
+
+def test_gradients_of_the_bounds():
+    """Closed form: a clipped value follows its bound; inside, (round(v) - v) / (2^b - 1) of the upper one."""
+    _, layer, _ = converted("linear")
+    quantizer = layer.input_quantizer
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.0))
+    for value, lower, upper in ((5.0, 0.0, 1.0), (-3.0, 1.0, 0.0), (0.33, None, None)):
+        gradients = torch.autograd.grad(quantizer(torch.tensor([[value]])).sum(), [quantizer.lower, quantizer.upper])
+        if lower is None:
+            v = (value + 1.0) / 0.2
+            upper = (round(v) - v) / 15
+            lower = -upper
+        assert [float(g) for g in gradients] == pytest.approx([lower, upper], abs=1e-5)
+
+
+def test_phi_starts_as_passionsr_sets_it():
+    _, layer, x = converted("conv")
+    expected = (x.abs().amax((0, 2, 3)) / layer.weight.abs().amax((0, 2, 3))) ** 0.3
+    assert torch.allclose(layer.log_phi.exp(), expected, rtol=1e-5)
+    low = (x.amin((0, 2, 3)) / expected).min()
+    assert float(layer.input_quantizer.lower.detach()) == pytest.approx(float(low), rel=1e-5)
+
+
+def test_start_without_calibration():
+    net = nn.Sequential(nn.Linear(4, 4))
+    quantize_(net, QuantScheme(layer_kind="finetune").at("W4A4"))
+    with pytest.raises(QartsrError, match="nothing observed"):
+        net[0].start()
+
+
+def test_side_branches_are_counted():
+    _, layer, _ = converted("linear")  # rank 1: L1 20, L2 12, phi 12
+    assert layer.side_branch_bits == 16 * (20 + 12 + 12)
+    assert layer.stored_weight_bits >= 20 * 12 * 4 + layer.side_branch_bits

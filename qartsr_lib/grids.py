@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qartsr_lib.methods.maxmin import PARTS
 from qartsr_lib.profiles import Profile
 from qartsr_lib.study import FULL_PRECISION, Experiment
 
@@ -24,6 +25,18 @@ def full_precision_grid(profile: Profile) -> list[Experiment]:
     return [
         Experiment(name, timestep, *FULL_PRECISION, dataset, label="Bicubic" if name == "bicubic" else "")
         for name, timestep in settings
+        for dataset in profile.datasets
+    ]
+
+
+def part_grid(profile: Profile, bits: Sequence[str]) -> list[Experiment]:
+    """MaxMin on one part of the network at a time, every backbone, timestep and data set of the profile."""
+    return [
+        Experiment(backbone, timestep, method, width, dataset)
+        for backbone in profile.backbones
+        for timestep in profile.timesteps
+        for width in bits
+        for method in PARTS
         for dataset in profile.datasets
     ]
 

@@ -8,9 +8,16 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.methods import METHODS, MethodResult
+from qartsr_lib.methods.maxmin import PARTS
 from qartsr_lib.quant import QuantLayer, load_quantized, save_quantized
 
-LABELS = {"fp": "FP", "maxmin": "MaxMin", "maxmin-unet": "MaxMin [UNet only]"}
+LABELS = {
+    "fp": "FP",
+    "maxmin": "MaxMin",
+    "maxmin-encoder": "MaxMin [encoder only]",
+    "maxmin-unet": "MaxMin [UNet only]",
+    "maxmin-decoder": "MaxMin [decoder only]",
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +66,13 @@ def test_error_grows_as_bits_fall(backbone, images):
     errors = [error(METHODS.get("maxmin").build(backbone, bits, images), backbone) for bits in ("W8A8", "W4A4", "W2A2")]
     assert errors[0] < errors[1] < errors[2]
     assert errors[0] < 1e-3
+
+
+def test_parts_are_disjoint_and_together_the_whole_network(backbone, images):
+    parts = [METHODS.get(name).build(backbone, "W4A4", images).report for name in PARTS]
+    whole = METHODS.get("maxmin").build(backbone, "W4A4", images).report
+    quantized = sum(part.set_index("name").quantized.astype(int) for part in parts)
+    assert (quantized == whole.set_index("name").quantized.astype(int)).all() and quantized.max() == 1
 
 
 def test_unet_only_leaves_the_vae_alone(backbone, images):

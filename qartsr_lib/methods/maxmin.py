@@ -54,5 +54,13 @@ class MaxMin(Method):
         return MethodResult(quantized, layers, w_bits_effective(layers), steps=0)
 
 
+#: Name -> the part's name in tables and the layers it consists of; the control "which part does it".
+PARTS = {
+    "maxmin-encoder": ("encoder", ("vae.encoder.*", "vae.quant_conv")),
+    "maxmin-unet": ("UNet", ("unet.*",)),
+    "maxmin-decoder": ("decoder", ("vae.post_quant_conv", "vae.decoder.*")),
+}
+
 METHODS.register("maxmin")(MaxMin("maxmin", "MaxMin"))
-METHODS.register("maxmin-unet")(MaxMin("maxmin-unet", "MaxMin [UNet only]", only=("unet.*",)))
+for _name, (_part, _layers) in PARTS.items():
+    METHODS.register(_name)(MaxMin(_name, f"MaxMin [{_part} only]", only=_layers))

@@ -3,7 +3,7 @@
 from qartsr_lib.reports.availability import dataset_availability, metric_availability
 from qartsr_lib.reports.backbones import backbone_sizes, time_shares, training_history
 from qartsr_lib.reports.crops import full_precision_crops, quantized_crops
-from qartsr_lib.reports.table1 import knob_table, quality_sections, table1_sections, timestep_effect
+from qartsr_lib.reports.table1 import knob_table, part_table, quality_sections, table1_sections, timestep_effect
 from qartsr_lib.reports.theorem import encoder_table, error_table, law_table, theorem_verdict
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "error_table",
     "full_precision_crops",
     "knob_table",
+    "part_table",
     "law_table",
     "metric_availability",
     "quality_sections",

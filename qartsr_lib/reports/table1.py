@@ -50,6 +50,13 @@ def timestep_effect(per_image: pd.DataFrame, metric: str = "PSNR", high: int = 1
     return pd.DataFrame(rows, columns=columns).round(3)
 
 
+def part_table(results: pd.DataFrame) -> pd.DataFrame:
+    """PSNR with one part quantized: rows (backbone, bits, method), columns T."""
+    values = results[results["metric"] == "PSNR"]
+    table = values.pivot_table(index=["backbone", "bits", "method"], columns="timestep", values="value", sort=False)
+    return table.round(2)
+
+
 def knob_table(results: pd.DataFrame) -> pd.DataFrame:
     """PSNR of every knob: rows methods, columns (bits, timestep)."""
     values = results[results["metric"] == "PSNR"]

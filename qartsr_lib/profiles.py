@@ -51,6 +51,7 @@ class Profile:
         seeds: repetitions of methods with randomness; deterministic methods use the first.
         calibration: name in `datasets.calibration.CALIBRATION_LISTS`.
         n_calibration: number of calibration crops.
+        calibration_size: their side in low-quality pixels.
         max_images: per data set, by a fixed stride; None for all.
         weights: backbone files that are not shipped.
         downloads: whether metric weights may be fetched; where not, every machine regenerates the
@@ -66,6 +67,7 @@ class Profile:
     seeds: tuple[int, ...]
     calibration: str
     n_calibration: int
+    calibration_size: int = 32
     max_images: int | None = None
     weights: tuple[WeightFile, ...] = ()
     downloads: bool = False
@@ -88,7 +90,7 @@ PROFILES = {
             metrics=("PSNR", "SSIM"),
             seeds=(0,),
             calibration="samples",
-            n_calibration=2,
+            n_calibration=4,
             max_images=1,
         ),
         Profile(
@@ -100,7 +102,7 @@ PROFILES = {
             metrics=ALL_METRICS,
             seeds=(0,),
             calibration="samples",
-            n_calibration=12,
+            n_calibration=48,
         ),
         Profile(
             name="study",
@@ -111,7 +113,7 @@ PROFILES = {
             metrics=ALL_METRICS,
             seeds=(0, 1, 2),
             calibration="BSDS500",
-            n_calibration=32,
+            n_calibration=128,
             downloads=True,
         ),
         Profile(
@@ -124,6 +126,7 @@ PROFILES = {
             seeds=(0,),
             calibration="DIV2K_train",
             n_calibration=512,
+            calibration_size=128,
             downloads=True,
             weights=(
                 WeightFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),

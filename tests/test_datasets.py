@@ -203,7 +203,7 @@ def test_calibration_list_is_repeatable_and_extends(home):
     assert few.name == "samples-calibration"
     assert few.sha256 == again.sha256 != more.sha256
     assert all(torch.equal(a, b) for a, b in zip(few.images, more.images, strict=False))
-    assert all(image.shape == (1, 3, 64, 64) for image in more.images)
+    assert all(image.shape == (1, 3, 32, 32) for image in more.images)
 
 
 def test_tiny_ignores_benchmarks_that_are_present(tmp_path, home):
@@ -216,7 +216,7 @@ def test_study_calibrates_on_bsds(tmp_path):
     save(tmp_path / "BSDS500/train/2.jpg", 40, 50)
     found = calibration_list(get_profile("study", n_calibration=2), tmp_path)
     assert found.name == "BSDS500/train"
-    assert sorted(image.shape[-2:] for image in found.images) == [(12, 8), (64, 64)]
+    assert sorted(image.shape[-2:] for image in found.images) == [(12, 8), (32, 32)]
 
 
 def test_calibration_errors(tmp_path):

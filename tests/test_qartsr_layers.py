@@ -7,6 +7,8 @@ from torch import nn
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant import QuantScheme, QuantState, calibrate, quantize_
+from qartsr_lib.quant.learned import LearnedQuantizer
+from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
 
 def float_layers():
@@ -98,7 +100,8 @@ def test_only_the_tuned_parameters_change(name):
     reference, layer, x = converted(name, "W2A2")
     start = {key: value.clone() for key, value in layer.state_dict().items()}
     target = reference(x).detach()
-    optimizer = torch.optim.Adam(layer.tuned_parameters(), lr=1e-2)
+    tuned = [parameter for kind in layer.tuned_parameters().values() for parameter in kind]
+    optimizer = torch.optim.Adam(tuned, lr=1e-2)
     losses = []
     for _ in range(60):
         loss = F.mse_loss(layer(x), target)
@@ -109,11 +112,22 @@ def test_only_the_tuned_parameters_change(name):
     assert losses[-1] < 0.5 * losses[0]
     assert torch.equal(layer.weight, reference.weight)
     trainable = {key for key, parameter in layer.named_parameters() if parameter.requires_grad}
-    assert trainable == {
-        key for key, p in layer.named_parameters() if any(p is tuned for tuned in layer.tuned_parameters())
-    }
+    assert trainable == {key for key, p in layer.named_parameters() if any(p is one for one in tuned)}
     unchanged = {key for key, value in layer.state_dict().items() if torch.equal(value, start[key])}
-    assert unchanged <= {"weight", "bias"} | {key for key in start if key.endswith((".scale", ".zero_point"))}
+    assert unchanged <= {"weight", "bias"} | {key for key in start if key.endswith((".scale", ".zero_point", ".unit"))}
+
+
+def test_bounds_start_exactly_at_the_range():
+    quantizer = LearnedQuantizer(QuantizerConfig(4), (1, 3), "test")
+    lower, upper = torch.tensor(-0.7371), torch.tensor(12345.678)
+    shape = quantizer.scale.shape
+    quantizer.set_range(lower.reshape(shape), upper.reshape(shape))
+    assert torch.equal(quantizer.lower.reshape(()), lower) and torch.equal(quantizer.upper.reshape(()), upper)
+    x = torch.linspace(-2, 13000, 97)[:, None]
+    plain = Quantizer(QuantizerConfig(4), (1, 3), "test")
+    plain.set_range(lower.reshape(shape), upper.reshape(shape))
+    assert torch.equal(quantizer(x), plain(x))
+    assert 0.5 < float((quantizer.upper_units - quantizer.lower_units).detach()) < 2
 
 
 def test_gradients_of_the_bounds():
@@ -122,7 +136,9 @@ def test_gradients_of_the_bounds():
     quantizer = layer.input_quantizer
     quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.0))
     for value, lower, upper in ((5.0, 0.0, 1.0), (-3.0, 1.0, 0.0), (0.33, None, None)):
-        gradients = torch.autograd.grad(quantizer(torch.tensor([[value]])).sum(), [quantizer.lower, quantizer.upper])
+        bounds = [quantizer.lower_units, quantizer.upper_units]
+        gradients = torch.autograd.grad(quantizer(torch.tensor([[value]])).sum(), bounds)
+        gradients = [gradient / quantizer.unit for gradient in gradients]
         if lower is None:
             v = (value + 1.0) / 0.2
             upper = (round(v) - v) / 15

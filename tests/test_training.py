@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from qartsr_lib import schedule
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.fidelity import luma, psnr
@@ -14,7 +14,7 @@ from qartsr_lib.training.crops import Crops
 from qartsr_lib.training.fallback import generated_image
 from qartsr_lib.training.loop import Schedule, train
 from qartsr_lib.training.record import contributions
-from qartsr_lib.training.stages import OutputGain, noise_per_unit, train_one_step
+from qartsr_lib.training.stages import LATENT_WEIGHT, OutputGain, noise_per_unit, restoration_loss, train_one_step
 from qartsr_lib.training.validation import Validation
 
 
@@ -111,6 +111,34 @@ def test_only_the_recipes_parts_are_trained(trained, recipe):
     assert any(key.startswith("unet.") for key in changed)
     assert not any("decoder" in key or "post_quant" in key or key == "prompt_embedding" for key in changed)
     assert any(key.startswith("vae.encoder.") for key in changed) is RECIPES[recipe].trains_encoder
+
+
+def test_restoration_loss_ties_z_h_to_the_decoders_latents():
+    hr, target = torch.rand(1, 3, 8, 8), torch.randn(1, 4, 2, 2)
+
+    def loss(image, z_h):
+        return float(restoration_loss(Stages(z_l=target, eps=target, z_h=z_h, image=image), hr, target))
+
+    assert loss(hr, target) == 0.0
+    assert loss(hr + 0.5, target) == pytest.approx(0.5)
+    assert loss(hr, target - 2.0) == pytest.approx(2.0 * LATENT_WEIGHT)
+
+
+def test_the_tie_is_to_the_vae_of_the_start(photographs, tmp_path, monkeypatch):
+    """A trained encoder must not move its own target."""
+    model = OneStepSR("test", 1, build_vae(), build_unet(), build_prompt_embedding())
+    crops, targets = Crops(photographs, 32), []
+    expected = [model.encode(crops.pairs(2, 0, step)[0]).detach() for step in range(2)]
+
+    def spy(stages, hr, target):
+        targets.append(target)
+        return restoration_loss(stages, hr, target)
+
+    monkeypatch.setattr("qartsr_lib.training.stages.restoration_loss", spy)
+    train_one_step(model, crops, Schedule(2, 1e-2, batch_size=2, warmup=1), tmp_path)
+    assert not torch.allclose(model.encode(crops.pairs(2, 0, 1)[0]), expected[1], atol=1e-2)  # the encoder moved
+    pairs = zip(targets, expected, strict=True)
+    assert all(torch.allclose(a.float(), b, atol=0.05) for a, b in pairs)  # bfloat16 against float32
 
 
 def test_validation_measures_what_it_says(photographs):

@@ -24,6 +24,7 @@ class Flow:
     Attributes:
         x: the hidden feature map; before the first step the upscaled image, after the last the SR image, in [0, 1].
         z_l: from the encoder's end until Eq. (6) has used it.
+        eps: the predicted noise, right after the UNet's last block.
         embedding: of the timestep, from `unet.time_embedding` to the UNet's end.
         skips: the UNet's skip connections that are still to be used, first made first.
     """
@@ -32,10 +33,11 @@ class Flow:
     z_l: torch.Tensor | None = None
     embedding: torch.Tensor | None = None
     skips: tuple[torch.Tensor, ...] = ()
+    eps: torch.Tensor | None = None
 
     def tensors(self) -> list[torch.Tensor]:
         """All that is in it."""
-        return [tensor for tensor in (self.x, self.z_l, self.embedding, *self.skips) if tensor is not None]
+        return [tensor for tensor in (self.x, self.z_l, self.embedding, *self.skips, self.eps) if tensor is not None]
 
 
 Step = Callable[[Flow], Flow]
@@ -61,7 +63,8 @@ def _encoder(model: OneStepSR) -> Iterator[tuple[str, Step]]:
 
     def quant_conv(flow: Flow) -> Flow:
         mode = model.vae.quant_conv(flow.x).chunk(2, dim=1)[0]
-        return Flow(flow.x, z_l=mode * model.vae.config.scaling_factor)
+        z_l = mode * model.vae.config.scaling_factor
+        return Flow(z_l, z_l)
 
     yield name + "conv_in", lambda flow: Flow(encoder.conv_in(flow.x * 2.0 - 1.0))
     for index, block in enumerate(encoder.down_blocks):
@@ -76,7 +79,7 @@ def _unet(model: OneStepSR) -> Iterator[tuple[str, Step]]:
 
     def time_embedding(flow: Flow) -> Flow:
         features = unet.get_time_embed(sample=flow.z_l, timestep=model.index)
-        return Flow(flow.z_l, flow.z_l, unet.time_embedding(features))
+        return Flow(flow.x, flow.z_l, unet.time_embedding(features))
 
     def conv_in(flow: Flow) -> Flow:
         x = unet.conv_in(model.unet_input(flow.z_l))
@@ -97,7 +100,7 @@ def _unet(model: OneStepSR) -> Iterator[tuple[str, Step]]:
 
     def conv_out(flow: Flow) -> Flow:
         eps = _end(unet, flow).x
-        return Flow(model.to_z_h(flow.z_l, eps) / model.vae.config.scaling_factor)
+        return Flow(model.to_z_h(flow.z_l, eps) / model.vae.config.scaling_factor, eps=eps)
 
     yield name + "time_embedding", time_embedding
     yield name + "conv_in", conv_in

@@ -17,7 +17,7 @@ from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import list_images, read_image, to_uint8
 from qartsr_lib.profiles import Profile
 
-LQ_CROP, MULTIPLE, SEED = 64, 16, 20250
+MULTIPLE, SEED = 16, 20250
 KINDS = ("bicubic", "realistic")
 
 
@@ -65,7 +65,8 @@ def calibration_list(profile: Profile, data_root: Path | None = None) -> Calibra
 
     Photographs are taken in one shuffled order, again and again until there are
     `profile.n_calibration` crops, so a short list is covered evenly and a longer run extends a
-    shorter one. Crops are 64x64 low-quality pixels (smaller where the photograph is).
+    shorter one. Crops have `profile.calibration_size` low-quality pixels a side (fewer where the
+    photograph is smaller).
 
     Raises:
         QartsrError: unknown list, or its photographs are absent.
@@ -75,18 +76,19 @@ def calibration_list(profile: Profile, data_root: Path | None = None) -> Calibra
     name, find = CALIBRATION_LISTS[profile.calibration]
     files = find(data_root)
     order = np.random.default_rng(SEED).permutation(len(files))
-    images = [_crop(files[order[index % len(files)]], index) for index in range(profile.n_calibration)]
+    chosen = [files[order[index % len(files)]] for index in range(profile.n_calibration)]
+    images = [_crop(path, index, profile.calibration_size) for index, path in enumerate(chosen)]
     digest = hashlib.sha256()
     for image in images:
         digest.update(str(tuple(image.shape)).encode() + to_uint8(image).tobytes())
     return CalibrationList(name, images, digest.hexdigest())
 
 
-def _crop(path: Path, index: int) -> torch.Tensor:
+def _crop(path: Path, index: int, size: int) -> torch.Tensor:
     """The `index`-th low-quality crop: position and degradation depend on the index alone."""
     image = read_image(path)
     rng = np.random.default_rng((SEED, index))
-    height, width = (min(LQ_CROP * SCALE, side // MULTIPLE * MULTIPLE) for side in image.shape[-2:])
+    height, width = (min(size * SCALE, side // MULTIPLE * MULTIPLE) for side in image.shape[-2:])
     if not height or not width:
         raise QartsrError(f"{path}: is smaller than {MULTIPLE} pixels; remove it from the calibration folder")
     top = int(rng.integers(image.shape[-2] - height + 1))

@@ -70,11 +70,15 @@ class FinetuneLayer(QuantLayer):
         self.log_phi = nn.Parameter(weight.new_zeros(weight.shape[1]))
         self._lowest = self._highest = None
 
-    def tuned_parameters(self) -> list[nn.Parameter]:
+    def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         """What finetuning updates: L, F, phi and the bounds of all quantizers; never W or B."""
-        own = [self.side_out, self.side_in, self.merged_out, self.merged_in, self.log_phi]
         quantizers = (self.weight_quantizer, self.input_quantizer, self.bias_quantizer)
-        return own + [p for quantizer in quantizers if quantizer is not None for p in quantizer.parameters()]
+        return {
+            "side": [self.side_out, self.side_in],
+            "merged": [self.merged_out, self.merged_in],
+            "phi": [self.log_phi],
+            "bounds": [p for quantizer in quantizers if quantizer is not None for p in quantizer.parameters()],
+        }
 
     def folded_weight(self) -> torch.Tensor:
         """phi (R + F1 F2), like W: what Q_W sees."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.quant.primitives import affine_qparams
+from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
 
@@ -14,9 +14,13 @@ class LearnedQuantizer(Quantizer):
     """Asymmetric fake quantization with trainable bounds l and u (LBQ, PassionSR, arXiv:2411.17106).
 
     scale = (u - l) / (2^b - 1) and z = l, so that gradients reach both bounds by the chain rule
-    through Eq. 3. `lower` and `upper` have the granularity's parameter shape; they start at the
-    range that `set_range` or calibration gives. The buffers `scale` and `zero_point` keep that
-    first range.
+    through Eq. 3. The bounds start at the range that `set_range` or calibration gives; the buffers
+    `scale` and `zero_point` keep that first range.
+
+    The parameters `lower_units` and `upper_units` are the bounds over `unit`, the power of two
+    nearest the first range's width: one learning rate then means the same share of the range in
+    every layer, where bounds themselves differ by orders of magnitude. A power of two, because
+    dividing by it and multiplying again is exact.
 
     Raises:
         QartsrError: a symmetric configuration, which has no two bounds.
@@ -26,8 +30,19 @@ class LearnedQuantizer(Quantizer):
         super().__init__(config, shape, name, device)
         if config.symmetric:
             raise QartsrError(f"{name}: learned bounds need an asymmetric quantizer; set symmetric to False")
-        self.lower = nn.Parameter(torch.full_like(self.scale, torch.nan))
-        self.upper = nn.Parameter(torch.full_like(self.scale, torch.nan))
+        self.register_buffer("unit", torch.ones_like(self.scale))
+        self.lower_units = nn.Parameter(torch.full_like(self.scale, torch.nan))
+        self.upper_units = nn.Parameter(torch.full_like(self.scale, torch.nan))
+
+    @property
+    def lower(self) -> torch.Tensor:
+        """l, in the granularity's parameter shape."""
+        return self.lower_units * self.unit
+
+    @property
+    def upper(self) -> torch.Tensor:
+        """u, in the granularity's parameter shape."""
+        return self.upper_units * self.unit
 
     def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero-point of the present bounds, differentiable in them."""
@@ -37,5 +52,7 @@ class LearnedQuantizer(Quantizer):
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
         super().set_range(lower, upper)
-        self.lower.copy_(lower)
-        self.upper.copy_(upper)
+        width = (upper - lower).clamp(min=SCALE_FLOOR)
+        self.unit.copy_(torch.exp2(width.double().log2().round()))
+        self.lower_units.copy_(lower / self.unit)
+        self.upper_units.copy_(upper / self.unit)

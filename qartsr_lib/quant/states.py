@@ -36,6 +36,10 @@ class QuantModule(nn.Module):
         """Quantizers whose range comes from calibration data."""
         raise NotImplementedError
 
+    def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """What finetuning updates, by kind ("bounds", "merged", ...); each kind has its learning rate. None here."""
+        return {}
+
 
 def quant_modules(model: nn.Module) -> list[QuantModule]:
     """Every module of `model` that has a QuantState, each once."""

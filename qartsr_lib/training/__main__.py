@@ -41,6 +41,8 @@ SCHEDULES = {
     "prior": Schedule(steps=600, learning_rate=1e-3),
     "warm-up": Schedule(steps=2000, learning_rate=1e-3, batch_size=8),
     "embedded": Schedule(steps=2000, learning_rate=1.2e-3, batch_size=8),
+    # Twice the steps: at T = 1000 Eq. (6) multiplies every error by 14.6, and quality has to match the other T's.
+    "embedded-T1000": Schedule(steps=4000, learning_rate=1.2e-3, batch_size=8),
     "embedded-scaled": Schedule(steps=600, learning_rate=6e-4, batch_size=8),
     "embedded-frozen": Schedule(steps=2000, learning_rate=1.2e-3, batch_size=8),
 }
@@ -124,7 +126,8 @@ class Trainer:
         model = OneStepSR(recipe, timestep, _vae(vae_state), _unet(start), build_prompt_embedding(), scaled=kind.scaled)
         model.to(self.device, memory_format=torch.channels_last)
         folder = self.out / f"{recipe}-T{timestep:04d}"
-        train_one_step(model, self.crops, self.schedules[recipe], folder, self.validation, kind.trains_encoder)
+        schedule = self.schedules.get(folder.name, self.schedules[recipe])
+        train_one_step(model, self.crops, schedule, folder, self.validation, kind.trains_encoder)
         trained = ("unet.", "vae.encoder.", "vae.quant_conv.") if kind.trains_encoder else ("unet.",)
         return {key: value for key, value in model.state_dict().items() if key.startswith(trained)}
 

@@ -25,6 +25,7 @@ they are neither OSEDiff nor good upscalers, and no number measured on them is t
 - **Files.** float16 values; loaded as float32, and those rounded weights are the W32A32 reference.
 - **Start.** The VAE begins as a 4x4 block cosine transform (`qartsr_lib/training/initial.py`), the UNet as a noise
   predictor on HR latents, like Stable Diffusion's.
+- **Loss.** L1 of the image + {latent_weight} x L1 of z_H to the HR image's latent in the pretrained VAE.
 - **Training data.** {images}; random {crop}x{crop} crops, also of copies shrunk to 0.8 and 0.6.
 - **Degradation.** 75% bicubic, 25% second-order pipeline in the manner of Real-ESRGAN at mild strengths
   (`qartsr_lib/degrade.py`).
@@ -67,6 +68,7 @@ def card(folder: Path) -> str:
     return TEXT.format(
         images=record["images"],
         crop=record["crop"],
+        latent_weight=record["latent_weight"],
         device=environment["device"],
         threads=environment["threads"],
         torch=environment["versions"]["torch"],
@@ -83,7 +85,7 @@ def _stages(record: dict) -> pd.DataFrame:
     """One row per stage: steps, learning rate, batch, seed, seconds."""
     rows = []
     for stage, seconds in record["seconds"].items():
-        schedule = record["schedules"][stage.split("-T")[0]]
+        schedule = record["schedules"].get(stage) or record["schedules"][stage.split("-T")[0]]
         rows.append(
             (
                 stage,

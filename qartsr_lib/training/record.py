@@ -17,6 +17,7 @@ from qartsr_lib.backbones.embedded import RECIPES, weights_name
 from qartsr_lib.reports.backbones import backbone_size, time_shares
 from qartsr_lib.theorem import shortcuts
 from qartsr_lib.training.loop import Schedule
+from qartsr_lib.training.stages import LATENT_WEIGHT
 from qartsr_lib.training.validation import Validation
 
 
@@ -50,6 +51,7 @@ def write_record(
         "images": images,
         "image_count": count,
         "crop": 64,
+        "latent_weight": LATENT_WEIGHT,
         "schedules": {name: asdict(schedule) for name, schedule in schedules.items()},
         "seconds": {
             path.stem: json.loads(path.read_text())["seconds"]

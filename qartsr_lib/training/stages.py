@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib import schedule as noise
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.training.crops import Crops
 from qartsr_lib.training.initial import start_as_block_transform
 from qartsr_lib.training.loop import Schedule, train
 
+LATENT_WEIGHT = 0.3  # on the distance of z_H to the latents that the decoder was made for; DEVIATIONS.md
 KL_WEIGHT = 1e-4  # on the KL divergence per image value; keeps latents bounded, hardly blurs
 Validate = Callable[[OneStepSR], dict[str, float]]
 
@@ -160,13 +162,14 @@ def train_one_step(
     validate: Validate | None = None,
     trains_encoder: bool = True,
 ) -> OneStepSR:
-    """Train one recipe at one T by the L1 distance of the decoded image to the HR image.
+    """Train one recipe at one T by `restoration_loss`, with latents of the VAE as it is at the start.
 
     UNet and, if asked, encoder train at one learning rate; the decoder never changes. With scaled
     input, the UNet's conv_out is taken to predict noise / `noise_per_unit(T)` at the start.
     """
     torch.manual_seed(schedule.seed)
     model.requires_grad_(False)
+    pretrained = OneStepSR("pretrained", model.timestep, copy.deepcopy(model.vae), model.unet, model.prompt_embedding)
     parameters = list(model.unet.parameters())
     if model.scaled:
         model.unet.conv_out = OutputGain(model.unet.conv_out, noise_per_unit(model.timestep))
@@ -179,7 +182,9 @@ def train_one_step(
 
     def loss(pair: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         hr, upscaled = pair
-        return F.l1_loss(model(upscaled).float(), hr)
+        with torch.no_grad():
+            target = pretrained.encode(hr)
+        return restoration_loss(model.stages(upscaled), hr, target)
 
     label = f"{model.name} T={model.timestep}"
     train(model, parameters, batch, loss, schedule, folder, label, (lambda: validate(model)) if validate else None)
@@ -187,6 +192,15 @@ def train_one_step(
     if model.scaled:
         model.unet.conv_out = model.unet.conv_out.folded()
     return model
+
+
+def restoration_loss(stages: Stages, hr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 of image to `hr` + LATENT_WEIGHT x L1 of z_H to `target`, `hr`'s latent in the pretrained VAE.
+
+    The second term plays the part of OSEDiff's VSD regularizer (arXiv:2406.08177): the decoder's
+    normalizations hide z_H's scale, so that the image alone lets it drift without bound.
+    """
+    return F.l1_loss(stages.image.float(), hr) + LATENT_WEIGHT * F.l1_loss(stages.z_h.float(), target.float())
 
 
 def _signed(image: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,94 @@
+"""The loss of one phase on one batch, from where the first trained block begins to the last term."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from qartsr_lib.backbones.steps import Flow, Step
+from qartsr_lib.finetuning.flows import Flows
+from qartsr_lib.finetuning.losses import ImageLoss, normalized_mse
+from qartsr_lib.finetuning.phases import Phase, Term
+
+NOISE_BLOCK = "unet.conv_out"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A chain of steps and the batches that pass through it.
+
+    Attributes:
+        chain: (block name, step) in inference order.
+        upscaled: network inputs, (N, 3, H, W) each.
+    """
+
+    chain: Sequence[tuple[str, Step]]
+    upscaled: Sequence[torch.Tensor]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the blocks in inference order."""
+        return [name for name, _ in self.chain]
+
+    def entry(self, blocks: Sequence[str]) -> int:
+        """Index of the first of `blocks` in the chain."""
+        return min(self.names.index(name) for name in blocks)
+
+    def position(self, term: Term) -> int:
+        """Index of the step before which the quantity of `term` is there; len(chain) for the image."""
+        if term.quantity == "image":
+            return len(self.chain)
+        return self.names.index(NOISE_BLOCK if term.quantity == "noise" else term.after) + 1
+
+
+class Objective:
+    """Loss of one phase.
+
+    Args:
+        student: the quantized network, its blocks in the states of this phase.
+        phase: its terms.
+        quantized, trained: names of the blocks that are quantized and trained in this phase.
+        targets: full-precision flows at every term's position and at every phase's entry.
+        image_loss: for the image term.
+        cache: False runs all of the student at every call, as a loop without a cache does.
+    """
+
+    def __init__(
+        self,
+        student: Network,
+        phase: Phase,
+        quantized: Sequence[str],
+        trained: Sequence[str],
+        targets: Flows,
+        image_loss: ImageLoss,
+        cache: bool,
+    ) -> None:
+        self.student, self.phase, self.targets, self.image_loss = student, phase, targets, image_loss
+        self.entry = student.entry(trained)
+        self.end = max(student.position(term) for term in phase.terms)
+        # Blocks that are quantized and no longer trained change what enters, but only once per phase.
+        changed_upstream = any(student.names.index(name) < self.entry for name in quantized)
+        own = Flows(student.chain, student.upscaled, [self.entry], keep=cache)
+        self.entering = own if changed_upstream or not cache else targets
+
+    def __call__(self, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """(loss, value of each term) on batch number `batch`."""
+        targets, found = self.targets.at(batch), {}
+        flow = self.entering.at(batch)[self.entry]
+        for position in range(self.entry, self.end):
+            flow = self.student.chain[position][1](flow)
+            found[position + 1] = flow
+        parts = {}
+        for term in self.phase.terms:
+            position = self.student.position(term)
+            parts[f"{term.quantity}_loss"] = self._term(term, found[position], targets[position])
+        return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}
+
+    def _term(self, term: Term, student: Flow, target: Flow) -> torch.Tensor:
+        if term.quantity == "image":
+            return self.image_loss(student.x, target.x)
+        if term.quantity == "noise":
+            return normalized_mse(student.eps, target.eps)
+        return normalized_mse(student.x, target.x)

@@ -1,0 +1,223 @@
+"""The engine: its losses against hooks on the plain network, the cache against the plain loop, resuming."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from quant_stand_in import lq_images, tiny_backbone
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner
+from qartsr_lib.finetuning.losses import FeatureDistance, normalized_mse, perceptual_and_squared
+from qartsr_lib.finetuning.phases import Phase, Term, block_groups, in_order, split
+from qartsr_lib.quant import SHARED_SETTING, QuantState, calibrate, quantize_
+from qartsr_lib.quant.states import quant_modules
+
+RATES = (("side", 1e-3), ("merged", 1e-3), ("phi", 1e-3), ("bounds", 1e-3))
+IMAGE = Term("image")
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return tiny_backbone()
+
+
+@pytest.fixture(scope="module")
+def start(teacher):
+    """A calibrated W4A4 copy with the layers of Eq. 9, before training."""
+    torch.manual_seed(0)
+    student = copy.deepcopy(teacher)
+    quantize_(student, replace(SHARED_SETTING.at("W4A4"), layer_kind="finetune"))
+    calibrate(student, student.upscale, lq_images(2))
+    for module in quant_modules(student):
+        module.start()
+    return student
+
+
+def finetuner(teacher, student, loss=F.mse_loss, checkpoint=None, **config):
+    batches = [torch.cat(lq_images(2, seed=seed)) for seed in (1, 2)]
+    return Finetuner(teacher, student, batches, loss, FinetuneConfig(RATES, **config), "test", checkpoint)
+
+
+def reverse_phases(model, images=4, order="reverse"):
+    groups = in_order(block_groups(model), order, seed=0)
+    return [Phase(group, images, (Term("features", group[-1]), IMAGE)) for group in groups]
+
+
+@pytest.mark.parametrize("order", ["reverse", "inference", "random"])
+def test_the_cache_changes_nothing_but_the_time(teacher, start, order):
+    phases = reverse_phases(teacher, 4, order)
+    histories, ends = [], []
+    for cache in (True, False):
+        model = copy.deepcopy(start)
+        histories.append(finetuner(teacher, model, cache=cache).run(phases))
+        ends.append(model.state_dict())
+    for with_cache, without in zip(*histories, strict=True):
+        assert {**with_cache, "seconds": 0} == {**without, "seconds": 0}
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+@pytest.mark.parametrize("block", ["vae.decoder.up_blocks.0", "unet.mid_block", "vae.encoder.down_blocks.0"])
+def test_losses_against_hooks(teacher, start, block):
+    """Eq. 8 at the first step, by forward hooks on the networks as they are called in evaluation."""
+    names = [name for name, _ in teacher.blocks_in_order()]
+    quantized = tuple(names[names.index(block) :])
+    phase = Phase(quantized, 2, (Term("features", block), IMAGE))
+    run = finetuner(teacher, copy.deepcopy(start))
+    (record,) = run.run([phase])
+
+    reference, outputs = copy.deepcopy(start), []
+    for module in quant_modules(reference):
+        inside = module.name.startswith(tuple(f"{name}." for name in quantized)) or module.name in quantized
+        module.set_state(QuantState.QUANTIZED if inside else QuantState.FULL_PRECISION)
+    batch = run.network.upscaled[run._order(phase, 0)[0]]
+    images = []
+    for network in (reference, teacher):
+        hook = network.get_submodule(block).register_forward_hook(lambda module, given, output: outputs.append(output))
+        with torch.no_grad():
+            images.append(network(batch))
+        hook.remove()
+    features = F.mse_loss(*outputs) / outputs[1].var()
+    assert record["features_loss"] == pytest.approx(float(features), rel=1e-5) and float(features) > 0
+    assert record["image_loss"] == pytest.approx(float(F.mse_loss(*images)), rel=1e-5)
+    assert record["loss"] == pytest.approx(record["features_loss"] + record["image_loss"], rel=1e-6)
+
+
+def test_noise_term_against_the_stages(teacher, start):
+    run = finetuner(teacher, copy.deepcopy(start))
+    unet = tuple(name for name in run.network.names if name.startswith("unet."))
+    phase = Phase(unet, 2, (Term("noise"),))
+    (record,) = run.run([phase])
+    reference = copy.deepcopy(start)
+    for module in quant_modules(reference.vae):
+        module.set_state(QuantState.FULL_PRECISION)
+    batch = run.network.upscaled[run._order(phase, 0)[0]]
+    with torch.no_grad():
+        student, target = reference.stages(batch).eps, teacher.stages(batch).eps
+    assert record["loss"] == pytest.approx(float(F.mse_loss(student, target) / target.var()), rel=1e-5)
+
+
+def test_only_what_a_phase_names_is_trained(teacher, start):
+    run = finetuner(teacher, model := copy.deepcopy(start))
+    decoder = tuple(name for name in run.network.names if "decoder" in name or "post" in name)
+    last = decoder[-1:]
+    run.run([Phase(decoder, 2, (IMAGE,), trained=last, kinds=("bounds",))])
+    before, after = start.state_dict(), model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all(key.startswith("vae.decoder.conv_out.") and key.endswith("_units") for key in changed)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_quantized_upstream_that_is_no_longer_trained(teacher, start, cache):
+    """As PassionSR goes: encoder first, then the decoder behind the quantized encoder."""
+    names = [name for name, _ in teacher.blocks_in_order()]
+    encoder = tuple(name for name in names if "encoder" in name or "quant_conv" in name)[:-1]
+    assert encoder[-1] == "vae.quant_conv"
+    decoder = tuple(names[names.index("vae.post_quant_conv") :])
+    model = copy.deepcopy(start)
+    phases = [
+        Phase(encoder, 4, (Term("features", "vae.quant_conv"),)),
+        Phase(decoder, 4, (IMAGE,), trained=decoder),
+    ]
+    run = finetuner(teacher, model, cache=cache, decay=0.0)
+    history = run.run(phases)
+    reference = copy.deepcopy(start)
+    finetuner(teacher, reference, decay=0.0).run(phases[:1])
+    for module in quant_modules(reference.unet):
+        module.set_state(QuantState.FULL_PRECISION)
+    batch = run.network.upscaled[run._order(phases[1], 1)[0]]
+    with torch.no_grad():
+        expected = F.mse_loss(reference(batch), teacher(batch))
+    assert history[2]["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_training_reduces_the_loss_and_leaves_the_weights(teacher, start):
+    model = copy.deepcopy(start)
+    names = tuple(name for name, _ in teacher.blocks_in_order())
+    history = finetuner(teacher, model).run([Phase(names, 80, (IMAGE,))])
+    first, last = (sum(r["loss"] for r in part) for part in (history[:4], history[-4:]))
+    assert last < 0.8 * first
+    for key, value in teacher.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert all(module.state is QuantState.QUANTIZED for module in quant_modules(model))
+    assert history[-1]["images"] == 80
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_interrupted_run_ends_with_the_same_numbers(teacher, start, tmp_path):
+    phases = reverse_phases(teacher)
+    whole = copy.deepcopy(start)
+    expected = finetuner(teacher, whole).run(phases)
+    for stop_after in (3, 7):
+        calls = []
+
+        def loss(images, targets, calls=calls, stop_after=stop_after):
+            calls.append(1)
+            if len(calls) > stop_after:
+                raise _Stopped
+            return F.mse_loss(images, targets)
+
+        with pytest.raises(_Stopped):
+            finetuner(teacher, copy.deepcopy(start), loss, tmp_path / "state.pt").run(phases)
+    resumed = copy.deepcopy(start)
+    history = finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases)
+    assert [r["loss"] for r in history] == [r["loss"] for r in expected]
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+    with pytest.raises(QartsrError, match="state.pt: belongs to another run"):
+        finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases[:-1])
+    (tmp_path / "state.pt").write_bytes(b"nothing of the kind")
+    with pytest.raises(QartsrError, match="state.pt: not a readable checkpoint"):
+        finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases)
+
+
+def test_mistakes_are_told_in_one_line(teacher, start):
+    model = copy.deepcopy(start)
+    with pytest.raises(QartsrError, match="no block 'vae.nothing'"):
+        finetuner(teacher, model).run([Phase(("vae.nothing",), 2, (IMAGE,))])
+    with pytest.raises(QartsrError, match="loss is not finite after 2 images; use smaller rates"):
+        finetuner(teacher, model, lambda a, b: F.mse_loss(a, b) * torch.nan).run(reverse_phases(teacher))
+    with pytest.raises(QartsrError, match="no learning rate for parameters of kind 'bounds'"):
+        Finetuner(teacher, model, lq_images(1), F.mse_loss, FinetuneConfig((("side", 1.0),)), "test")
+    with pytest.raises(QartsrError, match="order 'backwards': choose one of reverse"):
+        in_order([], "backwards", 0)
+    with pytest.raises(QartsrError, match="loss term 'latent': choose one of"):
+        Term("latent")
+
+
+def test_groups_cover_every_block_once_in_order(teacher):
+    groups = block_groups(teacher)
+    assert [name for group in groups for name in group] == [name for name, _ in teacher.blocks_in_order()]
+    assert in_order(groups, "reverse", 0) == groups[::-1] and in_order(groups, "inference", 0) == groups
+    shuffled = in_order(groups, "random", 0)
+    assert sorted(shuffled) == sorted(groups) and shuffled not in (groups, groups[::-1])
+    assert shuffled == in_order(groups, "random", 0) != in_order(groups, "random", 1)
+
+
+def test_split_is_even_and_complete():
+    assert split(10, 4) == [3, 3, 2, 2] and sum(split(7, 9)) == 7
+
+
+def test_feature_distance(teacher):
+    distance = FeatureDistance(teacher.vae.encoder)
+    images = torch.rand(1, 3, 16, 16, requires_grad=True)
+    target = torch.rand(1, 3, 16, 16)
+    assert float(distance(images, images.detach()).detach()) == 0.0
+    value = distance(images, target)
+    assert 0 < float(value.detach()) < 4  # two unit vectors differ by at most 2
+    assert float(value.detach()) == pytest.approx(float(distance(target, images.detach())), rel=1e-5)
+    value.backward()
+    assert float(images.grad.abs().sum()) > 0
+    both = perceptual_and_squared(distance)(images.detach(), target)
+    squared = F.mse_loss(images.detach(), target)
+    assert float(both) == pytest.approx(2 * float(value.detach()) + 4 * float(squared), rel=1e-5)
+
+
+def test_normalized_mse_of_a_constant_guess_is_one():
+    target = torch.randn(4, 8, 6, 6)
+    guess = torch.full_like(target, float(target.mean()))
+    assert float(normalized_mse(guess, target)) == pytest.approx(1.0, rel=1e-2)

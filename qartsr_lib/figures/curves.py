@@ -183,10 +183,10 @@ def contribution_bars(frame: pd.DataFrame) -> Figure:
                 bars = axis.bar(position, values, width=0.19, color=bar_colour, label=variant)
                 axis.bar_label(bars, fmt="%.1f", fontsize=6.5, padding=1)
             axis.set_xticks(np.arange(len(timesteps)), [f"T = {t}" for t in timesteps])
-            axis.set(title=backbone, ylim=(frame["psnr_y"].min() - 2, frame["psnr_y"].max() + 2.5))
+            axis.set(title=backbone, ylim=(frame["psnr_y"].min() - 2, frame["psnr_y"].max() + 1))
             axis.grid(axis="x", visible=False)
         axes[0, 0].set_ylabel("PSNR-Y / dB")
-        axes[0, 0].legend(ncols=2, loc="upper left")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants))
     return figure
 
 

@@ -1,12 +1,13 @@
 """Measure one image of one experiment, remembering every finished piece in the cache.
 
-Three kinds of entries: "model" (what a quantized model is, and how long it took to build), "sr"
-(one upscaled image) and "scores" (its metric values). A model is built only when one of its images
-is not in the cache.
+Three kinds of entries: "model" (what a quantized model is, how long it took to build, and all of it
+where it was trained), "sr" (one upscaled image) and "scores" (its metric values). A model is built
+only when one of its images is not in the cache.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
@@ -23,6 +24,7 @@ from qartsr_lib.datasets.base import Pair, file_sha256
 from qartsr_lib.datasets.calibration import CalibrationList
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import read_image, write_png
+from qartsr_lib.quant.storage import DESCRIPTION, load_quantized, save_quantized
 
 if TYPE_CHECKING:
     from qartsr_lib.methods import Method
@@ -156,30 +158,54 @@ class Evaluator:
         return self._backbone[1]
 
     def build(self, experiment: Experiment) -> Any:
-        """The experiment's quantized backbone; the last one is kept."""
+        """The experiment's quantized backbone; the last one is kept in memory, a trained one in the cache too."""
         key = self._key("model", self.model_key(experiment))
         if self._model is not None and self._model[0] == key:
             return self._model[1]
         self._model = None
         backbone = self.backbone(experiment)
+        kept = self.cache.get("model", key)
+        if kept is not None and (kept / DESCRIPTION).exists():
+            model = load_quantized(kept, lambda *_: copy.deepcopy(backbone))
+        else:
+            model = self._make(experiment, backbone, key)
+        self._model = (key, model)
+        return model
+
+    def history(self, experiment: Experiment) -> list[dict[str, float]]:
+        """One record per training step of the experiment's model; empty without training."""
+        key = self._key("model", self.model_key(experiment))
+        if self.cache.get("model", key) is None:
+            self.build(experiment)
+        path = self.cache.get("model", key) / "history.json"
+        return _read_json(path) if path.exists() else []
+
+    def _make(self, experiment: Experiment, backbone: Any, key: str) -> Any:
+        """Run the method and keep what it made; an interrupted training continues after its last finished phase."""
         images = [] if experiment.method in NO_CALIBRATION else self.calibration.images
+        method = self.parts.method(experiment.method)
+        options = dict(experiment.options)
+        unfinished = self.cache.root / "unfinished" / f"{key}.pt"
+        if getattr(method, "trains", False):
+            options["checkpoint"] = unfinished
         torch.manual_seed(experiment.seed)
         started = time.monotonic()
-        method = self.parts.method(experiment.method)
-        result = method.build(
-            backbone,
-            experiment.bits,
-            [image.to(self.device) for image in images],
-            seed=experiment.seed,
-            **dict(experiment.options),
-        )
+        images = [image.to(self.device) for image in images]
+        result = method.build(backbone, experiment.bits, images, seed=experiment.seed, **options)
         info = {
             "w_bits_effective": float(result.w_bits_effective),
             "steps": int(result.steps),
             "seconds": round(time.monotonic() - started, 2),
         }
-        self.cache.get_or_put("model", key, lambda folder: _write_json(folder / "model.json", info))
-        self._model = (key, result.backbone)
+
+        def keep(folder: Path) -> None:
+            _write_json(folder / "model.json", info)
+            if result.steps:
+                save_quantized(result.backbone, folder)
+                _write_json(folder / "history.json", list(result.history))
+
+        self.cache.get_or_put("model", key, keep)
+        unfinished.unlink(missing_ok=True)
         return result.backbone
 
     def _key(self, *determining: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,12 +24,14 @@ class MethodResult:
         report: one row per layer of the whole network (quant.report.report).
         w_bits_effective: stored bits per weight over the whole network.
         steps: training steps (images passed forward and backward); 0 without training.
+        history: one record per training step, see finetuning.engine.Finetuner.run.
     """
 
     backbone: nn.Module
     report: pd.DataFrame
     w_bits_effective: float
     steps: int
+    history: Sequence[Mapping[str, float]] = ()
 
 
 class Method(ABC):
@@ -38,11 +41,14 @@ class Method(ABC):
         name: key of the registry and the command line, e.g. "maxmin".
         label: name in tables, e.g. "MaxMin".
         options: names of the keyword options that `build` accepts.
+        trains: whether `build` takes long enough to keep its result, and accepts `checkpoint=FILE`
+            to continue after an interruption.
     """
 
     name: str
     label: str
     options: tuple[str, ...] = ()
+    trains: bool = False
 
     @abstractmethod
     def build(

@@ -52,7 +52,11 @@ class LearnedQuantizer(Quantizer):
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
         super().set_range(lower, upper)
-        width = (upper - lower).clamp(min=SCALE_FLOOR)
-        self.unit.copy_(torch.exp2(width.double().log2().round()))
+        self.unit.copy_(power_of_two(upper - lower))
         self.lower_units.copy_(lower / self.unit)
         self.upper_units.copy_(upper / self.unit)
+
+
+def power_of_two(width: torch.Tensor) -> torch.Tensor:
+    """The power of two nearest `width`, elementwise; multiplying and dividing by it is exact."""
+    return torch.exp2(width.double().clamp(min=SCALE_FLOOR).log2().round()).to(width.dtype)

@@ -1,0 +1,139 @@
+"""Layers whose input is divided by one factor per channel before quantization, the weight multiplied by it.
+
+    y = Q_W(phi W) Q_A((x - o) / phi) + Q_B(B) + correction
+
+QArtSR (Eq. 9), PassionSR (learnable equivalent transformation) and SVDQuant (smoothing) differ in
+how phi is found and in the correction that is added in 16 bits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant.layers import QuantLayer
+from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer
+from qartsr_lib.quant.states import QuantState
+
+PHI_EXPONENT = 0.3
+_SMALLEST = 1e-6  # of the maxima that phi comes from: dead channels give no factor
+
+
+class ChannelScaledLayer(QuantLayer):
+    """Base of the three; mixed in before QuantLinear or QuantConv2d.
+
+    Calibration records the range of every input channel; `start` then sets phi and all ranges.
+
+    Attributes:
+        log_phi: (c_in,); phi = exp(log_phi) stays positive.
+    """
+
+    def _add_quantizers(self, config, name: str) -> None:
+        if getattr(self, "groups", 1) != 1:
+            raise QartsrError(f"{name}: a grouped convolution has no factor per channel; exclude it with `only`")
+        super()._add_quantizers(config, name)
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                parameter.requires_grad_(False)
+        self.log_phi = nn.Parameter(self.weight.new_zeros(self.weight.shape[1]))
+        self._lowest = self._highest = None
+
+    def folded_weight(self) -> torch.Tensor:
+        """What Q_W sees, like W: phi W here."""
+        return self.times_phi(self.weight)
+
+    def times_phi(self, weight: torch.Tensor) -> torch.Tensor:
+        """`weight`, like W, with each input channel multiplied by its phi."""
+        return self.along_input(self.log_phi.exp(), axis=1) * weight
+
+    def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
+        """What Q_A sees: x / phi."""
+        return x / self.along_input(self.log_phi.exp(), axis=x.ndim + self.input_axis, ndim=x.ndim)
+
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        """What is added to the quantized product, from the layer's input."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.state is QuantState.CALIBRATING:
+            self.observe(x.detach())
+        if self.state is not QuantState.QUANTIZED:
+            return super().forward(x)
+        scaled = self.scaled_input(x)
+        if self.input_quantizer is not None:
+            scaled = self.input_quantizer(scaled)
+        return self._operate(scaled, *self.quantized_parameters()) + self.correction(x)
+
+    def _quantize_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        weight = self.folded_weight()
+        if self.weight_quantizer is not None:
+            weight = self.weight_quantizer(weight)
+        return weight, self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
+
+    def along_input(self, values: torch.Tensor, axis: int, ndim: int | None = None) -> torch.Tensor:
+        """(c_in,) reshaped to broadcast along `axis` of a tensor of `ndim` (the weight's) dimensions."""
+        shape = [1] * (ndim or self.weight.ndim)
+        shape[axis] = -1
+        return values.view(shape)
+
+    def activation_quantizers(self) -> list[Quantizer]:
+        return []  # `start` sets the input's range, which depends on phi
+
+    def observe(self, x: torch.Tensor) -> None:
+        """Widen the range of every input channel by `x`."""
+        channels = x.movedim(self.input_axis, 0).flatten(1)
+        lowest, highest = channels.amin(dim=1), channels.amax(dim=1)
+        self._lowest = lowest if self._lowest is None else torch.minimum(self._lowest, lowest)
+        self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
+
+    def largest(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Largest magnitude per input channel, (c_in,) each, of input and weight; never 0.
+
+        Raises:
+            QartsrError: nothing was observed.
+        """
+        if self._lowest is None:
+            raise QartsrError(f"{self.name}: nothing observed; run calibrate() over some images before start()")
+        weight = self.weight.abs().movedim(1, 0).flatten(1).amax(dim=1)
+        inputs = torch.maximum(self._lowest.abs(), self._highest.abs())
+        return inputs.clamp(min=_SMALLEST), weight.clamp(min=_SMALLEST)
+
+    @torch.no_grad()
+    def start(self, exponent: float = PHI_EXPONENT) -> None:
+        """Set phi = (max|x| / max|W|)^exponent per input channel, then the ranges of input and weight.
+
+        Args:
+            exponent: 0.3 as in PassionSR's released configuration; 0 for phi = 1.
+
+        Raises:
+            QartsrError: nothing was observed, or not finite values.
+        """
+        inputs, weight = self.largest()
+        self.log_phi.copy_(exponent * (inputs / weight).log())
+        self.set_ranges()
+        self.forget()
+
+    def set_ranges(self) -> None:
+        """Ranges of input and weight quantizer for the present phi."""
+        phi = self.log_phi.exp()
+        if self.input_quantizer is not None:
+            shape = self.input_quantizer.scale.shape
+            lower, upper = (self._lowest / phi).min(), (self._highest / phi).max()
+            self.input_quantizer.set_range(lower.reshape(shape), upper.reshape(shape))
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.set_range_from(self.folded_weight())
+
+    def forget(self) -> None:
+        """Drop what calibration recorded."""
+        self._lowest = self._highest = None
+
+    def quantizer_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of all quantizers."""
+        quantizers = (self.weight_quantizer, self.input_quantizer, self.bias_quantizer)
+        return [p for quantizer in quantizers if quantizer is not None for p in quantizer.parameters()]
+
+    @property
+    def side_branch_bits(self) -> int:
+        """phi in 16 bits."""
+        return QPARAM_BITS * self.log_phi.numel()

@@ -1,0 +1,93 @@
+"""EfficientDM (arXiv:2310.03270): a low-rank update merged into weights that are quantized already.
+
+Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, and only A, B and the
+quantizers' scales and offsets are trained (QALoRA). The temporal activation quantizer has one entry
+per timestep, hence one here. Named and not copied from the released code: skip and down-sampling
+convolutions that stay in full precision, and packing that leaves 3 bits out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from qartsr_lib.finetuning.parts import LATENT, NOISE, PIXELS, everything
+from qartsr_lib.finetuning.phases import Phase
+from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.low_rank import MERGED_DIVISOR, scaled_rank
+from qartsr_lib.methods.lsq import StepLayer
+from qartsr_lib.methods.trained import TrainedMethod
+from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLinear
+
+LORA_SHARE = 1 / 2500
+"""Learning rate of A and B over the mean step size of the layer's weight (train_efficientdm.py)."""
+
+
+class LoraLayer(StepLayer):
+    """Common part of LoraLinear and LoraConv2d.
+
+    Attributes:
+        base: W_int in floating point, the weight as first quantized; a buffer.
+        lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both in units
+            of `lora_unit`, the mean first step size, so that one learning rate is scale-aware.
+    """
+
+    def _add_quantizers(self, config, name: str, *, merged_divisor: int = MERGED_DIVISOR) -> None:
+        super()._add_quantizers(config, name)
+        weight = self.weight.detach()
+        rank, fan_in = scaled_rank(weight, merged_divisor), weight[0].numel()
+        step = 1.0 if self.weight_quantizer is None else float(self.weight_quantizer.scale.mean())
+        self.register_buffer("lora_unit", weight.new_tensor(step))
+        with torch.no_grad():
+            base = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
+        self.register_buffer("base", base.clone())
+        self.lora_out = nn.Parameter(weight.new_zeros(len(weight), rank))
+        self.lora_in = nn.Parameter(weight.new_empty(rank, fan_in))
+        nn.init.kaiming_uniform_(self.lora_in, a=math.sqrt(5))
+        with torch.no_grad():
+            self.lora_in.div_(self.lora_unit)
+
+    def merged_weight(self) -> torch.Tensor:
+        """W_int + B A, like W: what Q_w sees."""
+        update = (self.lora_unit * self.lora_out) @ (self.lora_unit * self.lora_in)
+        return self.base + update.view_as(self.weight)
+
+    def _quantize_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        weight = self.merged_weight()
+        if self.weight_quantizer is not None:
+            weight = self.weight_quantizer(weight)
+        return weight, self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
+
+    def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """A and B, the weight's scale and offset, and the activation's."""
+        weight = [] if self.weight_quantizer is None else list(self.weight_quantizer.parameters())
+        others = (self.input_quantizer, self.bias_quantizer)
+        return {
+            "lora": [self.lora_out, self.lora_in],
+            "weight steps": weight,
+            "activation steps": [p for quantizer in others if quantizer is not None for p in quantizer.parameters()],
+        }
+
+
+class LoraLinear(LoraLayer, QuantLinear):
+    """LoraLayer for nn.Linear."""
+
+
+class LoraConv2d(LoraLayer, QuantConv2d):
+    """LoraLayer for nn.Conv2d."""
+
+
+class EfficientDM(TrainedMethod):
+    """QALoRA trained by the noise's squared error, and by those of z_L and the image for the VAE."""
+
+    layer_kind = "lora"
+    rates = (("lora", LORA_SHARE), ("weight steps", 1e-6), ("activation steps", 5e-4))
+
+    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
+        return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]
+
+
+LAYER_KINDS.register("lora")({nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d})
+METHODS.register("efficientdm")(EfficientDM("efficientdm", "EfficientDM"))

@@ -1,0 +1,41 @@
+"""16-bit low-rank branches beside a quantized Linear or Conv2d, and the one rule for their ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from qartsr_lib.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+
+SIDE_DIVISOR = 80
+"""Of 16-bit side branches, which cost storage."""
+MERGED_DIVISOR = 10
+"""Of updates that are merged into the weight and cost nothing."""
+
+
+def scaled_rank(weight: torch.Tensor, divisor: int) -> int:
+    """max(1, round(min(c_in k^2, c_out) / divisor)): the papers' ranks, made for 320 to 1,280 channels, to scale."""
+    return max(1, round(min(weight[0].numel(), len(weight)) / divisor))
+
+
+def truncated_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(U S, V^T) of `weight` (c_out, ...) as a matrix: (c_out, rank) and (rank, c_in k k), as SVDQuant starts."""
+    left, singular, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+    return left[:, :rank] * singular[:rank], right[:rank]
+
+
+class SideBranchLinear(QuantLinear):
+    """nn.Linear's part of a layer with attributes side_out (c_out, r) and side_in (r, c_in)."""
+
+    def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:
+        """L1 L2 x."""
+        return F.linear(F.linear(x, self.side_in), self.side_out)
+
+
+class SideBranchConv2d(QuantConv2d):
+    """nn.Conv2d's part: L2 is a k x k convolution to r channels, L1 a 1 x 1 convolution."""
+
+    def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:
+        """L1 L2 x."""
+        narrow = self._conv_forward(x, self.side_in.view(-1, *self.weight.shape[1:]), None)
+        return F.conv2d(narrow, self.side_out[:, :, None, None])

@@ -1,0 +1,117 @@
+"""LSQ / LSQ+ (arXiv:1902.08153, 2004.09576): learned step size and offset, straight-through rounding.
+
+The rival papers cite LSQ and LSQ+ for the same rows. Here weights are frozen and each quantizer's
+scale and offset are learned ("LSQ"), or the weights are trained along ("LSQ [QAT]"), as in the
+papers themselves. Not copied from the released ports: an initial activation scale of 1, an EMA of the
+offset that averages the scale, and steps that may become negative.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.finetuning.parts import everything
+from qartsr_lib.finetuning.phases import Phase, Term
+from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.trained import TrainedMethod
+from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
+from qartsr_lib.quant.learned import power_of_two
+from qartsr_lib.quant.primitives import SCALE_FLOOR
+from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
+from qartsr_lib.quant.scheme import QuantScheme
+
+
+class StepQuantizer(Quantizer):
+    """Fake quantization with a trainable step size and offset, LSQ+'s Eq. 1.
+
+    Parameters are held over the power of two nearest the first step, as in quant.learned, so that
+    one learning rate suits all layers. Gradients are scaled by 1 / sqrt(numel Q_P) as in LSQ,
+    section 2.2; Adam divides that out again up to its epsilon.
+    """
+
+    def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
+        super().__init__(config, shape, name, device)
+        if config.symmetric:
+            raise QartsrError(f"{name}: LSQ+ with an offset needs an asymmetric quantizer; set symmetric to False")
+        self.register_buffer("unit", torch.ones_like(self.scale))
+        self.step_units = nn.Parameter(torch.full_like(self.scale, torch.nan))
+        self.offset_units = nn.Parameter(torch.full_like(self.scale, torch.nan))
+
+    def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Step size (kept positive) and offset, differentiable."""
+        super().qparams(x)  # un-calibrated: tells so
+        factor = 1.0 / math.sqrt(x.numel() / self.scale.numel() * self.code_range[1])
+        step = _with_gradient_times(self.step_units, factor) * self.unit
+        return step.clamp(min=SCALE_FLOOR), _with_gradient_times(self.offset_units, factor) * self.unit
+
+    @torch.no_grad()
+    def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
+        super().set_range(lower, upper)
+        self.unit.copy_(power_of_two(self.scale))
+        self.step_units.copy_(self.scale / self.unit)
+        self.offset_units.copy_(self.zero_point / self.unit)
+
+
+def _with_gradient_times(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """x, whose gradient is multiplied by `factor` (LSQ, appendix A)."""
+    return x * factor + (x - x * factor).detach()
+
+
+class StepLayer(QuantLayer):
+    """A plain quantized layer with trainable quantizers, and trainable weights if asked.
+
+    Args of the layer kind:
+        train_weights: train weight and bias too; each layer then has copies of its own.
+    """
+
+    quantizer_type = StepQuantizer
+
+    def _add_quantizers(self, config, name: str, *, train_weights: bool = False) -> None:
+        super()._add_quantizers(config, name)
+        self.trains_weights = train_weights
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                parameter.requires_grad_(train_weights)
+
+    def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Steps and offsets of all quantizers; weight and bias where they are trained."""
+        quantizers = (self.weight_quantizer, self.input_quantizer, self.bias_quantizer)
+        kinds = {"steps": [p for quantizer in quantizers if quantizer is not None for p in quantizer.parameters()]}
+        if self.trains_weights:
+            kinds["weights"] = [p for p in (self.weight, self.bias) if p is not None]
+        return kinds
+
+
+class StepLinear(StepLayer, QuantLinear):
+    """StepLayer for nn.Linear."""
+
+
+class StepConv2d(StepLayer, QuantConv2d):
+    """StepLayer for nn.Conv2d."""
+
+
+class LSQ(TrainedMethod):
+    """Scale and offset of every quantizer, trained end to end by the image loss (LSQ's papers use the task's)."""
+
+    layer_kind = "steps"
+    rates = (("steps", 1e-4), ("weights", 1e-5))
+
+    def __init__(self, name: str, label: str, train_weights: bool = False) -> None:
+        super().__init__(name, label)
+        self.train_weights = train_weights
+
+    def scheme(self) -> QuantScheme:
+        return replace(super().scheme(), layer_options=(("train_weights", self.train_weights),))
+
+    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
+        return [Phase(everything(backbone), images, (Term("image"),))]
+
+
+LAYER_KINDS.register("steps")({nn.Linear: StepLinear, nn.Conv2d: StepConv2d})
+METHODS.register("lsq")(LSQ("lsq", "LSQ"))
+METHODS.register("lsq-qat")(LSQ("lsq-qat", "LSQ [QAT]", train_weights=True))

@@ -1,0 +1,100 @@
+"""PassionSR (arXiv:2411.17106): learnable equivalent transformation, learnable bounds, calibrated part by part.
+
+    y = Q_W(s W) Q_A((x - o) / s) + Q_B(B) + W o
+
+Distributed quantization calibration: encoder, UNet, decoder in inference order, each first the
+transformation (LET: s and o), then the bounds (LBQ), each behind the already quantized parts. Left
+out of the shared setting: bounds of channel halves, and quantized attention products with their
+factors. Not copied from the released code: the decoder's target is the full-precision image (as in
+the paper's figure), not the original; ranges come from all calibration images, not the first batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qartsr_lib.finetuning.parts import LATENT, NOISE, PIXELS, Z_H, three_parts
+from qartsr_lib.finetuning.phases import Phase, split
+from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.channel_layers import ChannelScaledLayer
+from qartsr_lib.methods.trained import TrainedMethod
+from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig, QuantConv2d, QuantLinear
+from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
+from qartsr_lib.quant.quantizers import QPARAM_BITS
+
+
+class EquivalentLayer(ChannelScaledLayer):
+    """Common part of EquivalentLinear and EquivalentConv2d.
+
+    Attributes:
+        offset_units: (c_in,), zero at the start; o in units of the power of two nearest the input's width.
+    """
+
+    quantizer_type = LearnedQuantizer
+
+    def _add_quantizers(self, config: LayerConfig, name: str) -> None:
+        super()._add_quantizers(config, name)
+        self.offset_units = nn.Parameter(torch.zeros_like(self.log_phi))
+        self.register_buffer("offset_unit", self.weight.new_tensor(1.0))
+
+    @property
+    def offset(self) -> torch.Tensor:
+        """o, (c_in,)."""
+        return self.offset_units * self.offset_unit
+
+    def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """s and o ("transformation"), and the bounds of all quantizers."""
+        return {"transformation": [self.log_phi, self.offset_units], "bounds": self.quantizer_parameters()}
+
+    def set_ranges(self) -> None:
+        self.offset_unit.copy_(power_of_two(self._highest.max() - self._lowest.min()))
+        super().set_ranges()
+
+    def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
+        """(x - o) / s."""
+        return super().scaled_input(x - self.along_input(self.offset, axis=x.ndim + self.input_axis, ndim=x.ndim))
+
+    @property
+    def side_branch_bits(self) -> int:
+        """s and o in 16 bits."""
+        return super().side_branch_bits + QPARAM_BITS * self.offset_units.numel()
+
+
+class EquivalentLinear(EquivalentLayer, QuantLinear):
+    """EquivalentLayer for nn.Linear."""
+
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        """W o, (c_out,)."""
+        return F.linear(self.offset, self.weight)
+
+
+class EquivalentConv2d(EquivalentLayer, QuantConv2d):
+    """EquivalentLayer for nn.Conv2d."""
+
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution of o, padded with zeros like x - o, so that borders are right too: (1, c_out, H', W')."""
+        collapsed = (self.weight * self.along_input(self.offset, axis=1)).sum(1, keepdim=True)
+        return self._conv_forward(x.new_ones(1, 1, *x.shape[-2:]), collapsed, None)
+
+
+class PassionSR(TrainedMethod):
+    """PassionSR in the shared setting; LET and LBQ of each part get equal shares of the images."""
+
+    layer_kind = "equivalent"
+    rates = (("transformation", 1e-5), ("bounds", 1e-5))
+
+    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
+        shares = iter(split(images, 6))
+        plan = []
+        for blocks, (first, second) in zip(
+            three_parts(backbone), ((LATENT, LATENT), (NOISE, Z_H), (PIXELS, PIXELS)), strict=True
+        ):
+            plan.append(Phase(blocks, next(shares), (first,), trained=blocks, kinds=("transformation",)))
+            plan.append(Phase((), next(shares), (second,), trained=blocks, kinds=("bounds",)))
+        return plan
+
+
+LAYER_KINDS.register("equivalent")({nn.Linear: EquivalentLinear, nn.Conv2d: EquivalentConv2d})
+METHODS.register("passionsr")(PassionSR("passionsr", "PassionSR"))

@@ -1,0 +1,29 @@
+"""Q-DM (NeurIPS 2023), our port: no code was published.
+
+Quantization-aware training of all weights and of LSQ-like steps, by noise-estimating mimicking
+(NeM): the quantized network's noise is fitted to full precision's. With one timestep NeM is plain
+distillation. The VAE, which Q-DM never had, is fitted in the same manner at its two ends: z_L and
+the image. Timestep-aware quantization (TaQ) standardizes what the quantizers of the attention
+products see; the shared setting has no such quantizers, so TaQ has no place in it.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from qartsr_lib.finetuning.parts import LATENT, NOISE, PIXELS, everything
+from qartsr_lib.finetuning.phases import Phase
+from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.lsq import LSQ
+
+
+class QDM(LSQ):
+    """LSQ's layers with trained weights; NeM's squared errors instead of an image loss."""
+
+    rates = (("steps", 1e-5), ("weights", 1e-5))
+
+    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
+        return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]
+
+
+METHODS.register("q-dm")(QDM("q-dm", "Q-DM", train_weights=True))

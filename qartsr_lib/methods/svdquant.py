@@ -1,0 +1,162 @@
+"""SVDQuant (arXiv:2411.05007): outliers moved to the weight, its largest singular part kept in 16 bits. No training.
+
+    y = L1 L2 x~ + Q_W(W~ - L1 L2) Q_A(x~) + Q_B(B),    x~ = x / phi, W~ = phi W
+
+phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)),
+as long as the output error falls (deepcompressor). In the shared setting weights are quantized per
+channel and activations per tensor and statically. Left out of it: groups of 64 with dynamic ranges,
+and the layers that deepcompressor leaves in 16 bits (SDXL's ResNet convolutions among them).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibration_images
+from qartsr_lib.methods.channel_layers import ChannelScaledLayer
+from qartsr_lib.methods.low_rank import SIDE_DIVISOR, SideBranchConv2d, SideBranchLinear, scaled_rank, truncated_svd
+from qartsr_lib.progress import progress
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.bits import Bits, parse_bits
+from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
+from qartsr_lib.quant.quantizers import QPARAM_BITS
+from qartsr_lib.quant.report import w_bits_effective
+from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.states import calibrate, quant_modules
+
+GRID = 20
+REFINEMENTS = 100
+SAMPLES = 4
+"""Calibration images whose layer inputs are kept for the output errors."""
+
+
+class SmoothedLayer(ChannelScaledLayer):
+    """Common part of SmoothedLinear and SmoothedConv2d.
+
+    Attributes:
+        side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k); they see the smoothed input x~.
+    """
+
+    def _add_quantizers(self, config: LayerConfig, name: str, *, side_divisor: int = SIDE_DIVISOR) -> None:
+        super()._add_quantizers(config, name)
+        self.log_phi.requires_grad_(False)
+        rank = scaled_rank(self.weight, side_divisor)
+        self.register_buffer("side_out", self.weight.new_zeros(len(self.weight), rank))
+        self.register_buffer("side_in", self.weight.new_zeros(rank, self.weight[0].numel()))
+        self._inputs: list[torch.Tensor] = []
+
+    def observe(self, x: torch.Tensor) -> None:
+        super().observe(x)
+        if len(self._inputs) < SAMPLES:
+            self._inputs.append(x.clone())
+
+    def forget(self) -> None:
+        super().forget()
+        self._inputs = []
+
+    def folded_weight(self) -> torch.Tensor:
+        """W~ - L1 L2: what Q_W sees."""
+        return self.times_phi(self.weight) - (self.side_out @ self.side_in).view_as(self.weight)
+
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        """L1 L2 x~, from the smoothed input before its quantization."""
+        return self.side_branch(self.scaled_input(x))
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Choose phi by the grid search, then refine L, both by the error of the output on kept inputs."""
+        self.largest()  # nothing observed: tells so
+        wanted = [self._operate(x, self.weight, self.bias) for x in self._inputs]
+        best = min(((self._try(log_phi, wanted), index) for index, log_phi in enumerate(self._candidates())))
+        self._try(list(self._candidates())[best[1]], wanted)
+        self._refine(best[0], wanted)
+        self.forget()
+
+    def _candidates(self) -> Iterator[torch.Tensor]:
+        """log phi for (alpha, beta) = (0, 0), (a, 0), (a, 1 - a), a = i / GRID: phi = max|x|^alpha / max|W|^beta."""
+        inputs, weight = (values.log() for values in self.largest())
+        yield torch.zeros_like(inputs)
+        for step in range(1, GRID):
+            alpha = step / GRID
+            yield alpha * inputs
+            yield alpha * inputs - (1 - alpha) * weight
+
+    def _try(self, log_phi: torch.Tensor, wanted: list[torch.Tensor]) -> float:
+        self.log_phi.copy_(log_phi)
+        self._set_side(self.times_phi(self.weight))
+        self.set_ranges()
+        return self._output_error(wanted)
+
+    def _refine(self, error: float, wanted: list[torch.Tensor]) -> None:
+        whole = self.times_phi(self.weight)
+        for _ in range(REFINEMENTS if self.weight_quantizer is not None else 0):
+            kept = self.side_out.clone(), self.side_in.clone()
+            self._set_side(whole - self.weight_quantizer(self.folded_weight()))
+            self.weight_quantizer.set_range_from(self.folded_weight())
+            now = self._output_error(wanted)
+            if now >= error:
+                self.side_out.copy_(kept[0])
+                self.side_in.copy_(kept[1])
+                self.weight_quantizer.set_range_from(self.folded_weight())
+                return
+            error = now
+
+    def _set_side(self, matrix: torch.Tensor) -> None:
+        side_out, side_in = truncated_svd(matrix, self.side_in.shape[0])
+        self.side_out.copy_(side_out)
+        self.side_in.copy_(side_in)
+
+    def _output_error(self, wanted: list[torch.Tensor]) -> float:
+        weight, bias = self._quantize_parameters()
+        error = 0.0
+        for x, target in zip(self._inputs, wanted, strict=True):
+            scaled = self.scaled_input(x)
+            quantized = scaled if self.input_quantizer is None else self.input_quantizer(scaled)
+            error += float(F.mse_loss(self._operate(quantized, weight, bias) + self.side_branch(scaled), target))
+        return error
+
+    @property
+    def side_branch_bits(self) -> int:
+        """L1, L2 and phi in 16 bits."""
+        return super().side_branch_bits + QPARAM_BITS * (self.side_out.numel() + self.side_in.numel())
+
+
+class SmoothedLinear(SmoothedLayer, SideBranchLinear):
+    """SmoothedLayer for nn.Linear."""
+
+
+class SmoothedConv2d(SmoothedLayer, SideBranchConv2d):
+    """SmoothedLayer for nn.Conv2d."""
+
+
+class SVDQuant(Method):
+    """SVDQuant with the shared quantizer; deterministic, so `seed` has no effect."""
+
+    name, label = "svdquant", "SVDQuant"
+
+    def build(
+        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
+    ) -> MethodResult:
+        self.check_options(options)
+        bits = parse_bits(bits)
+        quantized = copy.deepcopy(backbone)
+        scheme = replace(SHARED_SETTING, layer_kind="smoothed").at(bits, backbone.eight_bit_layers)
+        layers = quantize_(quantized, scheme)
+        if not bits.is_full_precision:
+            check_calibration_images(calibration_images)
+            calibrate(quantized, quantized.upscale, calibration_images)
+            for layer in progress(quant_modules(quantized), f"{self.label} {bits} layers"):
+                if isinstance(layer, SmoothedLayer):
+                    layer.start()
+            quantized.quantization = replace(quantized.quantization, method=self.name)
+        return MethodResult(quantized, layers, w_bits_effective(layers), steps=0)
+
+
+LAYER_KINDS.register("smoothed")({nn.Linear: SmoothedLinear, nn.Conv2d: SmoothedConv2d})
+METHODS.register("svdquant")(SVDQuant())

@@ -1,0 +1,132 @@
+"""What all finetuned methods share: one setting, one budget, one engine. A method adds layers, phases and rates."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.finetuning.batches import batches_of
+from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner, Record
+from qartsr_lib.finetuning.losses import IMAGE_LOSSES
+from qartsr_lib.finetuning.phases import Phase
+from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.bits import Bits, parse_bits
+from qartsr_lib.quant.report import w_bits_effective
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
+from qartsr_lib.quant.states import calibrate, quant_modules
+
+DEFAULT_IMAGE_LOSS = "vae-features+mse"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a trained method may spend; the same for every method of a comparison.
+
+    Attributes:
+        images: calibration images passed forward and backward, repetitions counted.
+        batch: images per step.
+        rate: factor on all of the method's own learning rates.
+        image_loss: name in finetuning.losses.IMAGE_LOSSES, for methods whose paper fixes none.
+    """
+
+    images: int = 256
+    batch: int = 4
+    rate: float = 1.0
+    image_loss: str = DEFAULT_IMAGE_LOSS
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise QartsrError(f"option {name}={value!r}: choose a whole number of at least 1")
+        if not isinstance(self.rate, (int, float)) or not self.rate > 0:
+            raise QartsrError(f"option rate={self.rate!r}: choose a number above 0")
+        IMAGE_LOSSES.get(self.image_loss)
+
+
+class TrainedMethod(Method):
+    """Base of the finetuned methods, in the shared quantization setting.
+
+    Attributes:
+        layer_kind: entry of quant.layers.LAYER_KINDS.
+        rates: kind of parameter -> the method's published learning rate, (kind, rate) pairs.
+        own_options: options beside those of Budget, with their defaults.
+    """
+
+    layer_kind: ClassVar[str]
+    rates: ClassVar[tuple[tuple[str, float], ...]]
+    own_options: ClassVar[dict[str, object]] = {}
+    trains = True
+
+    def __init__(self, name: str, label: str) -> None:
+        self.name, self.label = name, label
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("images", "batch", "rate", "image_loss", *self.own_options)
+
+    def scheme(self) -> QuantScheme:
+        """The shared setting with the method's layers."""
+        return replace(SHARED_SETTING, layer_kind=self.layer_kind)
+
+    @abstractmethod
+    def phases(self, backbone: nn.Module, images: int, seed: int, **own) -> list[Phase]:
+        """The plan that spends `images` on `backbone`."""
+
+    def build(
+        self,
+        backbone: nn.Module,
+        bits: str | Bits,
+        calibration_images: list[torch.Tensor],
+        *,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        **options,
+    ) -> MethodResult:
+        """See Method.build; `checkpoint` is a file with which an interrupted training continues."""
+        self.check_options(options)
+        own = {name: options.pop(name, default) for name, default in self.own_options.items()}
+        budget, bits = Budget(**options), parse_bits(bits)
+        check_calibration_images(calibration_images)
+        plan = self.phases(backbone, budget.images, seed, **own)
+        torch.manual_seed(seed)
+        student = copy.deepcopy(backbone)
+        layers = quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
+        history: list[Record] = []
+        if not bits.is_full_precision:
+            self.start(student, calibration_images)
+            label = f"{self.label} {bits} {backbone.name} T={backbone.timestep}"
+            history = self._finetuner(backbone, student, calibration_images, budget, seed, label, checkpoint).run(plan)
+            student.requires_grad_(False)
+            student.quantization = replace(student.quantization, method=self.name)
+        steps = 0 if bits.is_full_precision else budget.images
+        return MethodResult(student, layers, w_bits_effective(layers), steps, history)
+
+    def start(self, student: nn.Module, images: list[torch.Tensor]) -> None:
+        """Calibrate the converted copy, every layer fed by full precision; layers that need more have `start`."""
+        calibrate(student, student.upscale, images)
+        for module in quant_modules(student):
+            if hasattr(module, "start"):
+                module.start()
+
+    def _finetuner(
+        self,
+        backbone: nn.Module,
+        student: nn.Module,
+        images: list[torch.Tensor],
+        budget: Budget,
+        seed: int,
+        label: str,
+        checkpoint: Path | None,
+    ) -> Finetuner:
+        loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
+        config = FinetuneConfig(tuple((kind, budget.rate * rate) for kind, rate in self.rates), seed=seed)
+        return Finetuner(backbone, student, batches_of(images, budget.batch), loss, config, label, checkpoint)

@@ -1,0 +1,112 @@
+"""The layers of LSQ, EfficientDM, PassionSR and SVDQuant against closed forms."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qartsr_lib.methods import METHODS
+from qartsr_lib.quant import SHARED_SETTING, QuantScheme, QuantState, calibrate, quantize_
+
+assert METHODS.names()  # registers the layer kinds
+
+
+def layers():
+    torch.manual_seed(0)
+    return {"linear": nn.Linear(12, 20), "conv": nn.Conv2d(8, 20, 3, stride=2, padding=1)}
+
+
+def inputs(name):
+    torch.manual_seed(1)
+    x = {"linear": torch.randn(2, 5, 12), "conv": torch.randn(2, 8, 9, 7)}[name]
+    x.movedim(-1 if name == "linear" else 1, -1)[..., 0] *= 20  # an outlier channel
+    return x + 0.5
+
+
+def converted(name, kind, bits="W4A4", **options):
+    reference, net, x = layers()[name], nn.Sequential(layers()[name]), inputs(name)
+    scheme = replace(SHARED_SETTING, layer_kind=kind, layer_options=tuple(options.items())).at(bits)
+    quantize_(net, scheme)
+    calibrate(net, net, [x])
+    if hasattr(net[0], "start"):
+        net[0].start()
+    return reference, net[0], x
+
+
+def without_quantizers(layer):
+    layer.weight_quantizer = layer.input_quantizer = layer.bias_quantizer = None
+    return layer
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+@pytest.mark.parametrize("kind", ["steps", "equivalent", "smoothed", "finetune"])
+def test_without_quantizers_it_is_the_float_layer(name, kind):
+    reference, layer, x = converted(name, kind)
+    if kind == "equivalent":
+        layer.offset_units.data.normal_()  # any offset, borders included
+    assert torch.allclose(without_quantizers(layer)(x), reference(x), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_full_precision_state_is_exact(name):
+    for kind in ("steps", "lora", "equivalent", "smoothed"):
+        reference, layer, x = converted(name, kind)
+        layer.set_state(QuantState.FULL_PRECISION)
+        assert torch.equal(layer(x), reference(x)), kind
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+@pytest.mark.parametrize("kind", ["steps", "lora"])
+def test_learned_layers_start_as_maxmin(name, kind):
+    _, layer, x = converted(name, kind)
+    _, plain, _ = converted(name, "plain")
+    assert torch.allclose(layer(x), plain(x), atol=1e-5)
+
+
+def test_lsq_gradient_of_the_step():
+    """LSQ Eq. 3 (2019): (round(v) - v, or the clipped code) times 1 / sqrt(numel Q_P)."""
+    _, layer, _ = converted("linear", "steps")
+    quantizer = layer.input_quantizer
+    quantizer.set_range(torch.tensor(0.0), torch.tensor(15.0))
+    for value, expected in ((3.3, -0.3), (99.0, 15.0), (-5.0, 0.0)):
+        x = torch.full((2, 12), value)
+        (gradient,) = torch.autograd.grad(quantizer(x).sum(), quantizer.step_units)
+        scale = 1 / (24 * 15) ** 0.5
+        assert float(gradient / quantizer.unit) == pytest.approx(24 * expected * scale, rel=1e-4, abs=1e-6)
+
+
+def test_lora_updates_the_quantized_weight():
+    _, layer, x = converted("linear", "lora", "W2A2")
+    base = layer.weight_quantizer(layer.weight).detach()
+    assert torch.equal(layer.merged_weight().detach(), base)
+    layer.lora_out.data.normal_()
+    update = layer.lora_unit**2 * layer.lora_out @ layer.lora_in
+    expected = F.linear(
+        layer.input_quantizer(x), layer.weight_quantizer(base + update), layer.bias_quantizer(layer.bias)
+    )
+    assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_svdquant_beats_plain_quantization_where_channels_differ(name):
+    reference, smoothed, x = converted(name, "smoothed", "W3A3")
+    _, plain, _ = converted(name, "plain", "W3A3")
+    errors = [float(F.mse_loss(layer(x), reference(x)).detach()) for layer in (smoothed, plain)]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_svdquant_finds_the_best_candidate_of_its_grid():
+    reference, layer, x = converted("linear", "smoothed", "W4A4", side_divisor=10**9)
+    chosen = float(F.mse_loss(layer(x), reference(x)).detach())
+    layer.observe(x)
+    candidates = list(layer._candidates())
+    assert len(candidates) == 39
+    errors = [layer._try(candidate, [reference(x)]) for candidate in candidates]
+    assert chosen <= min(errors) + 1e-7
+
+
+def test_schemes_of_the_kinds_are_plain_data():
+    scheme = replace(QuantScheme(), layer_kind="steps", layer_options=(("train_weights", True),)).at("W4A4")
+    assert QuantScheme.from_dict(scheme.to_dict()) == scheme

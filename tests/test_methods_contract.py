@@ -1,0 +1,140 @@
+"""What every registered method must do; a new one is tested here by being registered."""
+
+import copy
+
+import pytest
+import torch
+from quant_stand_in import lq_images, tiny_backbone
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.trained import TrainedMethod
+from qartsr_lib.quant import load_quantized, save_quantized
+from qartsr_lib.quant.states import QuantState, quant_modules
+
+QUANTIZING = [name for name in METHODS if name != "fp"]
+TRAINED = [name for name in QUANTIZING if isinstance(METHODS.get(name), TrainedMethod)]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_backbone()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return lq_images(4)
+
+
+@pytest.fixture(autouse=True)
+def _cheap_image_loss(monkeypatch):
+    """The stand-in's images need no trained encoder."""
+    from qartsr_lib.finetuning.losses import IMAGE_LOSSES
+
+    monkeypatch.setitem(IMAGE_LOSSES._entries, "vae-features+mse", lambda device: torch.nn.functional.mse_loss)
+
+
+def build(name, backbone, bits, crops, **options):
+    if name in TRAINED:
+        options = {"images": 16} | options
+    return METHODS.get(name).build(backbone, bits, crops, **options)
+
+
+def difference(result, backbone, image):
+    return float((result.backbone.upscale(image) - backbone.upscale(image)).square().mean())
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_converts_a_copy_and_counts_its_bits(name, backbone, images):
+    before = copy.deepcopy(backbone.state_dict())
+    result = build(name, backbone, "W4A4", images)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert result.report.quantized.any() and 4 < result.w_bits_effective < 32
+    assert result.steps == (16 if name in TRAINED else 0)
+    assert all(module.state is QuantState.QUANTIZED for module in quant_modules(result.backbone))
+    assert not any(parameter.requires_grad for parameter in result.backbone.parameters())
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_eight_bits_stay_close_to_full_precision(name, backbone, images):
+    image = lq_images(1, seed=9)[0]
+    high, low = (difference(build(name, backbone, bits, images), backbone, image) for bits in ("W8A8", "W2A2"))
+    assert high < 1e-3 and high < low
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_same_seed_same_bits(name, backbone, images):
+    first, second = (build(name, backbone, "W3A3", images, seed=3).backbone.upscale(images[0]) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_saves_and_loads_bit_equal(name, backbone, images, tmp_path):
+    result = build(name, backbone, "W3A3", images)
+    save_quantized(result.backbone, tmp_path)
+    loaded = load_quantized(tmp_path, lambda _, timestep: tiny_backbone(timestep, seed=7))
+    assert loaded.quantization.method == name
+    assert torch.equal(loaded.upscale(images[0]), result.backbone.upscale(images[0]))
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_wrong_arguments_get_one_clear_line(name, backbone, images):
+    for arguments, message in (
+        (("W4A4", []), "calibration images: none given"),
+        (("W4A4", [torch.zeros(3, 8, 8)]), "calibration image 0: shape"),
+        (("W1A4", images), "W1A4"),
+    ):
+        with pytest.raises(QartsrError, match=message):
+            METHODS.get(name).build(backbone, *arguments)
+    with pytest.raises(QartsrError, match=f"method {name!r} has no option 'colour'"):
+        METHODS.get(name).build(backbone, "W4A4", images, colour="red")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_brings_it_closer_to_full_precision(name, backbone, images):
+    """Each phase's loss falls over a longer run, and so does the distance to the full-precision images."""
+    start = build(name, backbone, "W4A4", images, images=1, rate=1e-9)
+    fast = 3e-3 / max(rate for _, rate in METHODS.get(name).rates)
+    trained = build(name, backbone, "W4A4", images, images=400, rate=fast)
+    losses = [record["loss"] for record in trained.history if record["phase"] == trained.history[-1]["phase"]]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    before, after = (sum(difference(r, backbone, image) for image in images) for r in (start, trained))
+    assert after < before
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_options_are_checked(name, backbone, images):
+    for option, value in (("images", 0), ("batch", 1.5), ("rate", -1.0), ("image_loss", "beauty")):
+        with pytest.raises(QartsrError, match=f"{option}|beauty"):
+            METHODS.get(name).build(backbone, "W4A4", images, **{option: value})
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_whole_budget_is_spent(name, backbone, images):
+    history = build(name, backbone, "W4A4", images, images=50, batch=1).history
+    assert history[-1]["images"] == 50 == len(history)
+
+
+@pytest.mark.parametrize("options", [{"loss": "sum"}, {"order": "backwards"}, {"rpq": 1.5}])
+def test_qartsr_options(backbone, images, options):
+    with pytest.raises(QartsrError, match="choose"):
+        build("qartsr", backbone, "W4A4", images, **options)
+
+
+def test_qartsr_spends_its_shares_in_reverse_order(backbone, images):
+    plan = METHODS.get("qartsr").phases(backbone, 100, 0, rpq=0.5, order="reverse", loss="both")
+    assert sum(phase.images for phase in plan[:-1]) == 50 == plan[-1].images
+    assert plan[0].blocks[-1] == "vae.decoder.conv_out" and plan[-2].blocks[0] == "vae.encoder.conv_in"
+    assert [term.quantity for term in plan[0].terms] == ["features", "image"]
+    assert [term.quantity for term in plan[-1].terms] == ["image"] and plan[-1].blocks == ()
+    only_et = METHODS.get("qartsr").phases(backbone, 100, 0, rpq=0.0, order="reverse", loss="both")
+    assert len(only_et) == 1 and set(only_et[0].blocks) == {name for name, _ in backbone.blocks_in_order()}
+
+
+def test_passionsr_goes_part_by_part_in_inference_order(backbone):
+    plan = METHODS.get("passionsr").phases(backbone, 60, 0)
+    assert [phase.images for phase in plan] == [10] * 6
+    assert [phase.kinds for phase in plan] == [("transformation",), ("bounds",)] * 3
+    assert [phase.terms[0].quantity for phase in plan] == ["features", "features", "noise", *["features"] * 3]
+    assert plan[0].blocks[0] == "vae.encoder.conv_in" and plan[-1].trained[-1] == "vae.decoder.conv_out"

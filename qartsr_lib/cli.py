@@ -8,9 +8,12 @@ from pathlib import Path
 
 from qartsr_lib.errors import QartsrError
 
+CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
   python -m qartsr_lib upscale photo.jpg --out upscaled
   python -m qartsr_lib upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
+  python -m qartsr_lib quantize --method qartsr --bits W4A4 --images photos/ --out quantized
+  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint quantized
   python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
 """
 
@@ -24,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; finished images are kept", file=sys.stderr)
+        print("interrupted; what was finished is kept", file=sys.stderr)
         return 130
     return 0
 
@@ -38,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_upscale(commands.add_parser("upscale", help="upscale images four times", formatter_class=_Help))
+    _add_quantize(commands.add_parser("quantize", help="quantize a model on images of your own", formatter_class=_Help))
     _add_evaluate(
         commands.add_parser("evaluate", help="score upscaled images against the originals", formatter_class=_Help)
     )
@@ -61,7 +65,27 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits", default=None, help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)"
     )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="use a model that quantize wrote; in place of the four above"
+    )
     parser.set_defaults(run=_upscale)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Quantize a model, calibrated (and with a trained method finetuned) on images like those that it will upscale. "
+        "Interrupted, the same command continues after the last finished module."
+    )
+    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of low-resolution images")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the quantized model")
+    parser.add_argument("--method", default="qartsr", help="quantization method, such as qartsr, svdquant or maxmin")
+    parser.add_argument("--bits", default="W4A4", help="bits of weights and activations")
+    parser.add_argument("--backbone", default="embedded-scaled", help="the model: embedded or embedded-scaled")
+    parser.add_argument("--timestep", default=1, type=int, help="timestep T the model was trained at: 1000, 500 or 1")
+    parser.add_argument("--crops", default=64, type=int, help="number of calibration crops of 32x32 pixels")
+    parser.add_argument("--train-images", default=512, type=int, help="crops passed forward and backward in training")
+    parser.add_argument("--seed", default=0, type=int, help="same seed, same model on one machine")
+    parser.set_defaults(run=_quantize)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -105,10 +129,13 @@ def _inputs(inputs: list[Path]) -> list[Path]:
 def _model(options: argparse.Namespace):
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.datasets.calibration import calibration_list
+    from qartsr_lib.finetuning_grids import training_options
     from qartsr_lib.methods import METHODS
     from qartsr_lib.profiles import get_profile
-    from qartsr_lib.quant import parse_bits
+    from qartsr_lib.quant import load_quantized, parse_bits
 
+    if options.checkpoint is not None:
+        return load_quantized(options.checkpoint)
     method = METHODS.get(options.method)
     if options.method == "fp":
         if options.bits not in (None, "W32A32"):
@@ -117,8 +144,31 @@ def _model(options: argparse.Namespace):
             )
         return load_backbone(options.backbone, options.timestep)
     bits = parse_bits(options.bits or "W4A4")
+    backbone, profile = load_backbone(options.backbone, options.timestep), get_profile("tiny")
+    settings = dict(training_options(options.method, profile.train_images))
+    return method.build(backbone, bits, calibration_list(profile).images, **settings).backbone
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    from qartsr_lib.backbones import load_backbone
+    from qartsr_lib.datasets.calibration import low_quality_crops
+    from qartsr_lib.finetuning_grids import training_options
+    from qartsr_lib.methods import METHODS
+    from qartsr_lib.quant import save_quantized
+
+    method = METHODS.get(options.method)
+    if options.method == "fp":
+        raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
+    crops = low_quality_crops(options.images, options.crops, CROP)
+    settings = dict(training_options(options.method, options.train_images))
+    unfinished = options.out / "unfinished.pt"
+    if method.trains:
+        settings["checkpoint"] = unfinished
     backbone = load_backbone(options.backbone, options.timestep)
-    return method.build(backbone, bits, calibration_list(get_profile("tiny")).images).backbone
+    result = method.build(backbone, options.bits, crops.images, seed=options.seed, **settings)
+    save_quantized(result.backbone, options.out)
+    unfinished.unlink(missing_ok=True)
+    print(f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -22,6 +22,10 @@ WEIGHT_FREE_METRICS = ("MS-SSIM", "GMSD", "FSIM", "VIF", "PIQE")
 ALL_METRICS = PAPER_METRICS + WEIGHT_FREE_METRICS
 
 
+#: The compared methods, in the paper's order.
+SEVEN_METHODS = ("maxmin", "lsq", "q-dm", "efficientdm", "passionsr", "svdquant", "qartsr")
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """A file that a profile needs and that is not shipped.
@@ -52,6 +56,11 @@ class Profile:
         calibration: name in `datasets.calibration.CALIBRATION_LISTS`.
         n_calibration: number of calibration crops.
         calibration_size: their side in low-quality pixels.
+        methods: of the comparison (Table 3), names in `methods.METHODS`.
+        finetune_cells: (backbone, T) of Tables 3 and 4.
+        finetune_bits: bit widths of Table 3.
+        ablation_bits: bit widths of Table 4.
+        train_images: budget of a trained method, images passed forward and backward.
         max_images: per data set, by a fixed stride; None for all.
         weights: backbone files that are not shipped.
         downloads: whether metric weights may be fetched; where not, every machine regenerates the
@@ -68,6 +77,11 @@ class Profile:
     calibration: str
     n_calibration: int
     calibration_size: int = 32
+    methods: tuple[str, ...] = SEVEN_METHODS
+    finetune_cells: tuple[tuple[str, int], ...] = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))
+    finetune_bits: tuple[str, ...] = ("W4A4", "W2A2")
+    ablation_bits: tuple[str, ...] = ("W4A4", "W2A2")
+    train_images: int = 64
     max_images: int | None = None
     weights: tuple[WeightFile, ...] = ()
     downloads: bool = False
@@ -91,6 +105,10 @@ PROFILES = {
             seeds=(0,),
             calibration="samples",
             n_calibration=4,
+            finetune_cells=(("embedded", 1),),
+            finetune_bits=("W4A4",),
+            ablation_bits=("W4A4",),
+            train_images=8,
             max_images=1,
         ),
         Profile(
@@ -114,6 +132,8 @@ PROFILES = {
             seeds=(0, 1, 2),
             calibration="BSDS500",
             n_calibration=128,
+            finetune_bits=("W4A4", "W3A3", "W2A2"),
+            train_images=1024,
             downloads=True,
         ),
         Profile(
@@ -127,6 +147,9 @@ PROFILES = {
             calibration="DIV2K_train",
             n_calibration=512,
             calibration_size=128,
+            finetune_cells=(("osediff", 1000), ("osediff", 1)),
+            finetune_bits=("W4A4", "W3A3", "W2A2"),
+            train_images=16384,
             downloads=True,
             weights=(
                 WeightFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),

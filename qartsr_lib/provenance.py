@@ -21,9 +21,11 @@ PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pil
 _NOT_COMPUTING = frozenset(
     [
         "aggregate",
+        "anatomy_measurement",
         "cache",
         "cli",
         "figures",
+        "finetuning_grids",
         "grids",
         "paths",
         "profiles",
@@ -36,6 +38,7 @@ _NOT_COMPUTING = frozenset(
         "study",
         "tables",
         "training",
+        "tries",
         "__main__",
     ]
 )

@@ -83,6 +83,7 @@ class TableRun:
         per_image: long, `results.PER_IMAGE_COLUMNS` and "note".
         records: provenance, one per run_id.
         skipped: data set -> why it is not in this run.
+        histories: trained experiment -> its records, one per training step.
     """
 
     profile: str
@@ -91,6 +92,7 @@ class TableRun:
     records: list[dict]
     skipped: dict[str, str]
     images: dict[tuple[Experiment, str], Path] = field(repr=False)
+    histories: dict[Experiment, list[dict[str, float]]] = field(repr=False, default_factory=dict)
 
     def write(self, name: str) -> Path:
         """Merge into results/<profile>/<name>.csv, with per-image values and run records."""
@@ -160,18 +162,32 @@ def run_table(
         (experiment for experiment in experiments if experiment.dataset in pairs), key=_building_order(experiments)
     )
     calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
-    evaluator = Evaluator(
+    evaluator = _evaluator(profile, root, calibrated, device, parts, cache)
+    work = [(experiment, pair) for experiment in experiments for pair in pairs[experiment.dataset]]
+    values = [(experiment, pair, evaluator.measure(experiment, pair)) for experiment, pair in progress(work, label)]
+    table, per_image, records = aggregate(values, evaluator, pairs, profile.name)
+    images = {(experiment, pair.id): measured.png for experiment, pair, measured in values}
+    trained = [experiment for experiment in experiments if evaluator.model_info(experiment)["steps"]]
+    histories = {experiment: evaluator.history(experiment) for experiment in trained}
+    return TableRun(profile.name, table, per_image, records, skipped, images, histories)
+
+
+def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Path | None = None, device: str = "cpu"):
+    """The quantized backbone of an experiment, trained or found in the cache that `run_table` uses too."""
+    calibrated = experiment.method not in NO_CALIBRATION
+    return _evaluator(profile, paths.data_root(data_root), calibrated, device, None, None).build(experiment)
+
+
+def _evaluator(
+    profile: Profile, root: Path | None, calibrated: bool, device: str, parts: Parts | None, cache: RunCache | None
+) -> Evaluator:
+    return Evaluator(
         parts or default_parts(profile),
         cache or RunCache.for_profile(profile.name),
         profile.metrics,
         calibration_list(profile, root) if calibrated else CalibrationList("none", [], ""),
         device,
     )
-    work = [(experiment, pair) for experiment in experiments for pair in pairs[experiment.dataset]]
-    values = [(experiment, pair, evaluator.measure(experiment, pair)) for experiment, pair in progress(work, label)]
-    table, per_image, records = aggregate(values, evaluator, pairs, profile.name)
-    images = {(experiment, pair.id): measured.png for experiment, pair, measured in values}
-    return TableRun(profile.name, table, per_image, records, skipped, images)
 
 
 def _building_order(experiments: Sequence[Experiment]):

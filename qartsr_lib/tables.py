@@ -30,21 +30,24 @@ def paper_table(number: int) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def wide(results: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+def wide(results: pd.DataFrame, metrics: Sequence[str], compare: str = "timestep") -> pd.DataFrame:
     """Long results of one backbone -> one row per setting, one text column per metric.
 
-    A value is followed by its interval; the best of the rows that share data set, bits and method is
-    bold; an unavailable metric is n/a. Rows keep the order of `results`.
+    A value is followed by its interval; the best is bold of the rows that differ in `compare` alone;
+    an unavailable metric is n/a. Rows keep the order of `results`.
+
+    Args:
+        compare: "timestep" (Table 1) or "method" (Table 3).
     """
-    best = _best(results)
+    fixed = [key for key in KEYS if key != compare]
+    best = _best(results, fixed, compare)
     lines: dict[tuple, dict[str, str]] = {}
     for row in results.itertuples(index=False):
         key = (row.dataset, row.bits, row.timestep, row.method)
-        cell = _cell(row)
-        setting = (row.dataset, row.bits, row.method, row.metric)
-        if best.get(setting) == row.timestep:
-            cell = f"**{cell}**"
-        lines.setdefault(key, {})[row.metric] = cell
+        text = cell(row)
+        if best.get((*(getattr(row, name) for name in fixed), row.metric)) == getattr(row, compare):
+            text = f"**{text}**"
+        lines.setdefault(key, {})[row.metric] = text
     table = pd.DataFrame([dict(zip(KEYS, key, strict=True)) | values for key, values in lines.items()])
     return table[KEYS + [metric for metric in metrics if metric in table]].fillna("")
 
@@ -113,17 +116,18 @@ def _bold(cell: str) -> str:
     return f"<b>{cell[2:-2]}</b>" if cell.startswith("**") and cell.endswith("**") else cell
 
 
-def _best(results: pd.DataFrame) -> dict[tuple, int]:
-    """(dataset, bits, method, metric) -> timestep of the best value, where several are compared."""
+def _best(results: pd.DataFrame, fixed: Sequence[str], compare: str) -> dict[tuple, object]:
+    """(fixed keys..., metric) -> the value of `compare` in the best row, where several are compared."""
     best = {}
-    for key, group in results.dropna(subset=["value"]).groupby(["dataset", "bits", "method", "metric"], sort=False):
+    for key, group in results.dropna(subset=["value"]).groupby([*fixed, "metric"], sort=False):
         if len(group) > 1:
-            index = group["value"].idxmin() if key[3] in LOWER_IS_BETTER else group["value"].idxmax()
-            best[key] = group.loc[index, "timestep"]
+            index = group["value"].idxmin() if key[-1] in LOWER_IS_BETTER else group["value"].idxmax()
+            best[key] = group.loc[index, compare]
     return best
 
 
-def _cell(row) -> str:
+def cell(row) -> str:
+    """A row's value with its interval, as it is shown: n/a when unavailable."""
     if pd.isna(row.value):
         return "n/a"
     decimals = DECIMALS.get(row.metric, 4)

@@ -1,5 +1,7 @@
 """The command line: results of the right size and name, and one clear line for every bad input."""
 
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -46,6 +48,61 @@ def test_wrong_options(photograph, tmp_path, capsys, extra, words):
     assert main(["upscale", str(photograph), "--out", str(tmp_path / "out"), *extra]) == 2
     _one_line(capsys, words)
     assert not (tmp_path / "out").exists()
+
+
+def _quantize(photograph, out, *extra):
+    words = ["quantize", "--images", str(photograph.parent), "--out", str(out), "--bits", "W4A4", "--crops", "2"]
+    return main([*words, "--train-images", "30", *extra])
+
+
+def test_quantize_and_upscale_with_the_checkpoint(photograph, tmp_path, capsys):
+    assert _quantize(photograph, tmp_path / "q", "--method", "maxmin") == 0
+    assert "MaxMin W4A4" in capsys.readouterr().out
+    assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(tmp_path / "q")]) == 0
+    assert Image.open(tmp_path / "a" / "cat.png").size == (56, 36)
+
+
+@pytest.mark.slow
+def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path, monkeypatch, capsys):
+    from qartsr_lib.finetuning import engine
+
+    assert _quantize(photograph, tmp_path / "whole") == 0
+    save, calls = engine.save_checkpoint, []
+
+    def stop_after_four(*arguments):
+        save(*arguments)
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "save_checkpoint", stop_after_four)
+    assert _quantize(photograph, tmp_path / "parts") == 130
+    assert (tmp_path / "parts" / "unfinished.pt").exists()
+    assert _quantize(photograph, tmp_path / "parts") == 0
+    assert len(calls) > 4 and not (tmp_path / "parts" / "unfinished.pt").exists()
+    whole, parts = (json.loads((tmp_path / name / "quantized.json").read_text()) for name in ("whole", "parts"))
+    assert whole["tensors"]["sha256"] == parts["tensors"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--method", "fp"], "choose qartsr, svdquant, maxmin"),
+        (["--method", "qartrs"], "did you mean 'qartsr'"),
+        (["--bits", "W5"], "write weights and activations as in W4A4"),
+        (["--train-images", "0"], "images=0"),
+        (["--crops", "0"], "none given"),
+    ],
+)
+def test_quantize_with_wrong_options(photograph, tmp_path, capsys, extra, words):
+    assert _quantize(photograph, tmp_path / "q", *extra) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "q").exists()
+
+
+def test_upscale_with_a_folder_that_is_no_checkpoint(photograph, tmp_path, capsys):
+    words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(tmp_path)]
+    assert main(words) == 2
+    assert "name a folder written by save_quantized" in capsys.readouterr().err
 
 
 def test_bad_images_are_told_before_anything_is_written(photograph, tmp_path, capsys):

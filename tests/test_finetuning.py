@@ -48,7 +48,7 @@ def reverse_phases(model, images=4, order="reverse"):
 
 @pytest.mark.parametrize("order", ["reverse", "inference", "random"])
 def test_the_cache_changes_nothing_but_the_time(teacher, start, order):
-    phases = reverse_phases(teacher, 4, order)
+    phases = reverse_phases(teacher, 2, order)
     histories, ends = [], []
     for cache in (True, False):
         model = copy.deepcopy(start)
@@ -136,13 +136,13 @@ def test_quantized_upstream_that_is_no_longer_trained(teacher, start, cache):
 def test_training_reduces_the_loss_and_leaves_the_weights(teacher, start):
     model = copy.deepcopy(start)
     names = tuple(name for name, _ in teacher.blocks_in_order())
-    history = finetuner(teacher, model).run([Phase(names, 80, (IMAGE,))])
+    history = finetuner(teacher, model).run([Phase(names, 60, (IMAGE,))])
     first, last = (sum(r["loss"] for r in part) for part in (history[:4], history[-4:]))
     assert last < 0.8 * first
     for key, value in teacher.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
     assert all(module.state is QuantState.QUANTIZED for module in quant_modules(model))
-    assert history[-1]["images"] == 80
+    assert history[-1]["images"] == 60
 
 
 class _Stopped(Exception):

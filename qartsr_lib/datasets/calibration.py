@@ -78,10 +78,7 @@ def calibration_list(profile: Profile, data_root: Path | None = None) -> Calibra
     order = np.random.default_rng(SEED).permutation(len(files))
     chosen = [files[order[index % len(files)]] for index in range(profile.n_calibration)]
     images = [_crop(path, index, profile.calibration_size) for index, path in enumerate(chosen)]
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(str(tuple(image.shape)).encode() + to_uint8(image).tobytes())
-    return CalibrationList(name, images, digest.hexdigest())
+    return CalibrationList(name, images, _sha256(images))
 
 
 def _crop(path: Path, index: int, size: int) -> torch.Tensor:
@@ -95,3 +92,33 @@ def _crop(path: Path, index: int, size: int) -> torch.Tensor:
     left = int(rng.integers(image.shape[-1] - width + 1))
     hr = image[..., top : top + height, left : left + width]
     return degrade(hr, KINDS[index % len(KINDS)], seed=SEED + index)
+
+
+def low_quality_crops(folder: str | Path, count: int, size: int) -> CalibrationList:
+    """`count` fixed-seed crops of a user's own low-quality images, taken in turn and not degraded further.
+
+    Args:
+        folder: images like those that will be upscaled.
+        size: side of the crops (less where an image is smaller), in pixels.
+
+    Raises:
+        QartsrError: no such folder, no image in it, or an unreadable one.
+    """
+    files = list_images(folder)
+    crops = []
+    for index in range(count):
+        image = read_image(files[index % len(files)])
+        rng = np.random.default_rng((SEED, index))
+        height, width = (min(size, side) for side in image.shape[-2:])
+        top, left = (
+            int(rng.integers(side - part + 1)) for side, part in zip(image.shape[-2:], (height, width), strict=True)
+        )
+        crops.append(image[..., top : top + height, left : left + width])
+    return CalibrationList(Path(folder).name, crops, _sha256(crops))
+
+
+def _sha256(images: list[torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(str(tuple(image.shape)).encode() + to_uint8(image).tobytes())
+    return digest.hexdigest()

@@ -1,5 +1,7 @@
 """Figures of the study: every function returns a matplotlib Figure, `save` writes it."""
 
+from qartsr_lib.figures.anatomy import channel_ranges, component_bars, layer_errors
+from qartsr_lib.figures.comparison import loss_curves, metric_panels
 from qartsr_lib.figures.curves import (
     contribution_bars,
     error_histograms,
@@ -12,10 +14,15 @@ from qartsr_lib.figures.grids import comparison_grid, stage_grid
 from qartsr_lib.figures.style import save
 
 __all__ = [
+    "channel_ranges",
     "comparison_grid",
+    "component_bars",
     "contribution_bars",
     "error_histograms",
+    "layer_errors",
     "learning_curves",
+    "loss_curves",
+    "metric_panels",
     "quality_against_bits",
     "save",
     "schedule_curves",

@@ -112,6 +112,7 @@ class SmoothedLayer(ChannelScaledLayer):
         self.side_out.copy_(side_out)
         self.side_in.copy_(side_in)
 
+    @torch.no_grad()
     def _output_error(self, wanted: list[torch.Tensor]) -> float:
         weight, bias = self._quantize_parameters()
         error = 0.0

@@ -19,7 +19,7 @@ from qartsr_lib.finetuning.phases import Phase
 from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
-from qartsr_lib.quant.report import w_bits_effective
+from qartsr_lib.quant.report import report, w_bits_effective
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import calibrate, quant_modules
 
@@ -97,18 +97,27 @@ class TrainedMethod(Method):
         budget, bits = Budget(**options), parse_bits(bits)
         check_calibration_images(calibration_images)
         plan = self.phases(backbone, budget.images, seed, **own)
-        torch.manual_seed(seed)
-        student = copy.deepcopy(backbone)
-        layers = quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
+        student = self.untrained(backbone, bits, calibration_images, seed)
         history: list[Record] = []
         if not bits.is_full_precision:
-            self.start(student, calibration_images)
             label = f"{self.label} {bits} {backbone.name} T={backbone.timestep}"
             history = self._finetuner(backbone, student, calibration_images, budget, seed, label, checkpoint).run(plan)
             student.requires_grad_(False)
             student.quantization = replace(student.quantization, method=self.name)
-        steps = 0 if bits.is_full_precision else budget.images
+        steps, layers = 0 if bits.is_full_precision else budget.images, report(student)
         return MethodResult(student, layers, w_bits_effective(layers), steps, history)
+
+    def untrained(
+        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], seed: int = 0
+    ) -> nn.Module:
+        """The quantized, calibrated copy of `backbone` that training starts from."""
+        bits = parse_bits(bits)
+        torch.manual_seed(seed)
+        student = copy.deepcopy(backbone)
+        quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
+        if not bits.is_full_precision:
+            self.start(student, calibration_images)
+        return student
 
     def start(self, student: nn.Module, images: list[torch.Tensor]) -> None:
         """Calibrate the converted copy, every layer fed by full precision; layers that need more have `start`."""

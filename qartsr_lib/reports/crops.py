@@ -44,6 +44,24 @@ def quantized_crops(
     return _rows(run, pairs, boxes, columns)
 
 
+def method_crops(
+    run: TableRun,
+    pairs: Sequence[Pair],
+    boxes: Mapping[str, Sequence[int]],
+    cells: Mapping[str, tuple[str, str, int, str]],
+) -> list[Row]:
+    """Original, full precision of the first cell's model, then one column per cell.
+
+    Args:
+        cells: label -> (method, backbone, T, bits); the first seed is shown.
+    """
+    _, backbone, timestep, _ = next(iter(cells.values()))
+    columns = {"FP": Experiment(backbone, timestep, *FULL_PRECISION, "samples")}
+    known = {(e.method, e.backbone, e.timestep, e.bits): e for e, _ in reversed(run.images) if e.dataset == "samples"}
+    columns |= {label: known[cell] for label, cell in cells.items() if cell in known}
+    return _rows(run, pairs, boxes, columns)
+
+
 def _rows(
     run: TableRun, pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], columns: Mapping[str, Experiment]
 ) -> list[Row]:

@@ -1,0 +1,135 @@
+"""Which cells Tables 3 and 4 have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.rates import chosen_rate
+from qartsr_lib.profiles import Profile
+from qartsr_lib.study import FULL_PRECISION, Experiment
+
+Options = tuple[tuple[str, object], ...]
+#: Bit widths and T at which trained methods are repeated over all seeds.
+SEEDED_BITS, SEEDED_TIMESTEP = ("W4A4", "W2A2"), 1
+
+
+def training_options(method: str, images: int) -> Options:
+    """Budget and chosen learning rate of a trained method; nothing for the others."""
+    if not METHODS.get(method).trains:
+        return ()
+    return (("images", images), ("rate", chosen_rate(method)))
+
+
+def comparison_grid(profile: Profile) -> list[Experiment]:
+    """Table 3: full precision and every method of the profile, on every cell, bit width and data set."""
+    grid = []
+    for backbone, timestep in profile.finetune_cells:
+        models: list[tuple[str, str, int, Options]] = [(*FULL_PRECISION, profile.seeds[0], ())]
+        for bits in profile.finetune_bits:
+            for method in profile.methods:
+                options = training_options(method, profile.train_images)
+                models += [(method, bits, seed, options) for seed in _seeds(profile, method, timestep, bits)]
+        grid += [
+            Experiment(backbone, timestep, method, bits, dataset, seed, options)
+            for method, bits, seed, options in models
+            for dataset in profile.datasets
+        ]
+    return grid
+
+
+def _seeds(profile: Profile, method: str, timestep: int, bits: str) -> tuple[int, ...]:
+    repeated = METHODS.get(method).trains and timestep == SEEDED_TIMESTEP and bits in SEEDED_BITS
+    return profile.seeds if repeated else profile.seeds[:1]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One row of Table 4.
+
+    Attributes:
+        label: method name in the table; unique for a timestep.
+        method: name in METHODS.
+        share: of the profile's budget.
+        options: QArtSR's own.
+        rpq, et: whether the stage is there.
+        order, loss: of RPQ; "none" without it.
+        versions: "paper" (ET adds steps), "equal" (equal steps), or both.
+    """
+
+    label: str
+    method: str
+    share: float
+    options: Options
+    rpq: int
+    et: int
+    order: str
+    loss: str
+    versions: tuple[str, ...] = ("paper", "equal")
+
+
+def _qartsr(label: str, rpq: int, et: int, share: float, versions: tuple[str, ...], **changed) -> Ablation:
+    part = 1.0 if not et else 0.5 if rpq else 0.0
+    order, loss = changed.get("order", "reverse"), changed.get("loss", "both")
+    options = (("rpq", part), ("order", order), ("loss", loss))
+    if not rpq:
+        order, loss = "none", "image"
+    return Ablation(label, "qartsr", share, options, rpq, et, order, loss, versions)
+
+
+BASELINE = Ablation("MaxMin", "maxmin", 0.0, (), 0, 0, "none", "none")
+RPQ_HALF = _qartsr("RPQ* [half the budget]", 1, 0, 0.5, ("paper",))
+RPQ = _qartsr("RPQ*", 1, 0, 1.0, ("equal",))
+ET_HALF = _qartsr("ET [half the budget]", 0, 1, 0.5, ("paper",))
+ET = _qartsr("ET", 0, 1, 1.0, ("equal",))
+BOTH = _qartsr("RPQ*+ET", 1, 1, 1.0, ("paper", "equal"))
+#: What the paper claims and does not measure: the order of the modules, and each half of Eq. (8).
+VARIANTS = (
+    _qartsr("RPQ*+ET [inference order]", 1, 1, 1.0, ("equal",), order="inference"),
+    _qartsr("RPQ*+ET [random order]", 1, 1, 1.0, ("equal",), order="random"),
+    _qartsr("RPQ*+ET [module loss]", 1, 1, 1.0, ("equal",), loss="module"),
+    _qartsr("RPQ*+ET [image loss]", 1, 1, 1.0, ("equal",), loss="image"),
+)
+#: Without TRQ the paper has no row with ET.
+WITHOUT_TRQ = (BASELINE, RPQ_HALF, RPQ)
+WITH_TRQ = (BASELINE, RPQ_HALF, RPQ, ET_HALF, ET, BOTH, *VARIANTS)
+
+
+def ablation_rows(timestep: int) -> tuple[Ablation, ...]:
+    """Rows of Table 4 at a timestep: TRQ is the choice of T = 1."""
+    return WITH_TRQ if timestep == 1 else WITHOUT_TRQ
+
+
+def ablation_grid(profile: Profile) -> list[Experiment]:
+    """Table 4: full precision and the rows of `ablation_rows`, on every cell, bit width and data set."""
+    grid = []
+    for backbone, timestep in profile.finetune_cells:
+        cells = [Experiment(backbone, timestep, *FULL_PRECISION, "", profile.seeds[0])]
+        for bits in profile.ablation_bits:
+            for row in ablation_rows(timestep):
+                options = training_options(row.method, round(row.share * profile.train_images)) + row.options
+                for seed in _seeds(profile, row.method, timestep, bits):
+                    cells.append(Experiment(backbone, timestep, row.method, bits, "", seed, options, row.label))
+        grid += [replace(cell, dataset=dataset) for cell in cells for dataset in profile.datasets]
+    return grid
+
+
+def with_stages(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 4's rows with the columns trq, rpq, et (0 or 1), order, loss and version; one row per version."""
+    rows = {(timestep, row.label): row for timestep in (1000, 1) for row in ablation_rows(timestep)}
+    frames = []
+    for (timestep, label), part in table.groupby(["timestep", "method"], sort=False):
+        row = rows.get((timestep, label))
+        for version in row.versions if row else ("paper", "equal"):
+            stages = {
+                "trq": int(timestep == 1),
+                "rpq": row.rpq if row else 0,
+                "et": row.et if row else 0,
+                "order": row.order if row else "none",
+                "loss": row.loss if row else "none",
+                "version": version,
+            }
+            frames.append(part.assign(**stages))
+    return pd.concat(frames, ignore_index=True)

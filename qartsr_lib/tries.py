@@ -1,0 +1,141 @@
+"""`python -m qartsr_lib.tries --data-root DIR`: the same learning-rate tries for every trained method.
+
+Each method is trained with each of FACTORS on its own published rates and judged on BSDS500/val by
+its distance to full precision, Eq. (8)'s image loss: PSNR and perceptual distance in one number. No
+test set is looked at. The tries are results/study/tries.csv; the winners are methods/rates.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from qartsr_lib import paths
+from qartsr_lib.atomic import write_text
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.datasets.base import file_sha256
+from qartsr_lib.datasets.calibration import calibration_list
+from qartsr_lib.degrade import degrade
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.finetuning.losses import FeatureDistance, perceptual_and_squared, pretrained_distance
+from qartsr_lib.images import list_images, read_image
+from qartsr_lib.measured import Measured, measure_cells
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.rates import CHOSEN
+from qartsr_lib.profiles import get_profile
+
+FACTORS = (1, 10, 100, 1000)
+#: The backbone whose UNet does its share at T = 1: the fair one for comparing methods.
+BACKBONE, TIMESTEP = "embedded-scaled", 1
+BITS = ("W4A4", "W2A2")
+VALIDATION, PHOTOGRAPHS, CROP = "BSDS500/val", 12, 128
+
+
+def trained_methods() -> list[str]:
+    """Names of all registered methods that train."""
+    return [name for name in METHODS if METHODS.get(name).trains]
+
+
+def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, data_root: Path) -> Measured:
+    """Rows dataset, method, bits, factor, image, psnr_fp, psnr_hr, feature_distance, image_loss; cached cell by cell.
+
+    Args:
+        methods: names of trained methods.
+        factors: on each method's published rates.
+        images: budget of one try.
+        data_root: folder that holds BSDS500/train (calibration) and BSDS500/val.
+    """
+    calibration = calibration_list(get_profile("study"), data_root)
+    files = list_images(data_root / VALIDATION)[:PHOTOGRAPHS]
+    pairs = {path.stem: _pair(path, seed) for seed, path in enumerate(files)}
+    backbone, distance = load_backbone(BACKBONE, TIMESTEP), pretrained_distance("cpu")
+    fixed = {
+        "weights_sha256": backbone.weights_sha256,
+        "calibration": {"name": calibration.name, "sha256": calibration.sha256},
+        "data": {"name": VALIDATION, "crop": CROP, "sha256": [file_sha256(path) for path in files]},
+    }
+    cells = [(method, bits, factor) for method in methods for bits in BITS for factor in factors]
+    questions = {
+        (method, bits, factor): {
+            "parameters": {"measurement": "tries", "backbone": BACKBONE, "timestep": TIMESTEP, "method": method}
+            | {"bits": bits, "rate": factor, "images": images},
+            **fixed,
+        }
+        for method, bits, factor in cells
+    }
+
+    def measure(cell: tuple[str, str, float]) -> pd.DataFrame:
+        method, bits, factor = cell
+        try:
+            result = METHODS.get(method).build(backbone, bits, calibration.images, images=images, rate=float(factor))
+            scores = [(name, *_scores(result.backbone, backbone, *pair, distance)) for name, pair in pairs.items()]
+        except QartsrError as error:  # a rate at which training breaks down is a result too
+            print(error, flush=True)
+            scores = [(name, np.nan, np.nan, np.nan, np.nan) for name in pairs]
+        columns = ["image", "psnr_fp", "psnr_hr", "feature_distance", "image_loss"]
+        rows = pd.DataFrame(scores, columns=columns)
+        for column, value in reversed([("dataset", VALIDATION), *zip(("method", "bits", "factor"), cell, strict=True)]):
+            rows.insert(0, column, value)
+        return rows
+
+    return measure_cells("study", questions, measure)
+
+
+def choose(tries: pd.DataFrame) -> dict[str, float]:
+    """Method -> factor with the smallest image loss, as the geometric mean over bit widths and images."""
+    losses = tries.assign(value=np.log(tries["image_loss"].astype(float).fillna(np.inf)))
+    means = losses.groupby(["method", "factor"], sort=False)["value"].mean()
+    return {method: float(part.idxmin()[1]) for method, part in means.groupby(level=0, sort=False)}
+
+
+def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(LQ, HR) of a photograph's central crop, bicubic and realistic by turns."""
+    image = read_image(path)
+    top, left = ((side - CROP) // 2 for side in image.shape[-2:])
+    hr = image[..., top : top + CROP, left : left + CROP]
+    return degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
+
+
+@torch.no_grad()
+def _scores(student, teacher, lq: torch.Tensor, hr: torch.Tensor, distance: FeatureDistance) -> tuple[float, ...]:
+    image, target = student.upscale(lq), teacher.upscale(lq)
+    return (
+        psnr(luma(image), luma(target)),
+        psnr(luma(image), luma(hr)),
+        float(distance(image, target)),
+        float(perceptual_and_squared(distance)(image, target)),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run all tries and write the winners; the exit status is 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m qartsr_lib.tries", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data-root", help="folder that holds BSDS500 (default: the environment's DATA_ROOT)")
+    parser.add_argument("--images", type=int, default=256, help="budget of one try")
+    parser.add_argument("--methods", nargs="+", help="default: all trained methods")
+    options = parser.parse_args(arguments)
+    try:
+        root = paths.data_root(options.data_root)
+        if root is None:
+            raise QartsrError("--data-root: name the folder that holds BSDS500, or set DATA_ROOT")
+        tries = run_tries(options.methods or trained_methods(), FACTORS, options.images, root)
+    except QartsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    tries.write("tries")
+    present = json.loads(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
+    write_text(CHOSEN, json.dumps(present | choose(tries.frame), indent=1, sort_keys=True) + "\n")
+    print(f"{CHOSEN} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,5 @@
 # make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"]
-# make test [ARGS="-k quant"], make lab, make lint, make backbone [IMAGES=folder] [OUT=build/backbone]
+# make test [ARGS="-k quant"], make lab, make lint, make bench, make backbone [IMAGES=folder] [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
 
 PROFILE ?= tiny
@@ -12,7 +12,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(RECENT)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help reproduce test lab lint backbone clean
+.PHONY: help reproduce test lab bench lint backbone clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,9 @@ test: $(INSTALLED)
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab --notebook-dir=.
+
+bench: $(INSTALLED)
+	$(BIN)/python -m qartsr_lib.bench
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check qartsr_lib tests notebooks

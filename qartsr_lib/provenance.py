@@ -22,6 +22,7 @@ _NOT_COMPUTING = frozenset(
     [
         "aggregate",
         "anatomy_measurement",
+        "bench",
         "cache",
         "cli",
         "figures",

@@ -1,6 +1,8 @@
 """What every registered method must do; a new one is tested here by being registered."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,3 +149,16 @@ def test_passionsr_goes_part_by_part_in_inference_order(backbone):
     assert [phase.kinds for phase in plan] == [("transformation",), ("bounds",)] * 3
     assert [phase.terms[0].quantity for phase in plan] == ["features", "features", "noise", *["features"] * 3]
     assert plan[0].blocks[0] == "vae.encoder.conv_in" and plan[-1].trained[-1] == "vae.decoder.conv_out"
+
+
+def test_the_readmes_worked_example(backbone, images):
+    """The code block of the README is a whole method: registered, trained module by module, and spends its budget."""
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "METHODS.register" in block]
+    try:
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+        result = METHODS.get("reversed-lsq").build(backbone, "W4A4", images, images=30, batch=1)
+    finally:
+        METHODS._entries.pop("reversed-lsq", None)
+    assert result.history[-1]["images"] == 30 and result.history[-1]["phase"] > 5
+    assert result.backbone.quantization.method == "reversed-lsq"

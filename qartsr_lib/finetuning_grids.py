@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.qartsr import QArtSR
 from qartsr_lib.methods.rates import chosen_rate
 from qartsr_lib.profiles import Profile
 from qartsr_lib.study import FULL_PRECISION, Experiment
@@ -73,7 +74,9 @@ class Ablation:
 def _qartsr(label: str, rpq: int, et: int, share: float, versions: tuple[str, ...], **changed) -> Ablation:
     part = 1.0 if not et else 0.5 if rpq else 0.0
     order, loss = changed.get("order", "reverse"), changed.get("loss", "both")
-    options = (("rpq", part), ("order", order), ("loss", loss))
+    settings = {"rpq": part, "order": order, "loss": loss}
+    # Defaults are left out, so that the full method is the same model as Table 3's.
+    options = tuple((name, value) for name, value in settings.items() if value != QArtSR.own_options[name])
     if not rpq:
         order, loss = "none", "image"
     return Ablation(label, "qartsr", share, options, rpq, et, order, loss, versions)

@@ -20,6 +20,8 @@ PAPER_METRICS = ("PSNR", "SSIM", "LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "C
 #: Metrics that need no network weights, so that every machine sees structure and naturalness.
 WEIGHT_FREE_METRICS = ("MS-SSIM", "GMSD", "FSIM", "VIF", "PIQE")
 ALL_METRICS = PAPER_METRICS + WEIGHT_FREE_METRICS
+#: Of Tables 3 and 4: the paper's eight, the quick weight-free one, and the perceptual distance that methods train on.
+FINETUNE_METRICS = (*PAPER_METRICS, "GMSD", "VAE-FD")
 
 
 #: The compared methods, in the paper's order.
@@ -60,6 +62,7 @@ class Profile:
         finetune_cells: (backbone, T) of Tables 3 and 4.
         finetune_bits: bit widths of Table 3.
         ablation_bits: bit widths of Table 4.
+        finetune_metrics, finetune_images: metrics, and images per data set, of Tables 3 and 4.
         train_images: budget of a trained method, images passed forward and backward.
         max_images: per data set, by a fixed stride; None for all.
         weights: backbone files that are not shipped.
@@ -81,10 +84,16 @@ class Profile:
     finetune_cells: tuple[tuple[str, int], ...] = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))
     finetune_bits: tuple[str, ...] = ("W4A4", "W2A2")
     ablation_bits: tuple[str, ...] = ("W4A4", "W2A2")
-    train_images: int = 64
+    finetune_metrics: tuple[str, ...] = FINETUNE_METRICS
+    finetune_images: int | None = None
+    train_images: int = 32
     max_images: int | None = None
     weights: tuple[WeightFile, ...] = ()
     downloads: bool = False
+
+    def for_finetuning(self) -> Profile:
+        """This profile with the metrics and images of Tables 3 and 4."""
+        return dataclasses.replace(self, metrics=self.finetune_metrics, max_images=self.finetune_images)
 
 
 _TIMESTEPS = (1000, 500, 1)
@@ -108,6 +117,8 @@ PROFILES = {
             finetune_cells=(("embedded", 1),),
             finetune_bits=("W4A4",),
             ablation_bits=("W4A4",),
+            finetune_metrics=("PSNR", "SSIM"),
+            finetune_images=1,
             train_images=8,
             max_images=1,
         ),
@@ -121,6 +132,8 @@ PROFILES = {
             seeds=(0,),
             calibration="samples",
             n_calibration=48,
+            ablation_bits=("W4A4",),
+            finetune_images=4,
         ),
         Profile(
             name="study",
@@ -133,6 +146,7 @@ PROFILES = {
             calibration="BSDS500",
             n_calibration=128,
             finetune_bits=("W4A4", "W3A3", "W2A2"),
+            finetune_images=30,
             train_images=1024,
             downloads=True,
         ),

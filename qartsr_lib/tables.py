@@ -13,7 +13,7 @@ from qartsr_lib.atomic import write_text
 from qartsr_lib.errors import QartsrError
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
-LOWER_IS_BETTER = ("LPIPS", "DISTS", "NIQE", "GMSD", "PIQE")
+LOWER_IS_BETTER = ("LPIPS", "DISTS", "NIQE", "GMSD", "PIQE", "VAE-FD")
 DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}
 KEYS = ["dataset", "bits", "timestep", "method"]
 

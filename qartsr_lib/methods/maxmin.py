@@ -11,7 +11,7 @@ from torch import nn
 from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibration_images
 from qartsr_lib.quant.apply import EVERYTHING, quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
-from qartsr_lib.quant.range_store import RangeStore
+from qartsr_lib.quant.range_store import SHARED_RANGES
 from qartsr_lib.quant.report import w_bits_effective
 from qartsr_lib.quant.scheme import KNOBS, SHARED_SETTING, variant
 
@@ -28,7 +28,6 @@ class MaxMin(Method):
     """
 
     options = KNOBS
-    _ranges = RangeStore()  # shared by all variants: they see the same full-precision activations
 
     def __init__(self, name: str, label: str, only: tuple[str, ...] = EVERYTHING) -> None:
         self.name, self.label, self.only = name, label, only
@@ -49,7 +48,7 @@ class MaxMin(Method):
         quantized = copy.deepcopy(backbone)
         layers = quantize_(quantized, scheme, self.only)
         if not scheme.bits.is_full_precision:
-            self._ranges.calibrate(backbone, quantized, calibration_images, f"calibrate {self.label}")
+            SHARED_RANGES.calibrate(backbone, quantized, calibration_images, f"calibrate {self.label}")
             quantized.quantization = replace(quantized.quantization, method=self.name)
         return MethodResult(quantized, layers, w_bits_effective(layers), steps=0)
 

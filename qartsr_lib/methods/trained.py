@@ -17,8 +17,10 @@ from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner, Record
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.finetuning.phases import Phase
 from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images
+from qartsr_lib.progress import progress
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
+from qartsr_lib.quant.range_store import SHARED_RANGES
 from qartsr_lib.quant.report import report, w_bits_effective
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import calibrate, quant_modules
@@ -116,15 +118,18 @@ class TrainedMethod(Method):
         student = copy.deepcopy(backbone)
         quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
         if not bits.is_full_precision:
-            self.start(student, calibration_images)
+            self.start(backbone, student, calibration_images)
         return student
 
-    def start(self, student: nn.Module, images: list[torch.Tensor]) -> None:
+    def start(self, backbone: nn.Module, student: nn.Module, images: list[torch.Tensor]) -> None:
         """Calibrate the converted copy, every layer fed by full precision; layers that need more have `start`."""
-        calibrate(student, student.upscale, images)
-        for module in quant_modules(student):
-            if hasattr(module, "start"):
-                module.start()
+        starting = [module for module in quant_modules(student) if hasattr(module, "start")]
+        if not starting:
+            SHARED_RANGES.calibrate(backbone, student, images, f"calibrate {self.label}")
+            return
+        calibrate(student, student.upscale, progress(images, f"calibrate {self.label}"))
+        for module in starting:
+            module.start()
 
     def _finetuner(
         self,

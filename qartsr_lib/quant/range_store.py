@@ -50,6 +50,10 @@ class RangeStore:
             quantizer.set_range(*known[key])
 
 
+SHARED_RANGES = RangeStore()
+"""Of all methods in the shared setting: they see the same full-precision activations."""
+
+
 def _rule(quantizer: Quantizer) -> tuple:
     config = quantizer.config
     bits = config.bits if getattr(OBSERVERS.get(config.ranges), "looks_at_bits", True) else None

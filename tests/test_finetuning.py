@@ -72,7 +72,7 @@ def test_losses_against_hooks(teacher, start, block):
     for module in quant_modules(reference):
         inside = module.name.startswith(tuple(f"{name}." for name in quantized)) or module.name in quantized
         module.set_state(QuantState.QUANTIZED if inside else QuantState.FULL_PRECISION)
-    batch = run.network.upscaled[run._order(phase, 0)[0]]
+    batch = run.network.upscaled[run.schedule([phase])[0][0]]
     images = []
     for network in (reference, teacher):
         hook = network.get_submodule(block).register_forward_hook(lambda module, given, output: outputs.append(output))
@@ -93,7 +93,7 @@ def test_noise_term_against_the_stages(teacher, start):
     reference = copy.deepcopy(start)
     for module in quant_modules(reference.vae):
         module.set_state(QuantState.FULL_PRECISION)
-    batch = run.network.upscaled[run._order(phase, 0)[0]]
+    batch = run.network.upscaled[run.schedule([phase])[0][0]]
     with torch.no_grad():
         student, target = reference.stages(batch).eps, teacher.stages(batch).eps
     assert record["loss"] == pytest.approx(float(F.mse_loss(student, target) / target.var()), rel=1e-5)
@@ -127,7 +127,7 @@ def test_quantized_upstream_that_is_no_longer_trained(teacher, start, cache):
     finetuner(teacher, reference, decay=0.0).run(phases[:1])
     for module in quant_modules(reference.unet):
         module.set_state(QuantState.FULL_PRECISION)
-    batch = run.network.upscaled[run._order(phases[1], 1)[0]]
+    batch = run.network.upscaled[run.schedule(phases)[1][0]]
     with torch.no_grad():
         expected = F.mse_loss(reference(batch), teacher(batch))
     assert history[2]["loss"] == pytest.approx(float(expected), rel=1e-5)
@@ -136,7 +136,7 @@ def test_quantized_upstream_that_is_no_longer_trained(teacher, start, cache):
 def test_training_reduces_the_loss_and_leaves_the_weights(teacher, start):
     model = copy.deepcopy(start)
     names = tuple(name for name, _ in teacher.blocks_in_order())
-    history = finetuner(teacher, model).run([Phase(names, 60, (IMAGE,))])
+    history = finetuner(teacher, model).run([Phase(names, 80, (IMAGE,))])
     first, last = (sum(r["loss"] for r in part) for part in (history[:4], history[-4:]))
     assert last < 0.8 * first
     for key, value in teacher.state_dict().items():
@@ -196,6 +196,17 @@ def test_groups_cover_every_block_once_in_order(teacher):
     shuffled = in_order(groups, "random", 0)
     assert sorted(shuffled) == sorted(groups) and shuffled not in (groups, groups[::-1])
     assert shuffled == in_order(groups, "random", 0) != in_order(groups, "random", 1)
+
+
+@pytest.mark.parametrize("shares", [[1] * 9, [5, 0, 3, 8], [2, 2, 2]])
+def test_whole_batches_never_exceed_the_plan_by_a_batch(teacher, start, shares):
+    run = finetuner(teacher, copy.deepcopy(start))  # two batches of two
+    schedule = run.schedule([Phase((), share, (IMAGE,)) for share in shares])
+    assert sum(shares) <= 2 * sum(len(order) for order in schedule) < sum(shares) + 2
+    for number in range(1, len(shares) + 1):
+        assert 0 <= 2 * sum(len(order) for order in schedule[:number]) - sum(shares[:number]) < 2
+    (both,) = run.schedule([Phase((), 8, (IMAGE,))])
+    assert sorted(both) == [0, 0, 1, 1] and sorted(both[:2]) == [0, 1]  # every image once before any twice
 
 
 def test_split_is_even_and_complete():

@@ -123,8 +123,9 @@ def test_options_are_checked(name, backbone, images):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_whole_budget_is_spent(name, backbone, images):
-    history = build(name, backbone, "W4A4", images, images=50, batch=1).history
-    assert history[-1]["images"] == 50 == len(history)
+    for batch, passed in ((1, 18), (4, 20)):
+        result = build(name, backbone, "W4A4", images, images=18, batch=batch)
+        assert result.history[-1]["images"] == passed == batch * len(result.history) == result.steps
 
 
 @pytest.mark.parametrize("options", [{"loss": "sum"}, {"order": "backwards"}, {"rpq": 1.5}])

@@ -19,7 +19,7 @@ from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import from_uint8, read_image, write_png
 from qartsr_lib.metrics import METRICS, iqa, scoring
 
-WEIGHT_FREE_FR = ["PSNR", "SSIM", "MS-SSIM", "GMSD", "FSIM", "VIF", "PSNR-RGB"]
+WEIGHT_FREE_FR = ["PSNR", "SSIM", "MS-SSIM", "GMSD", "FSIM", "VIF", "PSNR-RGB", "VAE-FD"]
 WEIGHT_FREE = [*WEIGHT_FREE_FR, "PIQE"]
 
 
@@ -100,7 +100,7 @@ def test_more_noise_is_worse_and_no_error_is_best(tmp_path, photograph, name):
     ladder = [_values(tmp_path, _noisy(photograph, s), photograph, [name])[name] for s in (0.0, 0.02, 0.1, 0.3)]
     assert ladder == sorted(ladder, reverse=METRICS.get(name).higher_is_better)
     assert len(set(ladder)) == 4
-    best = {"PSNR": 80, "PSNR-RGB": 80, "GMSD": 0}.get(name, 1)
+    best = {"PSNR": 80, "PSNR-RGB": 80, "GMSD": 0, "VAE-FD": 0}.get(name, 1)
     assert ladder[0] == pytest.approx(best, abs=1e-4)
 
 
@@ -138,8 +138,7 @@ def test_the_papers_metrics_come_first_and_know_their_direction_and_weights():
 def test_directions_agree_with_pyiqa():
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
-    for name in METRICS:
-        spec = METRICS.get(name)
+    for spec in (METRICS.get(name) for name in METRICS if "pyiqa" in METRICS.get(name).options):
         config = DEFAULT_CONFIGS[spec.options["pyiqa"]]
         assert spec.higher_is_better is not config.get("lower_better", False)
         assert spec.kind == config["metric_mode"]

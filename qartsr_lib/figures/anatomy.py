@@ -22,14 +22,17 @@ def component_bars(errors: pd.DataFrame) -> Figure:
     layers, components = list(errors["layer"].unique()), list(errors["component"].unique())
     widths = list(errors["bits"].unique())
     with styled():
-        figure, axes = plt.subplots(1, len(layers), figsize=(3.4 * len(layers), 3.2), squeeze=False, sharey=True)
+        figure, axes = plt.subplots(
+            1, len(layers), figsize=(3.4 * len(layers), 3.2), squeeze=False, sharex=True, sharey=True
+        )
         for axis, layer in zip(axes[0], layers, strict=True):
             part = errors[errors["layer"] == layer]
             for offset, (bits, shade) in enumerate(zip(widths, ("#2166ac", "#f4a582", "#bababa"), strict=False)):
                 values = part[part["bits"] == bits].set_index("component")["error"].reindex(components)
                 position = np.arange(len(components)) + (offset - (len(widths) - 1) / 2) * 0.38
                 axis.barh(position, values, height=0.36, color=shade, label=bits)
-            axis.set(title=layer, xscale="log", xlabel="squared error / variance")
+            axis.set(title=_two_lines(layer), xscale="log", xlabel="squared error / variance")
+            axis.set_xlim(errors["error"].min() / 2, errors["error"].max() * 2)
             axis.set_yticks(np.arange(len(components)), components)
             axis.title.set_fontsize(7.5)
         axes[0, 0].invert_yaxis()
@@ -55,7 +58,7 @@ def channel_ranges(ranges: Mapping[str, Mapping[str, tuple[torch.Tensor, torch.T
                 axis.axhline(float(low.min()), color="#b2182b", lw=0.8, ls="--")
                 axis.axhline(float(high.max()), color="#b2182b", lw=0.8, ls="--")
                 axis.set_title(title, fontsize=8)
-            line[0].set_ylabel(layer, fontsize=6.5)
+            line[0].set_ylabel(_two_lines(layer), fontsize=6.5)
         for axis in axes[-1]:
             axis.set_xlabel("input channel")
     return figure
@@ -81,3 +84,12 @@ def layer_errors(errors: pd.DataFrame, boundaries: Mapping[str, int] | None = No
         axes[-1, 0].set_xlabel("layer, in inference order")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _two_lines(name: str) -> str:
+    """A layer's full name, broken at the dot nearest its middle."""
+    dots = [index for index, letter in enumerate(name) if letter == "."]
+    if not dots:
+        return name
+    middle = min(dots, key=lambda index: abs(index - len(name) / 2))
+    return name[: middle + 1] + "\n" + name[middle + 1 :]

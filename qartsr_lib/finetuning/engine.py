@@ -92,9 +92,10 @@ class Finetuner:
         """
         self._check(phases)
         done, history = self._resume(phases)
-        left = sum(len(self._order(phase, number)) for number, phase in list(enumerate(phases))[done:])
+        schedule = self.schedule(phases)
+        left = sum(len(order) for order in schedule[done:])
         try:
-            for record in progress(self._steps(phases, done, history), self.label, left):
+            for record in progress(self._steps(phases, schedule, done, history), self.label, left):
                 history.append(record)
         finally:
             for module in quant_modules(self.student):
@@ -104,17 +105,38 @@ class Finetuner:
                         parameter.requires_grad_(True)
         return history
 
-    def _steps(self, phases: Sequence[Phase], done: int, history: list[Record]) -> Iterator[Record]:
+    def schedule(self, phases: Sequence[Phase]) -> list[list[int]]:
+        """Numbers of the batches of every phase: all of them shuffled, again and again.
+
+        A phase ends as soon as all images planned up to its end have passed, so that whole batches
+        never add up to more than the plan and a part of one batch.
+        """
+        schedule, planned, passed = [], 0, 0
+        sizes = [len(batch) for batch in self.network.upscaled]
+        for number, phase in enumerate(phases):
+            generator, order, waiting = random.Random(f"{self.config.seed}-{number}"), [], []
+            planned += phase.images
+            while passed < planned:
+                waiting = waiting or generator.sample(range(len(sizes)), len(sizes))
+                order.append(waiting.pop())
+                passed += sizes[order[-1]]
+            schedule.append(order)
+        return schedule
+
+    def _steps(
+        self, phases: Sequence[Phase], schedule: list[list[int]], done: int, history: list[Record]
+    ) -> Iterator[Record]:
         targets = Flows(
             self.teacher_network.chain, self.network.upscaled, self._wanted(phases[done:], phases), self.config.cache
         )
-        planned, passed = sum(phase.images for phase in phases), int(history[-1]["images"]) if history else 0
+        sizes = [len(batch) for batch in self.network.upscaled]
+        total, passed = sum(sizes[batch] for order in schedule for batch in order), _passed(history)
         for number in range(done, len(phases)):
             objective = self._objective(phases, number, targets)
-            for batch in self._order(phases[number], number):
+            for batch in schedule[number]:
                 started = time.monotonic()
-                loss, parts = self._step(objective, batch, passed / planned)
-                passed += len(self.network.upscaled[batch])
+                loss, parts = self._step(objective, batch, passed / total)
+                passed += sizes[batch]
                 if not math.isfinite(loss):
                     raise QartsrError(f"{self.label}: loss is not finite after {passed} images; use smaller rates")
                 seconds = round(time.monotonic() - started, 4)
@@ -157,16 +179,6 @@ class Finetuner:
             wanted.add(self.network.entry(_quantized(phases, number) if trained is None else trained))
         return wanted
 
-    def _order(self, phase: Phase, number: int) -> list[int]:
-        """Numbers of the batches until `phase.images` have passed: all of them shuffled, again and again."""
-        generator, order, passed = random.Random(f"{self.config.seed}-{number}"), [], 0
-        while passed < phase.images:
-            for batch in generator.sample(range(len(self.network.upscaled)), len(self.network.upscaled)):
-                if passed < phase.images:
-                    order.append(batch)
-                    passed += len(self.network.upscaled[batch])
-        return order
-
     def _tuned(self) -> list[torch.nn.Parameter]:
         return [parameter for tuned in self.parameters.values() for parameter in tuned]
 
@@ -196,6 +208,10 @@ def by_kind(modules: Sequence[QuantModule]) -> dict[str, list[torch.nn.Parameter
         for kind, parameters in module.tuned_parameters().items():
             kinds.setdefault(kind, []).extend(parameters)
     return kinds
+
+
+def _passed(history: Sequence[Record]) -> int:
+    return int(history[-1]["images"]) if history else 0
 
 
 def _quantized(phases: Sequence[Phase], number: int) -> list[str]:

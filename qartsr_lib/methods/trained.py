@@ -106,8 +106,8 @@ class TrainedMethod(Method):
             history = self._finetuner(backbone, student, calibration_images, budget, seed, label, checkpoint).run(plan)
             student.requires_grad_(False)
             student.quantization = replace(student.quantization, method=self.name)
-        steps, layers = 0 if bits.is_full_precision else budget.images, report(student)
-        return MethodResult(student, layers, w_bits_effective(layers), steps, history)
+        layers, passed = report(student), int(history[-1]["images"]) if history else 0
+        return MethodResult(student, layers, w_bits_effective(layers), passed, history)
 
     def untrained(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], seed: int = 0

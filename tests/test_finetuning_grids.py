@@ -1,0 +1,102 @@
+"""Tables 3 and 4: which cells, which options, which rows of which version."""
+
+import pandas as pd
+import pytest
+
+from qartsr_lib import finetuning_grids as grids
+from qartsr_lib import reports, tries
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.rates import chosen_rate
+from qartsr_lib.profiles import PROFILES, SEVEN_METHODS, get_profile
+
+STUDY = get_profile("study", datasets=["samples"])
+
+
+def test_every_method_runs_on_every_cell_with_one_budget():
+    grid = grids.comparison_grid(STUDY)
+    for cell in STUDY.finetune_cells:
+        for bits in STUDY.finetune_bits:
+            rows = [e for e in grid if (e.backbone, e.timestep, e.bits) == (*cell, bits)]
+            assert {e.method for e in rows} == set(SEVEN_METHODS)
+            budgets = {dict(e.options).get("images") for e in rows if METHODS.get(e.method).trains}
+            assert budgets == {STUDY.train_images}
+            assert all(e.options == () for e in rows if not METHODS.get(e.method).trains)
+    assert {(e.backbone, e.timestep) for e in grid if e.method == "fp"} == set(STUDY.finetune_cells)
+
+
+def test_seeds_only_where_they_decide():
+    seeds = {}
+    for e in grids.comparison_grid(STUDY):
+        seeds.setdefault((e.method, e.timestep, e.bits), set()).add(e.seed)
+    assert seeds["qartsr", 1, "W4A4"] == set(STUDY.seeds) and seeds["lsq", 1, "W2A2"] == set(STUDY.seeds)
+    assert seeds["qartsr", 1, "W3A3"] == seeds["qartsr", 1000, "W4A4"] == seeds["svdquant", 1, "W4A4"] == {0}
+
+
+def test_table_4_has_the_papers_rows_and_an_equal_version():
+    grid = grids.ablation_grid(STUDY)
+    labels = {(e.timestep, e.label) for e in grid if e.backbone == "embedded" and e.label}
+    table = pd.DataFrame([{"timestep": t, "method": label, "bits": "W4A4", "steps": 1} for t, label in sorted(labels)])
+    rows = grids.with_stages(table)
+    paper = rows[rows["version"] == "paper"]
+    stages = {tuple(row) for row in paper[["trq", "rpq", "et"]].to_numpy()}
+    assert stages == {(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1)}
+    equal = rows[rows["version"] == "equal"]
+    assert set(equal["order"]) == {"none", "reverse", "inference", "random"}
+    assert set(equal["loss"]) == {"none", "both", "image", "module"}
+
+
+def test_equal_steps_means_the_whole_budget():
+    for row in (grids.RPQ, grids.ET, grids.BOTH, *grids.VARIANTS):
+        assert row.share == 1.0
+    assert grids.RPQ_HALF.share == grids.ET_HALF.share == 0.5 and grids.RPQ_HALF.versions == ("paper",)
+
+
+def test_the_full_method_of_table_4_is_the_model_of_table_3():
+    table3 = {e.options for e in grids.comparison_grid(STUDY) if e.method == "qartsr"}
+    table4 = {e.options for e in grids.ablation_grid(STUDY) if e.label == "RPQ*+ET"}
+    assert table3 == table4
+
+
+@pytest.mark.parametrize("profile", list(PROFILES))
+def test_every_cell_belongs_to_the_profile(profile):
+    found = PROFILES[profile].for_finetuning()
+    assert {backbone for backbone, _ in found.finetune_cells} <= set(found.backbones)
+    assert found.metrics == found.finetune_metrics and found.max_images == found.finetune_images
+    assert set(found.finetune_bits) | set(found.ablation_bits) <= set(found.bits)
+
+
+def test_all_trained_methods_have_a_chosen_rate_among_the_tries():
+    for name in SEVEN_METHODS:
+        if METHODS.get(name).trains:
+            assert chosen_rate(name) in tries.FACTORS
+
+
+def test_the_smallest_geometric_mean_wins_and_a_breakdown_loses():
+    rows = [("a", 1, 1.0), ("a", 1, 1.0), ("a", 10, 0.1), ("a", 10, 2.0), ("b", 1, 0.5), ("b", 10, float("nan"))]
+    frame = pd.DataFrame(rows, columns=["method", "factor", "image_loss"])
+    assert tries.choose(frame) == {"a": 10.0, "b": 1.0}
+
+
+def _per_image(values):
+    rows = [
+        {"dataset": "d", "backbone": "b", "timestep": 1, "bits": "W4A4", "metric": "PSNR", "method": method}
+        | {"image": image, "seed": seed, "value": value}
+        for (method, image, seed), value in values.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_paired_differences_average_seeds_first():
+    values = {("A", "x", 0): 30.0, ("A", "x", 1): 32.0, ("A", "y", 0): 20.0, ("A", "y", 1): 20.0}
+    values |= {("B", "x", 0): 30.0, ("B", "y", 0): 19.0}
+    (row,) = reports.paired_differences(_per_image(values), [("A", "B"), ("A", "C")]).to_dict("records")
+    assert row["difference"] == "A - B" and row["PSNR"] == 1.0 and row["n_images"] == 2
+
+
+def test_ranks_know_the_direction_of_a_metric():
+    base = {"dataset": "d", "backbone": "b", "timestep": 1, "bits": "W4A4"}
+    rows = [base | {"method": m, "metric": k, "value": v} for m, k, v in (("A", "PSNR", 2), ("B", "PSNR", 1))]
+    rows += [base | {"method": m, "metric": "GMSD", "value": v} for m, v in (("A", 2), ("B", 1))]
+    frame = pd.DataFrame(rows)
+    assert reports.ranks(frame).iloc[0].to_dict() == {"A": 1, "B": 2}
+    assert reports.ranks(frame, "GMSD").iloc[0].to_dict() == {"A": 2, "B": 1}

@@ -71,11 +71,12 @@ def _per_image(members: Sequence[tuple[Experiment, Pair, Measured]], evaluator: 
 
 def _rows(long: pd.DataFrame, experiments: Sequence[Experiment], evaluator: Evaluator) -> list[dict[str, Any]]:
     infos = [evaluator.model_info(experiment) for experiment in experiments]
+    stored = [info["w_bits_effective"] for info in infos if info["w_bits_effective"] is not None]
     rows = []
     for metric, scored in long.groupby("metric", sort=False):
         by_image = scored.groupby("image", sort=True)["value"].mean().dropna().to_numpy()
         low, high = bootstrap_interval(by_image) if len(by_image) else (np.nan, np.nan)
-        notes = list(dict.fromkeys(note for note in scored["note"] if note))
+        notes = list(dict.fromkeys(note for note in [*scored["note"], *(info["note"] for info in infos)] if note))
         if len(by_image) and is_small(len(by_image)):
             notes.append(FEW_NOTE)
         first = scored.iloc[0]
@@ -88,8 +89,8 @@ def _rows(long: pd.DataFrame, experiments: Sequence[Experiment], evaluator: Eval
                 "ci_high": high,
                 "n_images": len(by_image),
                 "n_seeds": len(experiments),
-                "steps": infos[0]["steps"],
-                "w_bits_effective": float(np.mean([info["w_bits_effective"] for info in infos])),
+                "steps": max(info["steps"] for info in infos),
+                "w_bits_effective": float(np.mean(stored)) if stored else np.nan,
                 "note": "; ".join(notes),
             }
         )

@@ -1,7 +1,7 @@
 """`make bench`: what QArtSR's finetuning costs, as ratios measured in one run.
 
 Same batch, dtype, threads and image loss on both sides; each ratio is the median over rounds in
-which the two sides alternate. Memory is the peak of a process of its own, less what it held before.
+which the two sides alternate. Building the two sides is not timed. Memory is what the steps add to the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -22,7 +22,7 @@ from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.finetuning.phases import Phase, Term
+from qartsr_lib.finetuning.phases import Phase, Term, block_groups
 from qartsr_lib.methods import METHODS
 
 BACKBONE, TIMESTEP, BITS = "embedded-scaled", 1, "W4A4"
@@ -66,21 +66,31 @@ def finetuner(count: int = 1, cache: bool = True) -> Finetuner:
 def qartsr_step() -> Callable[[], None]:
     """One end-to-end step of QArtSR."""
     run = finetuner()
-    phase = [Phase(tuple(run.network.names), BATCH, (Term("image"),))]
-    return lambda: run.run(phase) and None
+    records = run.steps([Phase(tuple(run.network.names), 10_000 * BATCH, (Term("image"),))])
+    return lambda: next(records) and None
 
 
-def reverse_schedule(cache: bool, epochs: int = 2) -> Callable[[], list[float]]:
-    """RPQ over all modules on two batches, `epochs` times each, with and without cached upstream: its losses."""
+def reverse_schedule(cache: bool, epochs: int = 2) -> tuple[float, list[float]]:
+    """RPQ over all modules on two batches, `epochs` times each: (seconds without the building, its losses)."""
+    run = finetuner(2, cache)
+    images = len(block_groups(run.student)) * 2 * BATCH * epochs
+    plan = METHODS.get("qartsr").phases(run.student, images, 0, rpq=1.0, order="reverse", loss="both")
+    started = time.perf_counter()
+    history = run.run(plan)
+    return time.perf_counter() - started, [record["loss"] for record in history]
 
-    def schedule() -> list[float]:
-        run = finetuner(2, cache)
-        plan = METHODS.get("qartsr").phases(
-            run.student, 15 * 2 * BATCH * epochs, 0, rpq=1.0, order="reverse", loss="both"
-        )
-        return [record["loss"] for record in run.run(plan)]
 
-    return schedule
+def schedule_ratio(rounds: int) -> dict[str, object]:
+    """The plain loop against cached upstream, by turns."""
+    plain, cached = zip(*((reverse_schedule(False), reverse_schedule(True)) for _ in range(rounds)), strict=True)
+    pairs = [(one[0], other[0]) for one, other in zip(plain, cached, strict=True)]
+    return summary(pairs) | {"same losses": plain[0][1] == cached[0][1], "epochs per module": 2}
+
+
+def ratio(first: Callable[[], object], second: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Times of first / second over alternating rounds, after a warm-up."""
+    first(), second()
+    return summary([(seconds(first), seconds(second)) for _ in range(rounds)])
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -90,22 +100,20 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def ratio(first: Callable[[], object], second: Callable[[], object], rounds: int) -> dict[str, float]:
-    """Median of first / second over alternating rounds, with the spread and both medians in seconds."""
-    first(), second()  # warm-up
-    pairs = [(seconds(first), seconds(second)) for _ in range(rounds)]
-    quotients = [a / b for a, b in pairs]
+def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Median of first / second over pairs of seconds, with the spread and both medians."""
+    quotients = [first / second for first, second in pairs]
     return {
         "ratio": round(statistics.median(quotients), 3),
         "lowest": round(min(quotients), 3),
         "highest": round(max(quotients), 3),
-        "seconds_first": round(statistics.median(a for a, _ in pairs), 3),
-        "seconds_second": round(statistics.median(b for _, b in pairs), 3),
+        "seconds_first": round(statistics.median(first for first, _ in pairs), 3),
+        "seconds_second": round(statistics.median(second for _, second in pairs), 3),
     }
 
 
 def peak_of(kind: str) -> float:
-    """MiB that steps of `kind` add to the peak of a process of its own."""
+    """MiB that steps of `kind` add to the peak of a process of its own, in which both sides were built."""
     words = [sys.executable, "-m", "qartsr_lib.bench", "--memory-of", kind]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
 
@@ -117,17 +125,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--memory-of", choices=["float", "qartsr"], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.memory_of:
-        step = float_step() if options.memory_of == "float" else qartsr_step()
+        steps = {"float": float_step(), "qartsr": qartsr_step()}
         before = provenance.peak_memory_mib()
-        step(), step()
+        for _ in range(3):
+            steps[options.memory_of]()
         print(provenance.peak_memory_mib() - before)
         return
-    cached, plain = reverse_schedule(True), reverse_schedule(False)
+    memory = {"QArtSR": round(peak_of("qartsr")), "full precision": round(peak_of("float"))}
     found = {
         "QArtSR step / full-precision step": ratio(qartsr_step(), float_step(), options.rounds),
-        "plain RPQ / RPQ with cached upstream": ratio(plain, cached, 1)
-        | {"same losses": cached() == plain(), "epochs per module": 2},
-        "peak memory, MiB": {"QArtSR": round(peak_of("qartsr")), "full precision": round(peak_of("float"))},
+        "plain RPQ / RPQ with cached upstream": schedule_ratio(max(1, options.rounds // 3)),
+        "peak memory of steps, MiB": memory | {"ratio": round(memory["QArtSR"] / memory["full precision"], 3)},
         "setting": {"backbone": BACKBONE, "timestep": TIMESTEP, "bits": BITS, "batch": BATCH, "lq crop": CROP},
         "environment": provenance.environment("cpu"),
         "git": provenance.git_state(),

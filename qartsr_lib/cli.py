@@ -16,6 +16,10 @@ EPILOG = """examples:
   python -m qartsr_lib upscale photos/ --out upscaled --checkpoint quantized
   python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
 """
+TRIAL_METHOD = (
+    "quantization method: fp (none), maxmin, svdquant or another; trained ones get a short trial on the "
+    "installed sample photographs here, so make a real model with quantize and use --checkpoint"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +65,7 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument("--backbone", default="embedded", help="the model: embedded or embedded-scaled")
     parser.add_argument("--timestep", default=1, type=int, help="timestep T the model was trained at: 1000, 500 or 1")
-    parser.add_argument("--method", default="fp", help="quantization method: fp (none) or maxmin")
+    parser.add_argument("--method", default="fp", help=TRIAL_METHOD)
     parser.add_argument(
         "--bits", default=None, help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)"
     )
@@ -145,7 +149,7 @@ def _model(options: argparse.Namespace):
         return load_backbone(options.backbone, options.timestep)
     bits = parse_bits(options.bits or "W4A4")
     backbone, profile = load_backbone(options.backbone, options.timestep), get_profile("tiny")
-    settings = dict(training_options(options.method, profile.train_images))
+    settings = dict(training_options(options.method, profile))
     return method.build(backbone, bits, calibration_list(profile).images, **settings).backbone
 
 
@@ -154,13 +158,14 @@ def _quantize(options: argparse.Namespace) -> None:
     from qartsr_lib.datasets.calibration import low_quality_crops
     from qartsr_lib.finetuning_grids import training_options
     from qartsr_lib.methods import METHODS
+    from qartsr_lib.profiles import get_profile
     from qartsr_lib.quant import save_quantized
 
     method = METHODS.get(options.method)
     if options.method == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
     crops = low_quality_crops(options.images, options.crops, CROP)
-    settings = dict(training_options(options.method, options.train_images))
+    settings = dict(training_options(options.method, get_profile("tiny", train_images=options.train_images)))
     unfinished = options.out / "unfinished.pt"
     if method.trains:
         settings["checkpoint"] = unfinished

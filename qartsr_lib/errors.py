@@ -1,4 +1,4 @@
-"""The one exception type that users are meant to read."""
+"""The exceptions that users are meant to read."""
 
 
 class QartsrError(Exception):
@@ -7,3 +7,7 @@ class QartsrError(Exception):
     Command-line entry points print the message alone and exit with status 2; notebooks show it
     at the end of the traceback. Programming errors stay ordinary Python exceptions.
     """
+
+
+class Diverged(QartsrError):
+    """Numbers that are not finite came out of a training or a network: a result, which tables show as n/a."""

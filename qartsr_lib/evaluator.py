@@ -2,7 +2,8 @@
 
 Three kinds of entries: "model" (what a quantized model is, how long it took to build, and all of it
 where it was trained), "sr" (one upscaled image) and "scores" (its metric values). A model is built
-only when one of its images is not in the cache.
+only when one of its images is not in the cache. Training or inference that ends in numbers that are
+not finite is a result as well: n/a with the reason.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ from qartsr_lib import provenance
 from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets.base import Pair, file_sha256
 from qartsr_lib.datasets.calibration import CalibrationList
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.errors import Diverged
 from qartsr_lib.images import read_image, write_png
 from qartsr_lib.quant.storage import DESCRIPTION, load_quantized, save_quantized
 
@@ -72,12 +74,12 @@ class Measured:
     """One image of one experiment.
 
     Attributes:
-        png: the upscaled image.
+        png: the upscaled image; None where there is none, because numbers were not finite.
         scores: metric -> (value or None, note).
         seconds: computing time when it was made, whichever invocation made it.
     """
 
-    png: Path
+    png: Path | None
     scores: dict[str, tuple[float | None, str]]
     seconds: float
 
@@ -106,6 +108,9 @@ class Evaluator:
         """Upscale and score one image, or find both in the cache."""
         sr_key = self._key("sr", self.model_key(experiment), file_sha256(pair.lq))
         sr = self.cache.get_or_put("sr", sr_key, lambda folder: self._upscale(experiment, pair, folder))
+        made = _read_json(sr / "made.json")
+        if made.get("diverged"):
+            return Measured(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
         names = [name for name in self.metrics if name not in self.reasons]
         identity = {name: self.identity[name] for name in names}
         score_key = self._key("scores", file_sha256(sr / "sr.png"), file_sha256(pair.hr), identity)
@@ -117,16 +122,14 @@ class Evaluator:
             name: (None, self.reasons[name]) if name in self.reasons else tuple(found["scores"][name])
             for name in self.metrics
         }
-        return Measured(sr / "sr.png", scores, _read_json(sr / "made.json")["seconds"] + found["seconds"])
+        return Measured(sr / "sr.png", scores, made["seconds"] + found["seconds"])
 
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
-        """{"w_bits_effective", "steps", "seconds"} of the experiment's model."""
-        key = self._key("model", self.model_key(experiment))
-        folder = self.cache.get("model", key)
-        if folder is None:
-            self.build(experiment)
-            folder = self.cache.get("model", key)
-        return _read_json(folder / "model.json")
+        """{"w_bits_effective", "steps", "seconds", "note", "diverged"} of the experiment's model.
+
+        "diverged" is the reason where there is no model, "" otherwise; w_bits_effective is None then.
+        """
+        return _read_json(self._model_folder(experiment) / "model.json")
 
     def model_key(self, experiment: Experiment) -> dict[str, Any]:
         """All that determines a quantized model, apart from the environment and the library's source."""
@@ -158,13 +161,20 @@ class Evaluator:
         return self._backbone[1]
 
     def build(self, experiment: Experiment) -> Any:
-        """The experiment's quantized backbone; the last one is kept in memory, a trained one in the cache too."""
+        """The experiment's quantized backbone; the last one is kept in memory, a trained one in the cache too.
+
+        Raises:
+            Diverged: its training did; remembered, and not tried again.
+        """
         key = self._key("model", self.model_key(experiment))
         if self._model is not None and self._model[0] == key:
             return self._model[1]
         self._model = None
         backbone = self.backbone(experiment)
         kept = self.cache.get("model", key)
+        reason = "" if kept is None else _read_json(kept / "model.json")["diverged"]
+        if reason:
+            raise Diverged(reason)
         if kept is not None and (kept / DESCRIPTION).exists():
             model = load_quantized(kept, lambda *_: copy.deepcopy(backbone))
         else:
@@ -174,11 +184,15 @@ class Evaluator:
 
     def history(self, experiment: Experiment) -> list[dict[str, float]]:
         """One record per training step of the experiment's model; empty without training."""
+        path = self._model_folder(experiment) / "history.json"
+        return _read_json(path) if path.exists() else []
+
+    def _model_folder(self, experiment: Experiment) -> Path:
         key = self._key("model", self.model_key(experiment))
         if self.cache.get("model", key) is None:
-            self.build(experiment)
-        path = self.cache.get("model", key) / "history.json"
-        return _read_json(path) if path.exists() else []
+            with suppress(Diverged):  # remembered in the folder
+                self.build(experiment)
+        return self.cache.get("model", key)
 
     def _make(self, experiment: Experiment, backbone: Any, key: str) -> Any:
         """Run the method and keep what it made; an interrupted training continues after its last finished phase."""
@@ -191,12 +205,16 @@ class Evaluator:
         torch.manual_seed(experiment.seed)
         started = time.monotonic()
         images = [image.to(self.device) for image in images]
-        result = method.build(backbone, experiment.bits, images, seed=experiment.seed, **options)
-        info = {
-            "w_bits_effective": float(result.w_bits_effective),
-            "steps": int(result.steps),
-            "seconds": round(time.monotonic() - started, 2),
-        }
+        info = {"w_bits_effective": None, "steps": 0, "note": "", "diverged": ""}
+        try:
+            result = method.build(backbone, experiment.bits, images, seed=experiment.seed, **options)
+        except Diverged as error:
+            info |= {"diverged": str(error), "seconds": round(time.monotonic() - started, 2)}
+            self.cache.get_or_put("model", key, lambda folder: _write_json(folder / "model.json", info))
+            unfinished.unlink(missing_ok=True)
+            raise
+        info |= {"w_bits_effective": float(result.w_bits_effective), "steps": int(result.steps), "note": result.note}
+        info |= {"seconds": round(time.monotonic() - started, 2)}
 
         def keep(folder: Path) -> None:
             _write_json(folder / "model.json", info)
@@ -212,17 +230,19 @@ class Evaluator:
         return stable_hash([*determining, self.environment, provenance.source_sha256()])
 
     def _upscale(self, experiment: Experiment, pair: Pair, folder: Path) -> None:
-        model = self.build(experiment)
-        started = time.monotonic()
-        lq = read_image(pair.lq).to(self.device)
-        with torch.inference_mode():
-            sr = model.upscale(lq)
-        if not bool(torch.isfinite(sr).all()):
-            raise QartsrError(
-                f"{pair.id}: {experiment.method} {experiment.bits} gave values that are not finite; use more bits"
-            )
-        write_png(folder / "sr.png", sr)
-        _write_json(folder / "made.json", {"seconds": round(time.monotonic() - started, 3)})
+        started, diverged = time.monotonic(), ""
+        try:
+            model = self.build(experiment)
+            started = time.monotonic()
+            lq = read_image(pair.lq).to(self.device)
+            with torch.inference_mode():
+                sr = model.upscale(lq)
+            if not bool(torch.isfinite(sr).all()):
+                raise Diverged(f"{pair.id}: {experiment.method} {experiment.bits} gave values that are not finite")
+            write_png(folder / "sr.png", sr)
+        except Diverged as error:
+            diverged = str(error)
+        _write_json(folder / "made.json", {"seconds": round(time.monotonic() - started, 3), "diverged": diverged})
 
     def _score(self, png: Path, pair: Pair, names: Sequence[str], folder: Path) -> None:
         started = time.monotonic()

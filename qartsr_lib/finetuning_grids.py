@@ -17,11 +17,16 @@ Options = tuple[tuple[str, object], ...]
 SEEDED_BITS, SEEDED_TIMESTEP = ("W4A4", "W2A2"), 1
 
 
-def training_options(method: str, images: int) -> Options:
-    """Budget and chosen learning rate of a trained method; nothing for the others."""
+def training_options(method: str, profile: Profile, share: float = 1.0) -> Options:
+    """Budget (`share` of the profile's), learning rate and image loss of a trained method; nothing for the others."""
     if not METHODS.get(method).trains:
         return ()
-    return (("images", images), ("rate", chosen_rate(method)))
+    return (
+        ("images", round(share * profile.train_images)),
+        ("batch", profile.train_batch),
+        ("rate", 1.0 if profile.published_rates else chosen_rate(method)),
+        ("image_loss", profile.image_loss),
+    )
 
 
 def comparison_grid(profile: Profile) -> list[Experiment]:
@@ -31,7 +36,7 @@ def comparison_grid(profile: Profile) -> list[Experiment]:
         models: list[tuple[str, str, int, Options]] = [(*FULL_PRECISION, profile.seeds[0], ())]
         for bits in profile.finetune_bits:
             for method in profile.methods:
-                options = training_options(method, profile.train_images)
+                options = training_options(method, profile)
                 models += [(method, bits, seed, options) for seed in _seeds(profile, method, timestep, bits)]
         grid += [
             Experiment(backbone, timestep, method, bits, dataset, seed, options)
@@ -71,7 +76,9 @@ class Ablation:
     versions: tuple[str, ...] = ("paper", "equal")
 
 
-def _qartsr(label: str, rpq: int, et: int, share: float, versions: tuple[str, ...], **changed) -> Ablation:
+def _qartsr(
+    label: str, rpq: int, et: int, share: float, versions: tuple[str, ...], method: str = "qartsr", **changed
+) -> Ablation:
     part = 1.0 if not et else 0.5 if rpq else 0.0
     order, loss = changed.get("order", "reverse"), changed.get("loss", "both")
     settings = {"rpq": part, "order": order, "loss": loss}
@@ -79,7 +86,7 @@ def _qartsr(label: str, rpq: int, et: int, share: float, versions: tuple[str, ..
     options = tuple((name, value) for name, value in settings.items() if value != QArtSR.own_options[name])
     if not rpq:
         order, loss = "none", "image"
-    return Ablation(label, "qartsr", share, options, rpq, et, order, loss, versions)
+    return Ablation(label, method, share, options, rpq, et, order, loss, versions)
 
 
 BASELINE = Ablation("MaxMin", "maxmin", 0.0, (), 0, 0, "none", "none")
@@ -88,12 +95,13 @@ RPQ = _qartsr("RPQ*", 1, 0, 1.0, ("equal",))
 ET_HALF = _qartsr("ET [half the budget]", 0, 1, 0.5, ("paper",))
 ET = _qartsr("ET", 0, 1, 1.0, ("equal",))
 BOTH = _qartsr("RPQ*+ET", 1, 1, 1.0, ("paper", "equal"))
-#: What the paper claims and does not measure: the order of the modules, and each half of Eq. (8).
+#: What the paper claims and does not measure: the order of the modules, each half of Eq. (8); and the ranks.
 VARIANTS = (
     _qartsr("RPQ*+ET [inference order]", 1, 1, 1.0, ("equal",), order="inference"),
     _qartsr("RPQ*+ET [random order]", 1, 1, 1.0, ("equal",), order="random"),
     _qartsr("RPQ*+ET [module loss]", 1, 1, 1.0, ("equal",), loss="module"),
     _qartsr("RPQ*+ET [image loss]", 1, 1, 1.0, ("equal",), loss="image"),
+    _qartsr("RPQ*+ET [published ranks]", 1, 1, 1.0, ("equal",), method="qartsr-ranks"),
 )
 #: Without TRQ the paper has no row with ET.
 WITHOUT_TRQ = (BASELINE, RPQ_HALF, RPQ)
@@ -112,7 +120,7 @@ def ablation_grid(profile: Profile) -> list[Experiment]:
         cells = [Experiment(backbone, timestep, *FULL_PRECISION, "", profile.seeds[0])]
         for bits in profile.ablation_bits:
             for row in ablation_rows(timestep):
-                options = training_options(row.method, round(row.share * profile.train_images)) + row.options
+                options = training_options(row.method, profile, row.share) + row.options
                 for seed in _seeds(profile, row.method, timestep, bits):
                     cells.append(Experiment(backbone, timestep, row.method, bits, "", seed, options, row.label))
         grid += [replace(cell, dataset=dataset) for cell in cells for dataset in profile.datasets]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,9 +30,9 @@ class Measured:
     frame: pd.DataFrame
     records: tuple[dict[str, Any], ...]
 
-    def write(self, name: str) -> Path:
-        """Merge into results/<profile>/<name>.csv, with the run records."""
-        return results.write_measurement(self.profile, name, self.frame, self.records)
+    def write(self, name: str, by: Sequence[str] = ("dataset",)) -> Path:
+        """Merge into results/<profile>/<name>.csv, with the run records; see results.write_measurement."""
+        return results.write_measurement(self.profile, name, self.frame, self.records, by)
 
     def run_ids(self, **fixed: object) -> str:
         """The run ids behind the rows whose columns have the given values, separated by spaces."""

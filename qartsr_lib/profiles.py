@@ -64,6 +64,10 @@ class Profile:
         ablation_bits: bit widths of Table 4.
         finetune_metrics, finetune_images: metrics, and images per data set, of Tables 3 and 4.
         train_images: budget of a trained method, images passed forward and backward.
+        train_batch: images per step.
+        image_loss: name in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none.
+        published_rates: train with the papers' learning rates, made for long schedules, instead of
+            the factor on them that was chosen on BSDS500/val.
         max_images: per data set, by a fixed stride; None for all.
         weights: backbone files that are not shipped.
         downloads: whether metric weights may be fetched; where not, every machine regenerates the
@@ -87,6 +91,9 @@ class Profile:
     finetune_metrics: tuple[str, ...] = FINETUNE_METRICS
     finetune_images: int | None = None
     train_images: int = 32
+    train_batch: int = 4
+    image_loss: str = "vae-features+mse"
+    published_rates: bool = False
     max_images: int | None = None
     weights: tuple[WeightFile, ...] = ()
     downloads: bool = False
@@ -120,6 +127,7 @@ PROFILES = {
             finetune_metrics=("PSNR", "SSIM"),
             finetune_images=1,
             train_images=8,
+            train_batch=1,
             max_images=1,
         ),
         Profile(
@@ -134,6 +142,7 @@ PROFILES = {
             n_calibration=48,
             ablation_bits=("W4A4",),
             finetune_images=4,
+            train_batch=1,  # so that every module of RPQ gets a step
         ),
         Profile(
             name="study",
@@ -145,6 +154,7 @@ PROFILES = {
             seeds=(0, 1, 2),
             calibration="BSDS500",
             n_calibration=128,
+            methods=(*SEVEN_METHODS, "lsq-qat"),
             finetune_bits=("W4A4", "W3A3", "W2A2"),
             finetune_images=30,
             train_images=1024,
@@ -164,6 +174,9 @@ PROFILES = {
             finetune_cells=(("osediff", 1000), ("osediff", 1)),
             finetune_bits=("W4A4", "W3A3", "W2A2"),
             train_images=16384,
+            train_batch=1,
+            image_loss="lpips+mse",
+            published_rates=True,
             downloads=True,
             weights=(
                 WeightFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),

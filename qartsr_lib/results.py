@@ -99,18 +99,21 @@ def write_table(
     return path
 
 
-def write_measurement(profile: str, name: str, frame: pd.DataFrame, records: Sequence[dict] = ()) -> Path:
+def write_measurement(
+    profile: str, name: str, frame: pd.DataFrame, records: Sequence[dict] = (), by: Sequence[str] = ("dataset",)
+) -> Path:
     """Write results/<profile>/<name>.csv for a frame outside the table contract, merged by data set too.
 
     Args:
         frame: any columns, one of them "dataset".
         records: run records, each with its "run_id".
+        by: columns; earlier rows that share their values with a new row are replaced, others stay.
     """
     path = paths.results_dir(profile) / f"{name}.csv"
     with _locked(path.parent):
         for record in records:
             _write_record(path.parent / "runs" / f"{record['run_id']}.json", record)
-        _write_csv(path, _merged(path, _as_text(frame)))
+        _write_csv(path, _merged(path, _as_text(frame), by))
     return path
 
 
@@ -167,12 +170,13 @@ def _locked(folder: Path) -> Iterator[None]:
         raise QartsrError(f"{locks}: cannot be written; set QARTSR_HOME to a folder that can") from error
 
 
-def _merged(path: Path, new: pd.DataFrame) -> pd.DataFrame:
+def _merged(path: Path, new: pd.DataFrame, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
     if path.is_file():
         old = _read_text(path)
-        if "dataset" not in old.columns:
+        if not set(by) <= set(old.columns):
             raise QartsrError(f"{path}: is not a results table; restore it from git or remove it")
-        kept = old[~old["dataset"].isin(new["dataset"].unique())]
+        replaced = set(new[list(by)].itertuples(index=False, name=None))
+        kept = old[[row not in replaced for row in old[list(by)].itertuples(index=False, name=None)]]
         new = pd.concat([new, kept], ignore_index=True).fillna("") if len(kept) else new
     front = [column for column in COLUMNS if column in new.columns]
     return _sorted(new[front + [column for column in new.columns if column not in front]])

@@ -166,7 +166,7 @@ def run_table(
     work = [(experiment, pair) for experiment in experiments for pair in pairs[experiment.dataset]]
     values = [(experiment, pair, evaluator.measure(experiment, pair)) for experiment, pair in progress(work, label)]
     table, per_image, records = aggregate(values, evaluator, pairs, profile.name)
-    images = {(experiment, pair.id): measured.png for experiment, pair, measured in values}
+    images = {(experiment, pair.id): measured.png for experiment, pair, measured in values if measured.png}
     trained = [experiment for experiment in experiments if evaluator.model_info(experiment)["steps"]]
     histories = {experiment: evaluator.history(experiment) for experiment in trained}
     return TableRun(profile.name, table, per_image, records, skipped, images, histories)

@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m qartsr_lib.tries", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data-root", help="folder that holds BSDS500 (default: the environment's DATA_ROOT)")
     parser.add_argument("--images", type=int, default=256, help="budget of one try")
-    parser.add_argument("--methods", nargs="+", help="default: all trained methods")
+    parser.add_argument("--methods", nargs="+", help="default: all trained methods; rows and rates of the others stay")
     options = parser.parse_args(arguments)
     try:
         root = paths.data_root(options.data_root)
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    tries.write("tries")
+    tries.write("tries", by=("dataset", "method"))
     present = json.loads(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
     write_text(CHOSEN, json.dumps(present | choose(tries.frame), indent=1, sort_keys=True) + "\n")
     print(f"{CHOSEN} written")

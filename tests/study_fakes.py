@@ -58,7 +58,7 @@ class FakeMethod:
         width = int(bits.removeprefix("W").split("A")[0])
         quantized = FakeBackbone(backbone.timestep, backbone.log, backbone.seconds, 2 ** min(width, 8) - 1 + seed)
         quantized.log_file = backbone.log_file
-        return SimpleNamespace(backbone=quantized, report=None, w_bits_effective=float(width), steps=0)
+        return SimpleNamespace(backbone=quantized, report=None, w_bits_effective=float(width), steps=0, note="")
 
 
 def fake_score(sr, hr, names):

@@ -12,7 +12,7 @@ from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner
 from qartsr_lib.finetuning.losses import FeatureDistance, normalized_mse, perceptual_and_squared
 from qartsr_lib.finetuning.phases import Phase, Term, block_groups, in_order, split
-from qartsr_lib.quant import SHARED_SETTING, QuantState, calibrate, quantize_
+from qartsr_lib.quant import SHARED_SETTING, QuantState, calibrate, parse_bits, quantize_
 from qartsr_lib.quant.states import quant_modules
 
 RATES = (("side", 1e-3), ("merged", 1e-3), ("phi", 1e-3), ("bounds", 1e-3))
@@ -99,6 +99,16 @@ def test_noise_term_against_the_stages(teacher, start):
     assert record["loss"] == pytest.approx(float(F.mse_loss(student, target) / target.var()), rel=1e-5)
 
 
+def test_every_term_counts(teacher, start):
+    """Two terms of one quantity (z_L and the image, as Q-DM has) are both in the loss."""
+    names = tuple(name for name, _ in teacher.blocks_in_order())
+    ends = [Term("features", "vae.quant_conv"), Term("noise"), Term("features", names[-1])]
+    alone = [finetuner(teacher, copy.deepcopy(start)).run([Phase(names, 2, (term,))])[0]["loss"] for term in ends]
+    (record,) = finetuner(teacher, copy.deepcopy(start)).run([Phase(names, 2, tuple(ends))])
+    assert min(alone) > 0 and record["loss"] == pytest.approx(sum(alone), rel=1e-5)
+    assert record["features_loss"] == pytest.approx(alone[0] + alone[2], rel=1e-5)
+
+
 def test_only_what_a_phase_names_is_trained(teacher, start):
     run = finetuner(teacher, model := copy.deepcopy(start))
     decoder = tuple(name for name in run.network.names if "decoder" in name or "post" in name)
@@ -142,11 +152,22 @@ def test_training_reduces_the_loss_and_leaves_the_weights(teacher, start):
     for key, value in teacher.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
     assert all(module.state is QuantState.QUANTIZED for module in quant_modules(model))
-    assert history[-1]["images"] == 60
+    assert history[-1]["images"] == 80
 
 
 class _Stopped(Exception):
     pass
+
+
+def other_runs(teacher, start, checkpoint):
+    """Runs of the same plan with other images, another image loss, and other bits."""
+    batches, config = [torch.cat(lq_images(2, seed=seed)) for seed in (1, 2)], FinetuneConfig(RATES)
+    yield Finetuner(teacher, start, batches[::-1], F.mse_loss, config, "test", checkpoint)
+    yield finetuner(teacher, start, checkpoint=checkpoint, image_loss="another")
+    other = copy.deepcopy(start)
+    scheme, only = other.quantization.steps[0]
+    other.quantization = replace(other.quantization, steps=((replace(scheme, bits=parse_bits("W3A3")), only),))
+    yield finetuner(teacher, other, checkpoint=checkpoint)
 
 
 def test_interrupted_run_ends_with_the_same_numbers(teacher, start, tmp_path):
@@ -170,6 +191,9 @@ def test_interrupted_run_ends_with_the_same_numbers(teacher, start, tmp_path):
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
     with pytest.raises(QartsrError, match="state.pt: belongs to another run"):
         finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases[:-1])
+    for changed in other_runs(teacher, resumed, tmp_path / "state.pt"):
+        with pytest.raises(QartsrError, match="state.pt: belongs to another run"):
+            changed.run(phases)
     (tmp_path / "state.pt").write_bytes(b"nothing of the kind")
     with pytest.raises(QartsrError, match="state.pt: not a readable checkpoint"):
         finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases)
@@ -232,3 +256,30 @@ def test_normalized_mse_of_a_constant_guess_is_one():
     target = torch.randn(4, 8, 6, 6)
     guess = torch.full_like(target, float(target.mean()))
     assert float(normalized_mse(guess, target)) == pytest.approx(1.0, rel=1e-2)
+
+
+def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):
+    import torchvision
+    from qartsr_lib.finetuning import lpips_loss
+
+    torch.manual_seed(0)
+    features = torchvision.models.vgg16(weights=None).features
+    torch.save({f"features.{key}": value for key, value in features.state_dict().items()}, tmp_path / "vgg16.pth")
+    monkeypatch.setattr(lpips_loss, "obtain", lambda file, folder: tmp_path / "vgg16.pth")
+    seen = []
+    monkeypatch.setattr(lpips_loss, "perceptual_and_squared", lambda distance: seen.append(distance) or distance)
+    distance = lpips_loss.lpips_and_mse(torch.device("cpu"))
+    network = distance.__closure__[0].cell_contents
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(network.net(x).relu3_3, features[:16](x))
+    assert seen and float(distance(x, x)) == 0.0 < float(distance(x, torch.rand(1, 3, 32, 32)))
+
+
+def test_lpips_loss_without_weights_is_told_in_one_line(monkeypatch):
+    from qartsr_lib.finetuning.losses import IMAGE_LOSSES
+    from qartsr_lib.metrics import weights
+
+    monkeypatch.setattr(weights, "locate", lambda file, folder: None)
+    monkeypatch.setattr(weights, "reachable", lambda: False)
+    with pytest.raises(QartsrError, match=r"lpips\+mse: weights not found: put vgg16.* or choose vae-features"):
+        IMAGE_LOSSES.get("lpips+mse")(torch.device("cpu"))

@@ -41,6 +41,17 @@ def test_an_interrupted_measurement_continues(tmp_path, calls):
     assert resumed.frame["image"].tolist() == ["001", "002"] * 3
 
 
+def test_rows_of_others_stay(calls):
+    measured = measure_cells("tiny", QUESTIONS, measuring(calls))
+    measured.write("tries")
+    path = measure_cells("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write(
+        "tries", by=("dataset", "timestep")
+    )
+    assert sorted(pd.read_csv(path)["timestep"]) == [1, 1, 500, 500, 1000, 1000]
+    measure_cells("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write("tries")
+    assert sorted(pd.read_csv(path)["timestep"]) == [1, 1]
+
+
 def test_every_row_names_a_record_on_disk(calls):
     measured = measure_cells("tiny", QUESTIONS, measuring(calls))
     measured.write("theorem")

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant import SHARED_SETTING, QuantScheme, QuantState, calibrate, quantize_
+from qartsr_lib.quant.inference_form import inference_form
 
 assert METHODS.names()  # registers the layer kinds
 
@@ -80,7 +82,7 @@ def test_lsq_gradient_of_the_step():
 def test_lora_updates_the_quantized_weight():
     _, layer, x = converted("linear", "lora", "W2A2")
     base = layer.weight_quantizer(layer.weight).detach()
-    assert torch.equal(layer.merged_weight().detach(), base)
+    assert torch.equal(layer.folded_weight().detach(), base)
     layer.lora_out.data.normal_()
     update = layer.lora_unit**2 * layer.lora_out @ layer.lora_in
     expected = F.linear(
@@ -110,3 +112,21 @@ def test_svdquant_finds_the_best_candidate_of_its_grid():
 def test_schemes_of_the_kinds_are_plain_data():
     scheme = replace(QuantScheme(), layer_kind="steps", layer_options=(("train_weights", True),)).at("W4A4")
     assert QuantScheme.from_dict(scheme.to_dict()) == scheme
+
+
+@pytest.mark.parametrize("name, product", [("linear", 20), ("conv", 20 * 9)])
+def test_passionsr_stores_its_offset_and_what_it_becomes_behind_the_layer(name, product):
+    reference, layer, _ = converted(name, "equivalent")
+    channels = reference.weight.shape[1]
+    assert layer.side_branch_bits == 16 * (2 * channels + product)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_efficientdms_inference_form(name):
+    _, layer, x = converted(name, "lora")
+    torch.nn.init.normal_(layer.lora_out, std=0.3)
+    exported = inference_form(nn.Sequential(layer))
+    assert torch.equal(exported(x), layer(x).detach()) and exported[0].codes.dtype == torch.uint8
+    _, other, _ = converted(name, "equivalent")
+    with pytest.raises(QartsrError, match="layers of Equivalent.* have no inference form"):
+        inference_form(nn.Sequential(other))

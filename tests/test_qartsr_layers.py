@@ -7,6 +7,7 @@ from torch import nn
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant import QuantScheme, QuantState, calibrate, quantize_
+from qartsr_lib.quant.inference_form import inference_form
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
@@ -89,7 +90,7 @@ def _fake(x, lower, upper, bits):
 
 
 def test_full_rank_side_branch_leaves_nothing_to_quantize():
-    reference, layer, x = converted("linear", "W2A2", side_divisor=1)
+    reference, layer, x = converted("linear", "W2A2", side_rank=12)
     layer.bias_quantizer = None
     assert float(layer.folded_weight().detach().abs().max()) < 1e-5
     assert torch.allclose(layer(x), reference(x), atol=1e-4)
@@ -165,3 +166,31 @@ def test_side_branches_are_counted():
     _, layer, _ = converted("linear")  # rank 1: L1 20, L2 12, phi 12
     assert layer.side_branch_bits == 16 * (20 + 12 + 12)
     assert layer.stored_weight_bits >= 20 * 12 * 4 + layer.side_branch_bits
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bits", ["W4A4", "W2A2"])
+def test_the_inference_form_has_the_bits_of_the_training_form(name, bits):
+    _, layer, x = converted(name, bits)
+    jiggle(layer, ["side_out", "side_in", "log_phi", "merged_out"])
+    exported = inference_form(nn.Sequential(layer))
+    with torch.no_grad():
+        assert torch.equal(exported(x), layer(x)) and torch.equal(exported(x), layer(x).detach())
+    assert torch.equal(exported(x), layer(x).detach())  # with gradients on, as in training
+    assert not any("merged" in key or key.endswith("weight") for key in exported.state_dict())
+
+
+def test_what_the_inference_form_keeps_is_what_is_counted():
+    _, layer, _ = converted("conv", "W3A3")
+    (exported,) = inference_form(nn.Sequential(layer))
+    width, sixteen = 3, 16
+    assert int(exported.codes.max()) == 2**width - 1
+    floats = [exported.scale, exported.zero_point, exported.phi, exported.side_out, exported.side_in]
+    floats += [exported.input_quantizer.scale, exported.input_quantizer.zero_point]
+    stored = exported.codes.numel() * width + sixteen * sum(part.numel() for part in floats)
+    assert stored == layer.stored_weight_bits
+
+
+def test_published_ranks_stop_at_full_rank():
+    _, layer, _ = converted("conv", side_rank=4, merged_rank=32)
+    assert layer.side_in.shape == (4, 72) and layer.merged_in.shape == (20, 72)

@@ -11,16 +11,17 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from study_fakes import IMAGES, PROFILE, fake_parts, fake_score, sweep
+from study_fakes import IMAGES, PROFILE, FakeBackbone, fake_parts, fake_score, sweep
 
 from qartsr_lib import results, study
 from qartsr_lib.cache import RunCache
 from qartsr_lib.datasets import DATASETS
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.errors import Diverged, QartsrError
 from qartsr_lib.profiles import get_profile
 from qartsr_lib.study import Experiment, grid, run_table
 
@@ -202,24 +203,50 @@ def test_broken_pair_stops_before_anything_is_computed(home, tmp_path):
     assert log == []
 
 
-def test_output_that_is_not_finite_is_an_error(home):
-    class Broken:
-        weights_sha256 = "broken"
+class _Broken(FakeBackbone):
+    def upscale(self, lq):
+        return lq.repeat(1, 1, 4, 4) / 0.0 * 0.0
 
-        def upscale(self, lq):
-            return lq.repeat(1, 1, 4, 4) / 0.0 * 0.0
+
+class _Plain:
+    label = "FP"
+
+    def build(self, backbone, *_, **__):
+        return SimpleNamespace(backbone=backbone, w_bits_effective=32.0, steps=0, note="")
+
+
+def test_output_that_is_not_finite_is_a_row_without_value(home):
+    run = run_table(
+        [Experiment("plain", 1, "fp", "W32A32", "samples")],
+        PROFILE,
+        parts=replace(fake_parts(), load_backbone=lambda *_: _Broken(1), method=lambda name: _Plain()),
+    )
+    assert run.table["value"].isna().all() and run.table["note"].str.contains("not finite").all()
+    assert (run.table["n_images"] == 0).all() and run.images == {}
+
+
+def test_training_that_diverges_is_a_row_without_value_and_not_tried_twice(home):
+    tried = []
+
+    class Diverging:
+        label, trains = "QArtSR", True
+
+        def build(self, backbone, bits, images, **options):
+            tried.append(bits)
+            options["checkpoint"].parent.mkdir(parents=True, exist_ok=True)
+            options["checkpoint"].write_bytes(b"unfinished")
+            raise Diverged("QArtSR W4A4: loss is not finite after 8 images; use smaller rates")
 
     parts = fake_parts()
-    method = type("Method", (), {"label": "FP", "build": lambda self, b, *a, **k: _result(b)})()
-    parts = replace(parts, load_backbone=lambda *_: Broken(), method=lambda name: method)
-    with pytest.raises(QartsrError, match="not finite"):
-        run_table([Experiment("plain", 1, "fp", "W32A32", "samples")], PROFILE, parts=parts)
-
-
-def _result(backbone):
-    from types import SimpleNamespace
-
-    return SimpleNamespace(backbone=backbone, report=None, w_bits_effective=32.0, steps=0)
+    parts = replace(parts, method=lambda name, fake=parts.method: Diverging() if name == "qartsr" else fake(name))
+    cells = [Experiment("plain", 1, "qartsr", "W4A4", "samples"), Experiment("plain", 1, "maxmin", "W4A4", "samples")]
+    first, again = (run_table(cells, PROFILE, parts=parts) for _ in range(2))
+    assert tried == ["W4A4"] and not list(home.rglob("unfinished/*.pt"))
+    for run in (first, again):
+        values = run.table.set_index(["method", "metric"])
+        assert np.isnan(values.loc[("QArtSR", "PSNR"), "value"]) and values.loc[("MaxMin", "PSNR"), "value"] > 0
+        assert "not finite after 8 images" in values.loc[("QArtSR", "PSNR"), "note"]
+        assert {experiment.method for experiment, _ in run.images} == {"maxmin"}
 
 
 def test_same_experiment_twice_is_a_programming_error(home):

@@ -17,7 +17,7 @@ def save_checkpoint(
     done: int,
     tuned: Sequence[torch.Tensor],
     optimizer: torch.optim.Optimizer,
-    history: list[dict[str, float]],
+    history: Sequence[dict[str, float]],
 ) -> None:
     """Write what `load_checkpoint` needs to continue after `done` phases of `plan`."""
     content = {
@@ -25,7 +25,7 @@ def save_checkpoint(
         "done": done,
         "tuned": [tensor.detach() for tensor in tuned],
         "optimizer": optimizer.state_dict(),
-        "history": history,
+        "history": list(history),
     }
     write_atomically(path, lambda temporary: torch.save(content, temporary))
 

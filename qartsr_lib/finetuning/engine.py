@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import time
@@ -13,7 +14,7 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.steps import steps
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.errors import Diverged, QartsrError
 from qartsr_lib.finetuning.checkpoint import load_checkpoint, save_checkpoint
 from qartsr_lib.finetuning.flows import Flows
 from qartsr_lib.finetuning.losses import ImageLoss
@@ -34,12 +35,14 @@ class FinetuneConfig:
         decay: share of all images over which the rates fall linearly to zero, at the end.
         seed: of the order of the batches.
         cache: compute what does not change once; False is the plain loop, for comparison.
+        image_loss: name of the image loss, so that another one's checkpoint is not continued.
     """
 
     rates: tuple[tuple[str, float], ...]
     decay: float = 0.25
     seed: int = 0
     cache: bool = True
+    image_loss: str = ""
 
 
 class Finetuner:
@@ -88,14 +91,14 @@ class Finetuner:
             One dict per step: phase, images (passed so far), loss, one entry per term, seconds.
 
         Raises:
-            QartsrError: a block that does not exist, or a loss that is not finite.
+            QartsrError: a block that does not exist, or a checkpoint of another run.
+            Diverged: a loss that is not finite.
         """
         self._check(phases)
         done, history = self._resume(phases)
-        schedule = self.schedule(phases)
-        left = sum(len(order) for order in schedule[done:])
+        left = sum(len(order) for order in self.schedule(phases)[done:])
         try:
-            for record in progress(self._steps(phases, schedule, done, history), self.label, left):
+            for record in progress(self.steps(phases, done, history), self.label, left):
                 history.append(record)
         finally:
             for module in quant_modules(self.student):
@@ -123,9 +126,13 @@ class Finetuner:
             schedule.append(order)
         return schedule
 
-    def _steps(
-        self, phases: Sequence[Phase], schedule: list[list[int]], done: int, history: list[Record]
-    ) -> Iterator[Record]:
+    def steps(self, phases: Sequence[Phase], done: int = 0, history: Sequence[Record] = ()) -> Iterator[Record]:
+        """Carry out `phases` from number `done` on, a step whenever the next record is asked for.
+
+        Args:
+            history: records of the phases before; the caller appends what this yields.
+        """
+        schedule = self.schedule(phases)
         targets = Flows(
             self.teacher_network.chain, self.network.upscaled, self._wanted(phases[done:], phases), self.config.cache
         )
@@ -138,7 +145,7 @@ class Finetuner:
                 loss, parts = self._step(objective, batch, passed / total)
                 passed += sizes[batch]
                 if not math.isfinite(loss):
-                    raise QartsrError(f"{self.label}: loss is not finite after {passed} images; use smaller rates")
+                    raise Diverged(f"{self.label}: loss is not finite after {passed} images; use smaller rates")
                 seconds = round(time.monotonic() - started, 4)
                 yield {"phase": number, "images": passed, "loss": loss, **parts, "seconds": seconds}
             if self.checkpoint is not None:
@@ -183,7 +190,13 @@ class Finetuner:
         return [parameter for tuned in self.parameters.values() for parameter in tuned]
 
     def _plan(self, phases: Sequence[Phase]) -> str:
-        return repr((self.student.name, self.student.timestep, tuple(phases), replace(self.config, cache=True)))
+        """All that determines a run, apart from the library's source."""
+        images = hashlib.sha256()
+        for batch in self.network.upscaled:
+            images.update(repr(tuple(batch.shape)).encode() + batch.detach().cpu().numpy().tobytes())
+        model = (self.student.name, self.student.timestep, getattr(self.student, "weights_sha256", ""))
+        quantization = getattr(self.student, "quantization", None)
+        return repr((model, quantization, images.hexdigest(), tuple(phases), replace(self.config, cache=True)))
 
     def _resume(self, phases: Sequence[Phase]) -> tuple[int, list[Record]]:
         """(number of finished phases, their history)."""

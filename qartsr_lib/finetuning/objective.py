@@ -74,17 +74,18 @@ class Objective:
         self.entering = own if changed_upstream or not cache else targets
 
     def __call__(self, batch: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """(loss, value of each term) on batch number `batch`."""
+        """(loss: the sum of all terms, its part by quantity) on batch number `batch`."""
         targets, found = self.targets.at(batch), {}
         flow = self.entering.at(batch)[self.entry]
         for position in range(self.entry, self.end):
             flow = self.student.chain[position][1](flow)
             found[position + 1] = flow
-        parts = {}
+        losses, parts = [], dict.fromkeys((f"{term.quantity}_loss" for term in self.phase.terms), 0.0)
         for term in self.phase.terms:
             position = self.student.position(term)
-            parts[f"{term.quantity}_loss"] = self._term(term, found[position], targets[position])
-        return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}
+            losses.append(self._term(term, found[position], targets[position]))
+            parts[f"{term.quantity}_loss"] += float(losses[-1].detach())
+        return torch.stack(losses).sum(), parts
 
     def _term(self, term: Term, student: Flow, target: Flow) -> torch.Tensor:
         if term.quantity == "image":

@@ -25,6 +25,7 @@ class MethodResult:
         w_bits_effective: stored bits per weight over the whole network.
         steps: training steps (images passed forward and backward); 0 without training.
         history: one record per training step, see finetuning.engine.Finetuner.run.
+        note: what every row of this model must say beside its numbers, such as the loss it was trained by.
     """
 
     backbone: nn.Module
@@ -32,6 +33,7 @@ class MethodResult:
     w_bits_effective: float
     steps: int
     history: Sequence[Mapping[str, float]] = ()
+    note: str = ""
 
 
 class Method(ABC):

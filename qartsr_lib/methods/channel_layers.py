@@ -29,6 +29,8 @@ class ChannelScaledLayer(QuantLayer):
         log_phi: (c_in,); phi = exp(log_phi) stays positive.
     """
 
+    exportable = False
+
     def _add_quantizers(self, config, name: str) -> None:
         if getattr(self, "groups", 1) != 1:
             raise QartsrError(f"{name}: a grouped convolution has no factor per channel; exclude it with `only`")
@@ -64,12 +66,6 @@ class ChannelScaledLayer(QuantLayer):
         if self.input_quantizer is not None:
             scaled = self.input_quantizer(scaled)
         return self._operate(scaled, *self.quantized_parameters()) + self.correction(x)
-
-    def _quantize_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        weight = self.folded_weight()
-        if self.weight_quantizer is not None:
-            weight = self.weight_quantizer(weight)
-        return weight, self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
 
     def along_input(self, values: torch.Tensor, axis: int, ndim: int | None = None) -> torch.Tensor:
         """(c_in,) reshaped to broadcast along `axis` of a tensor of `ndim` (the weight's) dimensions."""

@@ -23,6 +23,8 @@ from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLinear
 
 LORA_SHARE = 1 / 2500
 """Learning rate of A and B over the mean step size of the layer's weight (train_efficientdm.py)."""
+WEIGHT_STEP_RATE = 1e-6 * 2**6
+"""1e-6 for the steps themselves; here they are held over the power of two nearest them, about 2^-6 at 4 bits."""
 
 
 class LoraLayer(StepLayer):
@@ -49,16 +51,10 @@ class LoraLayer(StepLayer):
         with torch.no_grad():
             self.lora_in.div_(self.lora_unit)
 
-    def merged_weight(self) -> torch.Tensor:
+    def folded_weight(self) -> torch.Tensor:
         """W_int + B A, like W: what Q_w sees."""
         update = (self.lora_unit * self.lora_out) @ (self.lora_unit * self.lora_in)
         return self.base + update.view_as(self.weight)
-
-    def _quantize_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        weight = self.merged_weight()
-        if self.weight_quantizer is not None:
-            weight = self.weight_quantizer(weight)
-        return weight, self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         """A and B, the weight's scale and offset, and the activation's."""
@@ -83,7 +79,8 @@ class EfficientDM(TrainedMethod):
     """QALoRA trained by the noise's squared error, and by those of z_L and the image for the VAE."""
 
     layer_kind = "lora"
-    rates = (("lora", LORA_SHARE), ("weight steps", 1e-6), ("activation steps", 5e-4))
+    rates = (("lora", LORA_SHARE), ("weight steps", WEIGHT_STEP_RATE), ("activation steps", 5e-4))
+    own_loss = "squared errors of z_L, noise and image"
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
         return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]

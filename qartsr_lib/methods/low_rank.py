@@ -18,6 +18,11 @@ def scaled_rank(weight: torch.Tensor, divisor: int) -> int:
     return max(1, round(min(weight[0].numel(), len(weight)) / divisor))
 
 
+def published_rank(weight: torch.Tensor, rank: int) -> int:
+    """`rank` as a paper has it, at most the full rank of `weight`."""
+    return min(rank, weight[0].numel(), len(weight))
+
+
 def truncated_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(U S, V^T) of `weight` (c_out, ...) as a matrix: (c_out, rank) and (rank, c_in k k), as SVDQuant starts."""
     left, singular, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)

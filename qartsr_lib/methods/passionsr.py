@@ -58,8 +58,9 @@ class EquivalentLayer(ChannelScaledLayer):
 
     @property
     def side_branch_bits(self) -> int:
-        """s and o in 16 bits."""
-        return super().side_branch_bits + QPARAM_BITS * self.offset_units.numel()
+        """s, o and W o in 16 bits; a convolution keeps W o per kernel position, which its borders need."""
+        product = self.weight[:, 0].numel()
+        return super().side_branch_bits + QPARAM_BITS * (self.offset_units.numel() + product)
 
 
 class EquivalentLinear(EquivalentLayer, QuantLinear):
@@ -84,6 +85,7 @@ class PassionSR(TrainedMethod):
 
     layer_kind = "equivalent"
     rates = (("transformation", 1e-5), ("bounds", 1e-5))
+    own_loss = "squared errors of z_L, noise, z_H and image"
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
         shares = iter(split(images, 6))

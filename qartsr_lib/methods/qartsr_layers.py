@@ -20,6 +20,7 @@ from qartsr_lib.methods.low_rank import (
     SIDE_DIVISOR,
     SideBranchConv2d,
     SideBranchLinear,
+    published_rank,
     scaled_rank,
     truncated_svd,
 )
@@ -34,22 +35,27 @@ class FinetuneLayer(ChannelScaledLayer):
     Attributes:
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k), from the truncated SVD of W (as SVDQuant starts).
         merged_out, merged_in: F1 (c_out, r'), zero, and F2 (r', c_in k k), Kaiming uniform (as LoRA starts).
+
+    Args of the layer kind:
+        side_rank, merged_rank: r and r'; None for the rule of `scaled_rank`.
     """
 
     quantizer_type = LearnedQuantizer
+    exportable = True
 
     def _add_quantizers(
         self,
         config: LayerConfig,
         name: str,
         *,
-        side_divisor: int = SIDE_DIVISOR,
-        merged_divisor: int = MERGED_DIVISOR,
+        side_rank: int | None = None,
+        merged_rank: int | None = None,
     ) -> None:
         super()._add_quantizers(config, name)
         weight = self.weight.detach()
-        merged = scaled_rank(weight, merged_divisor)
-        side_out, side_in = truncated_svd(weight, scaled_rank(weight, side_divisor))
+        side = scaled_rank(weight, SIDE_DIVISOR) if side_rank is None else published_rank(weight, side_rank)
+        merged = scaled_rank(weight, MERGED_DIVISOR) if merged_rank is None else published_rank(weight, merged_rank)
+        side_out, side_in = truncated_svd(weight, side)
         self.side_out, self.side_in = nn.Parameter(side_out.clone()), nn.Parameter(side_in.clone())
         self.merged_out = nn.Parameter(weight.new_zeros(len(weight), merged))
         self.merged_in = nn.Parameter(weight.new_empty(merged, weight[0].numel()))

@@ -61,11 +61,13 @@ class TrainedMethod(Method):
         layer_kind: entry of quant.layers.LAYER_KINDS.
         rates: kind of parameter -> the method's published learning rate, (kind, rate) pairs.
         own_options: options beside those of Budget, with their defaults.
+        own_loss: the losses that the method's paper fixes; "" where it is Budget's image loss.
     """
 
     layer_kind: ClassVar[str]
     rates: ClassVar[tuple[tuple[str, float], ...]]
     own_options: ClassVar[dict[str, object]] = {}
+    own_loss: ClassVar[str] = ""
     trains = True
 
     def __init__(self, name: str, label: str) -> None:
@@ -107,7 +109,8 @@ class TrainedMethod(Method):
             student.requires_grad_(False)
             student.quantization = replace(student.quantization, method=self.name)
         layers, passed = report(student), int(history[-1]["images"]) if history else 0
-        return MethodResult(student, layers, w_bits_effective(layers), passed, history)
+        note = f"trained by {self.own_loss or 'image loss ' + budget.image_loss}" if history else ""
+        return MethodResult(student, layers, w_bits_effective(layers), passed, history, note)
 
     def untrained(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], seed: int = 0
@@ -142,5 +145,6 @@ class TrainedMethod(Method):
         checkpoint: Path | None,
     ) -> Finetuner:
         loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
-        config = FinetuneConfig(tuple((kind, budget.rate * rate) for kind, rate in self.rates), seed=seed)
+        rates = tuple((kind, budget.rate * rate) for kind, rate in self.rates)
+        config = FinetuneConfig(rates, seed=seed, image_loss=budget.image_loss)
         return Finetuner(backbone, student, batches_of(images, budget.batch), loss, config, label, checkpoint)

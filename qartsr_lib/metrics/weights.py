@@ -128,6 +128,8 @@ def obtain(file: WeightFile, folder: str | Path | None) -> Path:
         QartsrError: it is damaged, or cannot be downloaded.
     """
     path = locate(file, weights_folder(folder))
+    if path is None and not reachable():
+        raise QartsrError(f"weights not found: put {file.name} into the folder named by {FOLDER_VARIABLE}")
     if path is None:
         path = _download(file)
     detail = damage(file, path, thorough=True)

@@ -35,6 +35,8 @@ class QuantLayer(QuantModule):
     """
 
     quantizer_type: type[Quantizer] = Quantizer
+    exportable = True
+    """Whether quant.inference_form knows all that this kind of layer computes."""
     input_axis: int
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -106,8 +108,14 @@ class QuantLayer(QuantModule):
             self._cache = (key, self._quantize_parameters())
         return self._cache[1]
 
+    def folded_weight(self) -> torch.Tensor:
+        """What Q_W sees, like W: W itself here."""
+        return self.weight
+
     def _quantize_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+        weight = self.folded_weight()
+        if self.weight_quantizer is not None:
+            weight = self.weight_quantizer(weight)
         bias = self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
         return weight, bias
 

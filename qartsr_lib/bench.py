@@ -1,7 +1,8 @@
 """`make bench`: what QArtSR's finetuning costs, as ratios measured in one run.
 
 Same batch, dtype, threads and image loss on both sides; each ratio is the median over rounds in
-which the two sides alternate. Building the two sides is not timed. Memory is what the steps add to the peak of a process of its own.
+which the two sides alternate. Building the two sides is not timed. Memory is what the steps add to
+the peak of a process of its own.
 """
 
 from __future__ import annotations

@@ -260,6 +260,7 @@ def test_normalized_mse_of_a_constant_guess_is_one():
 
 def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):
     import torchvision
+
     from qartsr_lib.finetuning import lpips_loss
 
     torch.manual_seed(0)

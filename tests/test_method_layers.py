@@ -9,8 +9,12 @@ from torch import nn
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.svdquant_released import RELEASED_SETTING
 from qartsr_lib.quant import SHARED_SETTING, QuantScheme, QuantState, calibrate, quantize_
+from qartsr_lib.quant.dynamic import DynamicQuantizer
+from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.inference_form import inference_form
+from qartsr_lib.quant.quantizers import QuantizerConfig
 
 assert METHODS.names()  # registers the layer kinds
 
@@ -130,3 +134,28 @@ def test_efficientdms_inference_form(name):
     _, other, _ = converted(name, "equivalent")
     with pytest.raises(QartsrError, match="layers of Equivalent.* have no inference form"):
         inference_form(nn.Sequential(other))
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_dynamic_quantizer_against_a_loop_over_tokens(name):
+    x = torch.randn(2, 5, 128) if name == "linear" else torch.randn(2, 128, 3, 4)
+    axis = -1 if name == "linear" else -3
+    quantizer = DynamicQuantizer(QuantizerConfig(4, PerGroup(64, axis), symmetric=True), x.shape[1:], "x")
+    found = quantizer(x).movedim(axis, -1).reshape(-1, 64)
+    for group, values in zip(found, x.movedim(axis, -1).reshape(-1, 64), strict=True):
+        scale = max(float(values.min()) / -8, float(values.max()) / 7)
+        assert torch.allclose(group, (values / scale).round().clamp(-8, 7) * scale, atol=1e-5)
+    positive = quantizer(x.abs()).movedim(axis, -1).reshape(-1, 64)
+    assert max(len(group.unique()) for group in positive) > 9  # sixteen codes above zero, not eight
+    assert quantizer(torch.zeros_like(x)).abs().max() == 0 == quantizer.stored_parameter_bits
+
+
+def test_svdquant_as_released_has_groups_and_stores_their_scales():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(128, 10)), torch.randn(4, 128)
+    quantize_(net, RELEASED_SETTING.at("W4A4"))
+    calibrate(net, net, [x])
+    net[0].start()
+    assert net[0].weight_quantizer.scale.numel() == 10 * 2 and net[0].bias_quantizer is None
+    assert net[0].stored_weight_bits == 1280 * 4 + 16 * 20 + 16 * (128 + 10 + 128)
+    assert float((net(x) - F.linear(x, net[0].weight, net[0].bias)).square().mean()) < 0.01

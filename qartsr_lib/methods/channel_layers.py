@@ -112,13 +112,16 @@ class ChannelScaledLayer(QuantLayer):
 
     def set_ranges(self) -> None:
         """Ranges of input and weight quantizer for the present phi."""
-        phi = self.log_phi.exp()
         if self.input_quantizer is not None:
-            shape = self.input_quantizer.scale.shape
-            lower, upper = (self._lowest / phi).min(), (self._highest / phi).max()
-            self.input_quantizer.set_range(lower.reshape(shape), upper.reshape(shape))
+            self.set_input_range()
         if self.weight_quantizer is not None:
             self.weight_quantizer.set_range_from(self.folded_weight())
+
+    def set_input_range(self) -> None:
+        """Range of the input quantizer for the present phi."""
+        phi, shape = self.log_phi.exp(), self.input_quantizer.scale.shape
+        lower, upper = (self._lowest / phi).min(), (self._highest / phi).max()
+        self.input_quantizer.set_range(lower.reshape(shape), upper.reshape(shape))
 
     def forget(self) -> None:
         """Drop what calibration recorded."""

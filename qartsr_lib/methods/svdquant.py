@@ -4,8 +4,8 @@
 
 phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)),
 as long as the output error falls (deepcompressor). In the shared setting weights are quantized per
-channel and activations per tensor and statically. Left out of it: groups of 64 with dynamic ranges,
-and the layers that deepcompressor leaves in 16 bits (SDXL's ResNet convolutions among them).
+channel and activations per tensor and statically; svdquant_released has the released quantizers.
+The layers that deepcompressor leaves in 16 bits (SDXL's ResNet convolutions among them) are quantized.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.quant.report import w_bits_effective
-from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import calibrate, quant_modules
 
 GRID = 20
@@ -137,9 +137,15 @@ class SmoothedConv2d(SmoothedLayer, SideBranchConv2d):
 
 
 class SVDQuant(Method):
-    """SVDQuant with the shared quantizer; deterministic, so `seed` has no effect."""
+    """SVDQuant; deterministic, so `seed` has no effect.
 
-    name, label = "svdquant", "SVDQuant"
+    Args:
+        name, label: registry key and table name.
+        setting: quantizers and layer kind; the bits are filled in by `build`.
+    """
+
+    def __init__(self, name: str, label: str, setting: QuantScheme) -> None:
+        self.name, self.label, self.setting = name, label, setting
 
     def build(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
@@ -147,7 +153,7 @@ class SVDQuant(Method):
         self.check_options(options)
         bits = parse_bits(bits)
         quantized = copy.deepcopy(backbone)
-        scheme = replace(SHARED_SETTING, layer_kind="smoothed").at(bits, backbone.eight_bit_layers)
+        scheme = self.setting.at(bits, backbone.eight_bit_layers)
         layers = quantize_(quantized, scheme)
         if not bits.is_full_precision:
             check_calibration_images(calibration_images)
@@ -160,4 +166,4 @@ class SVDQuant(Method):
 
 
 LAYER_KINDS.register("smoothed")({nn.Linear: SmoothedLinear, nn.Conv2d: SmoothedConv2d})
-METHODS.register("svdquant")(SVDQuant())
+METHODS.register("svdquant")(SVDQuant("svdquant", "SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")))

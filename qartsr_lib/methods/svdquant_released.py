@@ -1,0 +1,58 @@
+"""SVDQuant with its released code's quantizers: groups of 64, symmetric, activations dynamic per token.
+
+Far finer than the shared setting, so it is a row of its own ("SVDQuant [as released]"). What the
+released code leaves in 16 bits (ResNet convolutions, samplers, projections) is quantized here too,
+convolutions with groups of 64 input channels shared over the kernel: on a convolutional network
+nothing would be quantized otherwise. Biases are in full precision, as released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.svdquant import SmoothedConv2d, SmoothedLayer, SmoothedLinear, SVDQuant
+from qartsr_lib.quant.dynamic import DynamicQuantizer
+from qartsr_lib.quant.granularity import PerGroup
+from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
+from qartsr_lib.quant.scheme import SHARED_SETTING
+
+GROUP = 64
+RELEASED_SETTING = replace(
+    SHARED_SETTING,
+    weight_granularity=PerGroup(GROUP),
+    weight_symmetric=True,
+    activation_granularity=PerGroup(GROUP),
+    activation_symmetric=True,
+    bias_bits=None,
+    layer_kind="smoothed-dynamic",
+)
+
+
+class DynamicLayer(SmoothedLayer):
+    """A SmoothedLayer whose activation quantizer has no range to be set."""
+
+    def _add_quantizers(self, config: LayerConfig, name: str, **options) -> None:
+        super()._add_quantizers(config, name, **options)
+        if self.input_quantizer is not None:
+            static = self.input_quantizer
+            self.input_quantizer = DynamicQuantizer(
+                static.config, self._input_shape(), static.name, device=self.weight.device
+            )
+
+    def set_input_range(self) -> None:
+        """Nothing to set."""
+
+
+class DynamicLinear(DynamicLayer, SmoothedLinear):
+    """DynamicLayer for nn.Linear."""
+
+
+class DynamicConv2d(DynamicLayer, SmoothedConv2d):
+    """DynamicLayer for nn.Conv2d."""
+
+
+LAYER_KINDS.register("smoothed-dynamic")({nn.Linear: DynamicLinear, nn.Conv2d: DynamicConv2d})
+METHODS.register("svdquant-released")(SVDQuant("svdquant-released", "SVDQuant [as released]", RELEASED_SETTING))

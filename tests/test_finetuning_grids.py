@@ -100,3 +100,24 @@ def test_ranks_know_the_direction_of_a_metric():
     frame = pd.DataFrame(rows)
     assert reports.ranks(frame).iloc[0].to_dict() == {"A": 1, "B": 2}
     assert reports.ranks(frame, "GMSD").iloc[0].to_dict() == {"A": 2, "B": 1}
+
+
+def _record(method, dataset, build, images, options=(("images", 8),), seeds=(0,), n=2):
+    parameters = {"backbone": "b", "timestep": 1, "method": method, "label": method, "options": dict(options)}
+    parameters |= {"bits": "W4A4", "seeds": list(seeds)}
+    data = {"name": dataset, "images": n}
+    return {"parameters": parameters, "data": data, "duration_s": {"build": build, "images": images}}
+
+
+def test_times_count_a_model_once_and_scale_the_first_cell():
+    records = [
+        _record("maxmin", "d", 5.0, 1.0, options=()),
+        _record("qartsr", "d", 60.0, 8.0, seeds=(0, 1)),  # 30 s a model, 2 s an image
+        _record("qartsr", "e", 60.0, 4.0, seeds=(0, 1)),  # the same models on another data set
+        _record("lsq", "d", 10.0, 2.0),
+    ]
+    table = reports.computing_times(records).set_index("quantity")
+    training, images = table.loc["training a model"], table.loc["upscaling and scoring an image"]
+    assert list(training)[:2] == [30.0, 3] and training["hours, measured"] == round(70 / 3600, 2)
+    assert list(images)[:2] == [2.0, 12] and images["hours, estimated"] == round(24 / 3600, 2)
+    assert table.loc["together", "hours, estimated"] == pytest.approx((90 + 24) / 3600, abs=0.006)

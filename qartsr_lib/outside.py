@@ -143,7 +143,7 @@ class _Scorer(Evaluator):
         self._systems = {system.experiment: system for system in systems}
 
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
-        return {"w_bits_effective": float("nan"), "steps": 0, "seconds": 0.0}
+        return {"w_bits_effective": float("nan"), "steps": 0, "seconds": 0.0, "note": "", "diverged": ""}
 
     def weights_sha256(self, experiment: Experiment) -> str:
         """In place of weights: the hash of all images."""

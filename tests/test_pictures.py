@@ -147,6 +147,13 @@ def test_blocks_are_drawn_side_by_side(run, pairs):
     assert all(place.x0 >= 0 and place.x1 <= 1 and place.y0 >= 0 and place.y1 <= 1 for place in places)
 
 
+def test_a_long_name_is_set_smaller():
+    image = torch.rand(1, 3, 20, 20)
+    line = (Panel(image, "QArtSR W4A4\n27.00 dB"), Panel(image, "A method [with a long remark] W4A4\n27.00 dB"))
+    short, long = figures.photograph_blocks([Block("t", image, Box(0, 0, 4), (line,))], 1.2).axes[1:]
+    assert short.xaxis.label.get_size() == 7 > long.xaxis.label.get_size()
+
+
 def test_one_line_and_unequal_blocks_are_drawn():
     image = torch.rand(1, 3, 20, 40)
     one = Block("wide", image, Box(0, 0, 4), ((Panel(image, "a\nb"),),))

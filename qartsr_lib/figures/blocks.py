@@ -17,6 +17,7 @@ from qartsr_lib.images import to_uint8
 
 BOX_COLOUR = "#ffd92f"
 GAP, LABEL, TITLE = 0.06, 0.36, 0.24  # inches: between pictures, for the text under a crop, above a photograph
+FONT, CHARACTER = 7, 0.062  # points, and the width of a bold character of this size in inches
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def _photograph(axes: Axes, block: Block) -> None:
 
 
 def _crop(axes: Axes, panel: Panel, box: Box) -> None:
-    axes.set_xlabel(panel.label, fontsize=7, labelpad=2, fontweight="bold" if panel.bold else "normal")
+    longest = max(len(line) for line in panel.label.split("\n"))
+    size = min(FONT, FONT * axes.bbox.width / axes.figure.dpi / (longest * CHARACTER or 1.0))
+    axes.set_xlabel(panel.label, fontsize=size, labelpad=2, fontweight="bold" if panel.bold else "normal")
     if panel.image is None:
         axes.set_facecolor("#eeeeee")
         axes.text(0.5, 0.5, "n/a", ha="center", va="center", color="#666666", transform=axes.transAxes)

@@ -59,7 +59,7 @@ TABLE4_EFFECTS: dict[str, Pairs] = {
         *_against(_ET, [_BASE]),
         *_against(_BOTH, [_RPQ, _ET, _BASE, "FP"]),
     ],
-    "Order and loss, equal steps": _against(_BOTH, [row.label for row in grids.VARIANTS]),
+    "Variants, equal steps": _against(_BOTH, [row.label for row in grids.VARIANTS]),
 }
 
 

@@ -28,6 +28,7 @@ _NOT_COMPUTING = frozenset(
         "figures",
         "finetuning_grids",
         "grids",
+        "outside",
         "paths",
         "profiles",
         "progress",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,10 @@ REFERENCE = Path(__file__).resolve().parent / "reference"
 LOWER_IS_BETTER = ("LPIPS", "DISTS", "NIQE", "GMSD", "PIQE", "VAE-FD")
 DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}
 KEYS = ["dataset", "bits", "timestep", "method"]
+#: Backbone and T of rows that are not made here, see `qartsr_lib.outside`.
+OUTSIDE, NO_TIMESTEP = "outside", 0
+#: The paper's name of a row -> ours.
+PAPER_NAMES = {"OSEDiff": "FP"}
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -30,30 +35,39 @@ def paper_table(number: int) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def wide(results: pd.DataFrame, metrics: Sequence[str], compare: str = "timestep") -> pd.DataFrame:
+def papers_rows(number: int) -> set[tuple[str, int]]:
+    """(method by our name, T) of every row of the paper's Table 1 or 3: the setting that it reports."""
+    paper = paper_table(number)
+    return set(zip(paper["method"].replace(PAPER_NAMES), paper["timestep"].astype(int), strict=True))
+
+
+def wide(results: pd.DataFrame, metrics: Sequence[str], compare: str | Sequence[str] = "timestep") -> pd.DataFrame:
     """Long results of one backbone -> one row per setting, one text column per metric.
 
     A value is followed by its interval; the best is bold of the rows that differ in `compare` alone;
-    an unavailable metric is n/a. Rows keep the order of `results`.
+    an unavailable or infinite value is n/a. Rows keep the order of `results`.
 
     Args:
-        compare: "timestep" (Table 1) or "method" (Table 3).
+        compare: "timestep" (Table 1), "method" (Table 3), or several of `KEYS`.
     """
-    fixed = [key for key in KEYS if key != compare]
-    best = _best(results, fixed, compare)
+    compared = [compare] if isinstance(compare, str) else list(compare)
+    fixed = [key for key in KEYS if key not in compared]
+    best = _best(results, fixed, compared)
     lines: dict[tuple, dict[str, str]] = {}
     for row in results.itertuples(index=False):
         key = (row.dataset, row.bits, row.timestep, row.method)
         text = cell(row)
-        if best.get((*(getattr(row, name) for name in fixed), row.metric)) == getattr(row, compare):
+        winner = best.get((*(getattr(row, name) for name in fixed), row.metric))
+        if winner == tuple(getattr(row, name) for name in compared):
             text = f"**{text}**"
         lines.setdefault(key, {})[row.metric] = text
-    table = pd.DataFrame([dict(zip(KEYS, key, strict=True)) | values for key, values in lines.items()])
+    rows = [dict(zip(KEYS, key, strict=True)) | values for key, values in lines.items()]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=KEYS)
     return table[KEYS + [metric for metric in metrics if metric in table]].fillna("")
 
 
 def add_paper(table: pd.DataFrame, number: int, metrics: Sequence[str], stand_in: str | None = None) -> pd.DataFrame:
-    """Put the paper's values beside ours, in columns named "<metric> (paper)".
+    """Put the paper's values beside ours, in columns named "<metric> (paper)"; its rows go by our names (PAPER_NAMES).
 
     Args:
         table: what `wide` returned.
@@ -64,6 +78,7 @@ def add_paper(table: pd.DataFrame, number: int, metrics: Sequence[str], stand_in
     paper = paper_table(number)
     shown = [metric for metric in metrics if metric in paper and metric in table]
     known = set(paper["dataset"])
+    paper = paper.assign(method=paper["method"].replace(PAPER_NAMES))
     joined = table.assign(_paper=[name if name in known else stand_in for name in table["dataset"]])
     paper = paper.rename(columns={"dataset": "_paper"} | {metric: f"{metric} (paper)" for metric in shown})
     keys = ["_paper", "bits", "timestep", "method"]
@@ -77,17 +92,21 @@ def add_paper(table: pd.DataFrame, number: int, metrics: Sequence[str], stand_in
     return joined
 
 
-def save_table(profile: str, name: str, sections: Sequence[tuple[str, pd.DataFrame]], caption: str) -> Path:
-    """Write figures/<profile>/<name>.md and .html, both with the same sections and caption.
+def save_table(
+    profile: str, name: str, sections: Sequence[tuple[str, pd.DataFrame]], caption: str, note: str = ""
+) -> Path:
+    """Write figures/<profile>/<name>.md and .html, both with the same caption, sections, and note below them.
 
     Returns:
         The Markdown file.
     """
     folder = paths.figures_dir(profile)
-    markdown = "\n\n".join([caption] + [f"### {title}\n\n{to_markdown(table)}" for title, table in sections])
+    parts = [caption, *(f"### {title}\n\n{to_markdown(table)}" for title, table in sections), note]
+    markdown = "\n\n".join(part for part in parts if part)
     body = "".join(f"<h3>{html.escape(title)}</h3>{to_html(table)}" for title, table in sections)
+    footer = f"<p>{html.escape(note)}</p>" if note else ""
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title>{_CSS}"
-    write_text(folder / f"{name}.html", f"{head}<p>{html.escape(caption)}</p>{body}\n")
+    write_text(folder / f"{name}.html", f"{head}<p>{html.escape(caption)}</p>{body}{footer}\n")
     return write_text(folder / f"{name}.md", markdown + "\n")
 
 
@@ -116,22 +135,29 @@ def _bold(cell: str) -> str:
     return f"<b>{cell[2:-2]}</b>" if cell.startswith("**") and cell.endswith("**") else cell
 
 
-def _best(results: pd.DataFrame, fixed: Sequence[str], compare: str) -> dict[tuple, object]:
-    """(fixed keys..., metric) -> the value of `compare` in the best row, where several are compared."""
+def _best(results: pd.DataFrame, fixed: Sequence[str], compared: Sequence[str]) -> dict[tuple, tuple]:
+    """(fixed keys..., metric) -> the values of `compared` in the best row, where several are compared."""
     best = {}
-    for key, group in results.dropna(subset=["value"]).groupby([*fixed, "metric"], sort=False):
+    usable = results[results["value"].map(is_number)]
+    for key, group in usable.groupby([*fixed, "metric"], sort=False):
         if len(group) > 1:
-            index = group["value"].idxmin() if key[-1] in LOWER_IS_BETTER else group["value"].idxmax()
-            best[key] = group.loc[index, compare]
+            values = group["value"].astype(float)
+            index = values.idxmin() if key[-1] in LOWER_IS_BETTER else values.idxmax()
+            best[key] = tuple(group.loc[index, list(compared)])
     return best
 
 
+def is_number(value: object) -> bool:
+    """Whether there is a value, and it is finite."""
+    return not pd.isna(value) and math.isfinite(value)
+
+
 def cell(row) -> str:
-    """A row's value with its interval, as it is shown: n/a when unavailable."""
-    if pd.isna(row.value):
+    """A row's value with its interval, as it is shown: n/a when unavailable or not finite."""
+    if not is_number(row.value):
         return "n/a"
     decimals = DECIMALS.get(row.metric, 4)
-    if pd.isna(row.ci_low) or pd.isna(row.ci_high):
+    if not (is_number(row.ci_low) and is_number(row.ci_high)):
         return f"{row.value:.{decimals}f}"
     return f"{row.value:.{decimals}f} [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"
 

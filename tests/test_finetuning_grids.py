@@ -77,22 +77,6 @@ def test_the_smallest_geometric_mean_wins_and_a_breakdown_loses():
     assert tries.choose(frame) == {"a": 10.0, "b": 1.0}
 
 
-def _per_image(values):
-    rows = [
-        {"dataset": "d", "backbone": "b", "timestep": 1, "bits": "W4A4", "metric": "PSNR", "method": method}
-        | {"image": image, "seed": seed, "value": value}
-        for (method, image, seed), value in values.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_paired_differences_average_seeds_first():
-    values = {("A", "x", 0): 30.0, ("A", "x", 1): 32.0, ("A", "y", 0): 20.0, ("A", "y", 1): 20.0}
-    values |= {("B", "x", 0): 30.0, ("B", "y", 0): 19.0}
-    (row,) = reports.paired_differences(_per_image(values), [("A", "B"), ("A", "C")]).to_dict("records")
-    assert row["difference"] == "A - B" and row["PSNR"] == 1.0 and row["n_images"] == 2
-
-
 def test_ranks_know_the_direction_of_a_metric():
     base = {"dataset": "d", "backbone": "b", "timestep": 1, "bits": "W4A4"}
     rows = [base | {"method": m, "metric": k, "value": v} for m, k, v in (("A", "PSNR", 2), ("B", "PSNR", 1))]

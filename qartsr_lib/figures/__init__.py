@@ -1,6 +1,7 @@
 """Figures of the study: every function returns a matplotlib Figure, `save` writes it."""
 
 from qartsr_lib.figures.anatomy import channel_ranges, component_bars, layer_errors
+from qartsr_lib.figures.blocks import photograph_blocks
 from qartsr_lib.figures.comparison import loss_curves, metric_panels
 from qartsr_lib.figures.curves import (
     contribution_bars,
@@ -23,6 +24,7 @@ __all__ = [
     "learning_curves",
     "loss_curves",
     "metric_panels",
+    "photograph_blocks",
     "quality_against_bits",
     "save",
     "schedule_curves",

@@ -7,61 +7,97 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qartsr_lib.figures.style import styled
-from qartsr_lib.tables import LOWER_IS_BETTER
+from qartsr_lib.tables import LOWER_IS_BETTER, OUTSIDE
 
-HIGHLIGHT, PLAIN = "#2166ac", "#92a8c0"
+HIGHLIGHT, PLAIN, FOREIGN = "#2166ac", "#92a8c0", "#bdbdbd"
 
 
-def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, highlight: str = "QArtSR") -> Figure:
+def metric_panels(
+    results: pd.DataFrame, metrics: Sequence[str], bits: str, highlight: str = "QArtSR", title: str = ""
+) -> Figure:
     """The paper's Fig. 2 as one panel per metric: a bar and interval per method, full precision as a line.
 
+    A method without a value, or with one that is not finite, is marked n/a.
+
     Args:
-        results: rows of one data set, backbone and T by the results contract.
-        metrics: those without a value are left out.
+        results: rows of one data set and setting by the results contract, see `reports.settings`;
+            outside systems are grey bars whatever the bit width.
+        metrics: those without any value are left out.
         highlight: method in a darker colour.
+        title: above all panels.
     """
+    results = results.assign(**{name: _finite(results[name]) for name in ("value", "ci_low", "ci_high")})
     shown = [metric for metric in metrics if results.loc[results["metric"] == metric, "value"].notna().any()]
+    if not shown:
+        return _empty(f"no values at {bits}")
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     with styled():
         figure, axes = plt.subplots(rows, columns, figsize=(2.9 * columns, 2.3 * rows), squeeze=False, sharey=True)
         for axis, metric in zip(axes.flat, shown, strict=False):
-            part = results[results["metric"] == metric]
-            full = part.loc[part["method"] == "FP", "value"]
-            part = part[part["bits"] == bits].iloc[::-1]
-            colours = [HIGHLIGHT if method == highlight else PLAIN for method in part["method"]]
-            axis.barh(part["method"], part["value"], color=colours, height=0.7)
-            spread = part[["ci_low", "ci_high"]].astype(float).to_numpy()
-            for position, (low, high) in enumerate(spread):
-                axis.plot([low, high], [position, position], color="#333333", lw=1)
-            if len(full):
-                axis.axvline(float(full.iloc[0]), color="#b2182b", ls="--", lw=1)
-            arrow = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
-            axis.set_title(f"{metric} ({arrow})", fontsize=8.5)
-            lowest = np.nanmin([*spread[:, 0], *part["value"], *full])
-            highest = np.nanmax([*spread[:, 1], *part["value"], *full])
-            margin = 0.08 * (highest - lowest or 1.0)
-            axis.set_xlim(max(0.0, lowest - 3 * margin) if lowest >= 0 else lowest - margin, highest + margin)
-            axis.grid(axis="y", visible=False)
+            _metric_panel(axis, results[results["metric"] == metric], metric, bits, highlight)
         for axis in axes.flat[len(shown) :]:
             axis.axis("off")
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str, highlight: str) -> None:
+    full = results.loc[results["method"] == "FP", "value"].dropna()
+    foreign = results["backbone"] == OUTSIDE
+    part = results[((results["bits"] == bits) | foreign) & (results["method"] != "FP")].iloc[::-1]
+    colours = [_bar_colour(row.method == highlight, row.backbone == OUTSIDE) for row in part.itertuples()]
+    axis.barh(part["method"], part["value"].fillna(0.0), color=colours, height=0.7)
+    spread = part[["ci_low", "ci_high"]].to_numpy()
+    for position, (low, high) in enumerate(spread):
+        axis.plot([low, high], [position, position], color="#333333", lw=1)
+    if len(full):
+        axis.axvline(float(full.iloc[0]), color="#b2182b", ls="--", lw=1)
+    arrow = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+    axis.set_title(f"{metric} ({arrow})", fontsize=8.5)
+    present = [value for value in (*spread.flat, *part["value"], *full) if np.isfinite(value)]
+    lowest, highest = min(present), max(present)
+    margin = 0.08 * (highest - lowest or 1.0)
+    left = max(0.0, lowest - 3 * margin) if lowest >= 0 else lowest - margin
+    axis.set_xlim(left, highest + margin)
+    for position in np.flatnonzero(part["value"].isna()):
+        axis.text(left + margin / 4, position, "n/a", va="center", fontsize=7, color="#666666")
+    axis.grid(axis="y", visible=False)
+
+
+def _bar_colour(highlighted: bool, foreign: bool) -> str:
+    return HIGHLIGHT if highlighted else FOREIGN if foreign else PLAIN
+
+
+def _finite(values: pd.Series) -> pd.Series:
+    return values.astype(float).replace([np.inf, -np.inf], np.nan)
+
+
+def _empty(text: str) -> Figure:
+    with styled():
+        figure, axis = plt.subplots(figsize=(4, 1))
+        axis.text(0.5, 0.5, text, ha="center", va="center")
+        axis.axis("off")
     return figure
 
 
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], quantity: str = "image_loss") -> Figure:
-    """A loss against the images seen, one line per run; steps without it are left out.
+    """A loss against the images seen, one line per run; steps without a positive finite value are left out.
 
     Args:
         histories: label -> records of Finetuner.run.
         quantity: entry of the records.
     """
+    lines = {label: _points(history, quantity) for label, history in histories.items()}
+    if not any(lines.values()):
+        return _empty("no training")
     with styled():
         figure, axis = plt.subplots(figsize=(6.4, 3.4))
-        for label, history in histories.items():
-            points = [(record["images"], record[quantity]) for record in history if quantity in record]
+        for label, points in lines.items():
             if not points:
                 continue
             images, losses = np.asarray(points, dtype=float).T
@@ -72,3 +108,8 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], quantity
         axis.set(yscale="log", xlabel="images passed forward and backward", ylabel=quantity.replace("_", " "))
         axis.legend()
     return figure
+
+
+def _points(history: Sequence[Mapping[str, float]], quantity: str) -> list[tuple[float, float]]:
+    found = [(record["images"], record[quantity]) for record in history if record.get(quantity) is not None]
+    return [point for point in found if np.isfinite(point[1]) and point[1] > 0]

@@ -32,11 +32,12 @@ class Box:
         return image[..., self.top : self.top + self.size, self.left : self.left + self.size]
 
 
-def comparison_grid(rows: Sequence[tuple[str, torch.Tensor, Box, Mapping[str, torch.Tensor]]]) -> Figure:
+def comparison_grid(rows: Sequence[tuple[str, torch.Tensor, Box, Mapping[str, torch.Tensor | None]]]) -> Figure:
     """One row per photograph: the original with its box, then the box cut from each image.
 
     Args:
-        rows: (title, original, box, {label: image}); images (1, 3, H, W) in [0, 1]; a label may hold a newline.
+        rows: (title, original, box, {label: image}), at least one; images (1, 3, H, W) in [0, 1], None
+            leaves the place empty; a label may hold a newline.
     """
     columns = 1 + max(len(images) for _, _, _, images in rows)
     with styled():
@@ -45,7 +46,10 @@ def comparison_grid(rows: Sequence[tuple[str, torch.Tensor, Box, Mapping[str, to
             _show(line[0], to_uint8(original), title)
             line[0].add_patch(Rectangle((box.left, box.top), box.size, box.size, fill=False, ec="#ffd92f", lw=1.5))
             for axis, (label, image) in zip(line[1:], images.items(), strict=False):
-                _show(axis, to_uint8(box.cut(image)), label)
+                if image is None:
+                    _bare(axis, label)
+                else:
+                    _show(axis, to_uint8(box.cut(image)), label)
             for axis in line[1 + len(images) :]:
                 axis.axis("off")
     return figure

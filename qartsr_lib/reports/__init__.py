@@ -2,28 +2,46 @@
 
 from qartsr_lib.reports.availability import dataset_availability, metric_availability
 from qartsr_lib.reports.backbones import backbone_sizes, time_shares, training_history
-from qartsr_lib.reports.comparison import paired_differences, ranks, table3_sections, table4_sections
-from qartsr_lib.reports.crops import full_precision_crops, method_crops, quantized_crops
+from qartsr_lib.reports.comparison import ranks, table3_sections, table4_note, table4_sections
+from qartsr_lib.reports.crops import full_precision_crops, quantized_crops
+from qartsr_lib.reports.differences import (
+    TABLE4_EFFECTS,
+    Row,
+    difference_sections,
+    paired_differences,
+    table3_effects,
+)
+from qartsr_lib.reports.pictures import figure1_blocks, figure3_blocks, figure6_blocks
+from qartsr_lib.reports.settings import Setting, settings
 from qartsr_lib.reports.table1 import knob_table, part_table, quality_sections, table1_sections, timestep_effect
 from qartsr_lib.reports.theorem import encoder_table, error_table, law_table, theorem_verdict
 
 __all__ = [
+    "TABLE4_EFFECTS",
+    "Row",
+    "Setting",
     "backbone_sizes",
     "dataset_availability",
+    "difference_sections",
     "encoder_table",
     "error_table",
+    "figure1_blocks",
+    "figure3_blocks",
+    "figure6_blocks",
     "full_precision_crops",
     "knob_table",
-    "part_table",
     "law_table",
-    "method_crops",
     "metric_availability",
     "paired_differences",
+    "part_table",
     "quality_sections",
     "quantized_crops",
     "ranks",
+    "settings",
     "table1_sections",
+    "table3_effects",
     "table3_sections",
+    "table4_note",
     "table4_sections",
     "theorem_verdict",
     "time_shares",

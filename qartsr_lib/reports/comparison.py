@@ -1,4 +1,4 @@
-"""Rendered sections of Tables 3 and 4, rank of a method, and paired differences between two rows."""
+"""Rendered sections of Tables 3 and 4, and the rank of a method."""
 
 from __future__ import annotations
 
@@ -7,30 +7,58 @@ from collections.abc import Sequence
 import pandas as pd
 
 from qartsr_lib import tables
-from qartsr_lib.stats import paired_bootstrap
+from qartsr_lib.reports.settings import OTHER_RECIPES, Setting, is_papers, settings
+from qartsr_lib.tables import OUTSIDE
 
 Sections = list[tuple[str, pd.DataFrame]]
 STAGES = ["trq", "rpq", "et", "order", "loss", "version"]
+TABLE4_NOTE = (
+    "The paper's rows TRQ+ET and TRQ+RPQ* at W4A4 (25.17 and 24.79 dB) may be swapped in the transcription used here: "
+    "the check marks of its Table 4 could not be read with certainty."
+)
 _PAPER_KEYS = {"TRQ": "trq", "RPQ_star": "rpq", "ET": "et"}
 
 
 def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
-    """One section per data set, backbone and T, the best method in bold; the paper's values in its own setting.
+    """One section per data set and setting, the best method in bold; the paper's values in its own setting.
 
-    The paper runs the rivals on T = 1000 and QArtSR on T = 1: `embedded` has these rows, beside those
-    that the paper left out.
+    The paper runs full precision and the rivals on T = 1000 and QArtSR on T = 1: where both models are
+    there, the first section of a data set is this setting. Sections of one T have also what the paper
+    left out; a column says which of their rows are the paper's. Outside systems stand in every section.
     """
     sections = []
-    for (dataset, backbone, timestep), part in results.groupby(["dataset", "backbone", "timestep"], sort=False):
-        table = tables.wide(part, metrics, compare="method")
-        if backbone != "embedded-scaled":
-            table = tables.add_paper(table, 3, metrics, stand_in="RealSR")
-        bits = part.drop_duplicates(["bits", "method"]).set_index(["bits", "method"])
-        extra = [bits.loc[(row.bits, row.method)] for row in table.itertuples()]
-        table.insert(2, "bits/weight", [f"{row.w_bits_effective:.2f}" for row in extra])
-        table.insert(3, "images", [str(int(row.steps)) for row in extra])
-        sections.append((f"{dataset}, {backbone}, T = {timestep}", table.drop(columns=["dataset", "timestep"])))
+    ours = results[results["backbone"] != OUTSIDE]
+    methods = [method for method in ours["method"].unique() if method != "FP"]
+    cells = list(ours[["backbone", "timestep"]].drop_duplicates().itertuples(index=False, name=None))
+    for dataset, part in results.groupby("dataset", sort=False):
+        for setting in settings(cells, methods):
+            rows = setting.rows(part)
+            if (rows["backbone"] != OUTSIDE).any():
+                sections.append((f"{dataset}, {setting.title}", _table3(rows, metrics, setting)))
     return sections
+
+
+def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.DataFrame:
+    table = tables.wide(rows, metrics, compare=("timestep", "method"))
+    if setting.backbone not in OTHER_RECIPES:
+        table = tables.add_paper(table, 3, metrics, stand_in="RealSR")
+    known = rows.drop_duplicates(["bits", "method"]).set_index(["bits", "method"])
+    extra = [known.loc[(row.bits, row.method)] for row in table.itertuples()]
+    marks = [is_papers(row.backbone, method, row.timestep) for method, row in zip(table["method"], extra, strict=True)]
+    model = ["" if row.backbone == OUTSIDE else str(row.timestep) for row in extra]
+    new = {
+        "T": model,
+        "method": list(table["method"]),
+        "paper's setting": ["yes" if mark else "" for mark in marks],
+        "bits/weight": [_number(row.w_bits_effective, 2) for row in extra],
+        "images": [_number(row.steps, 0) for row in extra],
+    }
+    rest = table.drop(columns=["dataset", "timestep", "method", "bits"])
+    return pd.concat([table[["bits"]], pd.DataFrame(new), rest], axis=1)
+
+
+def _number(value: float, decimals: int) -> str:
+    return "n/a" if pd.isna(value) else f"{value:.{decimals}f}"
 
 
 def table4_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
@@ -47,43 +75,33 @@ def table4_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
         table = pd.DataFrame([dict(zip(names, key, strict=True)) | values for key, values in lines.items()])
         if table.empty:
             continue
-        if version == "paper" and backbone != "embedded-scaled":
+        if version == "paper" and backbone not in OTHER_RECIPES:
             known = paper[(paper["dataset"] == (dataset if dataset in set(paper["dataset"]) else "RealSR"))]
             known = known[known["bits"] == bits].set_index(["trq", "rpq", "et"])
             for metric in [m for m in metrics if m in known and m in table]:
                 found = [known[metric].get((r.trq, r.rpq, r.et)) for r in table.itertuples()]
-                text = ["" if value is None else f"{value:.{tables.DECIMALS.get(metric, 4)}f}" for value in found]
+                text = [
+                    "" if value is None or pd.isna(value) else f"{value:.{tables.DECIMALS.get(metric, 4)}f}"
+                    for value in found
+                ]
                 table.insert(table.columns.get_loc(metric) + 1, f"{metric} (paper)", text)
         shown = [c for c in table if c in names or c.removesuffix(" (paper)") in metrics]
         sections.append((f"{dataset}, {backbone}, {bits}, version {version}", table[shown].fillna("").astype(str)))
     return sections
 
 
-def paired_differences(
-    per_image: pd.DataFrame, pairs: Sequence[tuple[str, str]], metric: str = "PSNR", timestep: int = 1
-) -> pd.DataFrame:
-    """`metric` of the first method minus the second, paired over images (means over seeds), with intervals.
-
-    Args:
-        per_image: `TableRun.per_image`.
-        pairs: (method, method) by their names in the table.
-        timestep: rows of this T only.
-    """
-    values = per_image[(per_image["metric"] == metric) & (per_image["timestep"] == timestep)].dropna(subset=["value"])
-    rows = []
-    for key, group in values.groupby(["dataset", "backbone", "bits"], sort=False):
-        table = group.pivot_table(index="image", columns="method", values="value")
-        for first, second in pairs:
-            if {first, second} <= set(table.columns):
-                mean, low, high = paired_bootstrap(table[first].to_numpy(), table[second].to_numpy())
-                rows.append((*key, f"{first} - {second}", mean, low, high, len(table)))
-    columns = ["dataset", "backbone", "bits", "difference", metric, "ci_low", "ci_high", "n_images"]
-    return pd.DataFrame(rows, columns=columns).round(3)
+def table4_note(sections: Sections) -> str:
+    """What must stand below Table 4 where the paper's rows are beside ours; empty elsewhere."""
+    return TABLE4_NOTE if any(column.endswith("(paper)") for _, table in sections for column in table) else ""
 
 
 def ranks(results: pd.DataFrame, metric: str = "PSNR") -> pd.DataFrame:
-    """Place of every method by `metric`: rows (dataset, backbone, T, bits), columns methods, 1 is best."""
-    cells = results[(results["metric"] == metric) & (results["method"] != "FP")].dropna(subset=["value"])
+    """Place of every method by `metric`: rows (dataset, backbone, T, bits), columns methods, 1 is best.
+
+    Full precision and outside systems have no place, nor has a method without a value.
+    """
+    cells = results[(results["metric"] == metric) & (results["method"] != "FP") & (results["backbone"] != OUTSIDE)]
+    cells = cells[cells["value"].map(tables.is_number)]
     ascending = metric in tables.LOWER_IS_BETTER
     keys = ["dataset", "backbone", "timestep", "bits"]
     place = cells.groupby(keys, sort=False)["value"].rank(ascending=ascending, method="min").astype(int)

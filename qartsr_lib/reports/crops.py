@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from qartsr_lib.datasets.base import Pair
+from qartsr_lib.errors import QartsrError
 from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import read_image
 from qartsr_lib.study import FULL_PRECISION, Experiment, TableRun
 
-Row = tuple[str, torch.Tensor, Box, dict[str, torch.Tensor]]
+Crops = tuple[str, torch.Tensor, Box, dict[str, torch.Tensor | None]]
 
 
 def full_precision_crops(
     run: TableRun, pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], settings: Sequence[tuple[str, int]]
-) -> list[Row]:
+) -> list[Crops]:
     """Original, then (backbone, timestep) of `settings` in full precision, each with its PSNR-Y."""
     columns = {
         "bicubic" if name == "bicubic" else f"{name}\nT = {timestep}": Experiment(
@@ -35,7 +37,7 @@ def quantized_crops(
     backbone: str,
     timesteps: Sequence[int],
     bits: str,
-) -> list[Row]:
+) -> list[Crops]:
     """Original, full precision and MaxMin at `bits` for every timestep of one backbone."""
     columns = {}
     for timestep in timesteps:
@@ -44,36 +46,62 @@ def quantized_crops(
     return _rows(run, pairs, boxes, columns)
 
 
-def method_crops(
-    run: TableRun,
-    pairs: Sequence[Pair],
-    boxes: Mapping[str, Sequence[int]],
-    cells: Mapping[str, tuple[str, str, int, str]],
-) -> list[Row]:
-    """Original, full precision of the first cell's model, then one column per cell.
+def chosen_boxes(
+    pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], sizes: Mapping[str, tuple[int, int]]
+) -> list[tuple[Pair, Box]]:
+    """The photographs that `boxes` names and that are there, in its order; else the first one with a box in the middle.
 
     Args:
-        cells: label -> (method, backbone, T, bits); the first seed is shown.
+        boxes: photograph -> top, left, size in HR pixels.
+        sizes: photograph -> height, width.
+
+    Raises:
+        QartsrError: a box that does not lie in its photograph.
     """
-    _, backbone, timestep, _ = next(iter(cells.values()))
-    columns = {"FP": Experiment(backbone, timestep, *FULL_PRECISION, "samples")}
-    known = {(e.method, e.backbone, e.timestep, e.bits): e for e, _ in reversed(run.images) if e.dataset == "samples"}
-    columns |= {label: known[cell] for label, cell in cells.items() if cell in known}
-    return _rows(run, pairs, boxes, columns)
+    known = {pair.id: pair for pair in pairs}
+    chosen = [(known[name], _box(name, numbers, sizes[name])) for name, numbers in boxes.items() if name in known]
+    return chosen or [(pair, _middle(*sizes[pair.id])) for pair in list(pairs)[:1]]
+
+
+def read_output(run: TableRun, experiment: Experiment, image_id: str) -> torch.Tensor | None:
+    """An output of the run as (1, 3, H, W) in [0, 1]; None where there is none (a method that diverged)."""
+    path = run.images.get((experiment, image_id))
+    return read_image(path) if path is not None and path.is_file() else None
+
+
+def psnr_text(image: torch.Tensor | None, original: torch.Tensor) -> str:
+    """PSNR-Y in dB as it stands at a crop; empty where there is none."""
+    value = math.nan if image is None else psnr(luma(image), luma(original))
+    return f"{value:.2f} dB" if math.isfinite(value) else ""
+
+
+def _box(name: str, numbers: Sequence[int], size: tuple[int, int]) -> Box:
+    height, width = size
+    if len(numbers) != 3:
+        raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}; give top, left and size in pixels")
+    box = Box(*numbers)
+    inside = box.size > 0 <= min(box.top, box.left) and box.top + box.size <= height and box.left + box.size <= width
+    if not inside:
+        raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}, outside of the {width}x{height} photograph; move it")
+    return box
+
+
+def _middle(height: int, width: int) -> Box:
+    side = max(1, round(0.3 * min(height, width)))
+    return Box((height - side) // 2, (width - side) // 2, side)
 
 
 def _rows(
     run: TableRun, pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], columns: Mapping[str, Experiment]
-) -> list[Row]:
+) -> list[Crops]:
+    originals = {pair.id: read_image(pair.hr) for pair in pairs}
     rows = []
-    for pair in pairs:
-        if pair.id not in boxes and len(pairs) > 1:
-            continue
-        original = read_image(pair.hr)
-        box = Box(*boxes.get(pair.id, (64, 64, 96)))
-        images = {"original": original}
+    chosen = chosen_boxes(pairs, boxes, {name: tuple(image.shape[-2:]) for name, image in originals.items()})
+    for pair, box in sorted(chosen, key=lambda item: pairs.index(item[0])):
+        original = originals[pair.id]
+        images: dict[str, torch.Tensor | None] = {"original": original}
         for label, experiment in columns.items():
-            image = read_image(run.png_path(experiment, pair.id))
-            images[f"{label}\n{psnr(luma(image), luma(original)):.2f} dB"] = image
+            image = read_output(run, experiment, pair.id)
+            images[f"{label}\n{psnr_text(image, original) or 'n/a'}"] = image
         rows.append((pair.id, original, box, images))
     return rows

@@ -15,12 +15,14 @@ from qartsr_lib.reports.pictures import figure1_blocks, figure3_blocks, figure6_
 from qartsr_lib.reports.settings import Setting, settings
 from qartsr_lib.reports.table1 import knob_table, part_table, quality_sections, table1_sections, timestep_effect
 from qartsr_lib.reports.theorem import encoder_table, error_table, law_table, theorem_verdict
+from qartsr_lib.reports.times import computing_times
 
 __all__ = [
     "TABLE4_EFFECTS",
     "Row",
     "Setting",
     "backbone_sizes",
+    "computing_times",
     "dataset_availability",
     "difference_sections",
     "encoder_table",

@@ -10,26 +10,28 @@ import pandas as pd
 _MODEL = ("backbone", "timestep", "method", "label", "options", "bits", "seeds")
 
 
-def computing_times(records: Sequence[Mapping[str, Any]], method: str = "qartsr") -> pd.DataFrame:
+def computing_times(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows quantity, seconds of one cell, count, estimated hours, measured hours.
 
-    The estimate multiplies the first cell of `method` by the number of models and images of the
-    grid; the measurement adds up every cell's own time, whichever run computed it.
+    The estimate multiplies the first trained cell by the number of models and images of the grid;
+    the measurement adds up every cell's own time, whichever run computed it.
 
     Args:
-        records: run records of a table (`TableRun.records`), one per cell and data set.
-        method: a trained method, whose first cell stands for all trained cells.
+        records: run records of a table (`TableRun.records`), one per cell and data set; those of
+            outside systems, which take no time here, are left out.
 
-    Raises:
-        ValueError: no record of that method.
+    Returns:
+        Three rows; none for a table without a trained method.
     """
+    records = [record for record in records if "options" in record["parameters"]]
     models: dict[str, Mapping[str, Any]] = {}
     for record in records:
         models.setdefault(repr([record["parameters"][key] for key in _MODEL]), record)
-    first = next((record for record in models.values() if record["parameters"]["method"] == method), None)
-    if first is None:
-        raise ValueError(f"no cell of method {method!r} in this table")
+    columns = ["quantity", "seconds, first cell", "count", "hours, estimated", "hours, measured"]
     trained = [record for record in models.values() if record["parameters"]["options"].get("images")]
+    if not trained:
+        return pd.DataFrame(columns=columns)
+    first = trained[0]
     one_model = first["duration_s"]["build"] / len(first["parameters"]["seeds"])
     one_image = first["duration_s"]["images"] / _images(first)
     seconds = [
@@ -38,7 +40,6 @@ def computing_times(records: Sequence[Mapping[str, Any]], method: str = "qartsr"
     ]
     rows = [(name, one, count, one * count / 3600, measured / 3600) for name, one, count, measured in seconds]
     rows.append(("together", None, None, sum(row[3] for row in rows), sum(row[4] for row in rows)))
-    columns = ["quantity", "seconds, first cell", "count", "hours, estimated", "hours, measured"]
     return pd.DataFrame(rows, columns=columns).round(2)
 
 

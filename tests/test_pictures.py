@@ -94,11 +94,12 @@ def test_figure_1_has_references_above_and_our_bit_widths_below(run, pairs):
 
 
 def test_figure_3_shows_a_diverged_method_as_missing(run, pairs):
-    (block,) = reports.figure3_blocks(run, pairs, {"cat": [0, 0, 8]}, setting("embedded_T1"), "W2A2")
+    (block,) = reports.figure3_blocks(run, pairs, {"cat": [0, 0, 8]}, setting("embedded_T1"), ["W4A4", "W2A2", "W1A1"])
     panels = [panel for line in block.lines for panel in line]
     assert [panel.label.split(" ")[0] for panel in panels][-3:] == LABELS
+    assert panels[-1].label.startswith("QArtSR W2A2")
     assert [panel.image is None for panel in panels[-3:]] == [False, True, False]
-    assert reports.figure3_blocks(run, pairs, {}, setting("embedded_T1"), "W3A3") == []
+    assert reports.figure3_blocks(run, pairs, {}, setting("embedded_T1"), ["W3A3"]) == []
 
 
 def test_figure_6_takes_each_method_from_the_settings_model(run, pairs):
@@ -127,12 +128,8 @@ def test_a_box_outside_of_the_photograph_is_named(run, pairs, box):
 def test_no_picture_where_the_run_has_no_photographs(run, pairs):
     run.table["dataset"] = "RealSR"
     run.images.clear()
-    for build, bits in (
-        (reports.figure1_blocks, BITS),
-        (reports.figure3_blocks, "W2A2"),
-        (reports.figure6_blocks, BITS),
-    ):
-        assert build(run, pairs, {}, setting("embedded_T1"), bits) == []
+    for build in (reports.figure1_blocks, reports.figure3_blocks, reports.figure6_blocks):
+        assert build(run, pairs, {}, setting("embedded_T1"), BITS) == []
 
 
 def test_blocks_are_drawn_side_by_side(run, pairs):

@@ -52,15 +52,18 @@ def figure1_blocks(
     return blocks
 
 
-def figure3_blocks(run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: str) -> list[Block]:
+def figure3_blocks(
+    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
+) -> list[Block]:
     """Fig. 3: one photograph; original, full precision, outside systems and every method at one low bit width.
 
-    Args: see `figure1_blocks`; `bits` is one bit width, and the list is empty when the run lacks it.
+    Args: see `figure1_blocks`; the last of `bits` that the run has is shown, and the list is empty without any.
     """
-    methods = _methods(run, setting, [bits])
+    lowest = [width for width in bits if _methods(run, setting, [width])][-1:]
+    methods = _methods(run, setting, lowest)
     blocks = []
     for photo in _photographs(run, pairs, boxes, setting)[:1] if methods else []:
-        panels = [*photo.references(), *(photo.panel(method, bits) for method in methods)]
+        panels = [*photo.references(), *(photo.panel(method, *lowest) for method in methods)]
         half = -(-len(panels) // 2)
         blocks.append(photo.block((tuple(panels[:half]), tuple(panels[half:]))))
     return blocks

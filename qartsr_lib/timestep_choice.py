@@ -1,0 +1,67 @@
+"""TRQ's choice: at which timestep a quantized backbone stays nearest to its full precision.
+
+The paper chooses T by Table 1, on test sets. Here the choice is made on the calibration images, with
+MaxMin as the paper does; test sets come after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.datasets.calibration import CalibrationList
+from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.measured import Measured, measure_cells
+from qartsr_lib.methods import METHODS
+from qartsr_lib.progress import progress
+
+_COLUMNS = ["dataset", "backbone", "timestep", "bits", "image", "psnr_fp"]
+
+
+def measure_timesteps(
+    profile: str,
+    backbones: Sequence[str],
+    timesteps: Sequence[int],
+    bits: Sequence[str],
+    calibration: CalibrationList,
+) -> Measured:
+    """PSNR-Y in dB between MaxMin's image and full precision's, per calibration image; cached cell by cell.
+
+    Returns:
+        Rows dataset (the calibration list's name), backbone, timestep, bits, image (its index), psnr_fp.
+    """
+    cells = [(name, timestep, width) for name in backbones for timestep in timesteps for width in bits]
+    found = {"name": calibration.name, "sha256": calibration.sha256}
+    questions = {
+        (name, timestep, width): {
+            "parameters": {"measurement": "choice of T", "backbone": name, "timestep": timestep, "method": "maxmin"}
+            | {"bits": width},
+            "weights_sha256": load_backbone(name, timestep).weights_sha256,
+            "calibration": found,
+        }
+        for name, timestep, width in cells
+    }
+
+    def measure(cell: tuple[str, int, str]) -> pd.DataFrame:
+        name, timestep, width = cell
+        full = load_backbone(name, timestep)
+        quantized = METHODS.get("maxmin").build(full, width, calibration.images).backbone
+        rows = []
+        with torch.inference_mode():
+            for index, image in enumerate(progress(calibration.images, f"choice of T, {name} T={timestep} {width}")):
+                value = psnr(luma(quantized.upscale(image)), luma(full.upscale(image)))
+                rows.append((calibration.name, *cell, index, value))
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+    return measure_cells(profile, questions, measure)
+
+
+def timestep_table(measured: pd.DataFrame) -> pd.DataFrame:
+    """Mean PSNR-Y to full precision: rows (backbone, bits), one column per T, and the T with the highest mean."""
+    means = measured.pivot_table(index=["backbone", "bits"], columns="timestep", values="psnr_fp", sort=False)
+    means = means[sorted(means.columns, reverse=True)]
+    best = means.idxmax(axis=1)
+    return means.round(2).rename(columns=lambda timestep: f"T = {timestep}").assign(chosen=best)

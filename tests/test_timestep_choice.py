@@ -1,0 +1,34 @@
+"""TRQ's choice of T, on calibration images."""
+
+import pandas as pd
+import pytest
+import torch
+from quant_stand_in import lq_images, tiny_backbone
+
+from qartsr_lib import timestep_choice
+from qartsr_lib.datasets.calibration import CalibrationList
+from qartsr_lib.methods import METHODS
+from qartsr_lib.timestep_choice import measure_timesteps, timestep_table
+
+
+def test_every_timestep_is_measured_against_its_own_full_precision(tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+    backbone = tiny_backbone()
+    monkeypatch.setattr(timestep_choice, "load_backbone", lambda name, timestep: backbone)
+    images = CalibrationList("photos", lq_images(2), "hash")
+    rows = measure_timesteps("tiny", ["embedded"], [1000, 1], ["W4A4"], images).frame
+    assert rows["timestep"].tolist() == [1000, 1000, 1, 1] and set(rows["dataset"]) == {"photos"}
+    quantized = METHODS.get("maxmin").build(backbone, "W4A4", images.images).backbone
+    with torch.no_grad():
+        a, b = (model.upscale(images.images[0])[0].clamp(0, 1) for model in (quantized, backbone))
+    weights = torch.tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255
+    error = ((a - b) * weights).sum(0).square().mean()
+    assert rows["psnr_fp"][0] == pytest.approx(float(-10 * error.log10()), abs=0.05)
+
+
+def test_the_highest_mean_is_chosen():
+    rows = [("b", 1000, "W4A4", 20.0), ("b", 1000, "W4A4", 22.0), ("b", 1, "W4A4", 25.0), ("b", 1, "W4A4", 15.0)]
+    frame = pd.DataFrame(rows, columns=["backbone", "timestep", "bits", "psnr_fp"])
+    table = timestep_table(frame)
+    assert list(table.columns) == ["T = 1000", "T = 1", "chosen"]
+    assert list(table.loc[("b", "W4A4")]) == [21.0, 20.0, 1000]

@@ -109,7 +109,11 @@ def test_svdquant_finds_the_best_candidate_of_its_grid():
     layer.observe(x)
     candidates = list(layer._candidates())
     assert len(candidates) == 39
-    errors = [layer._try(candidate, [reference(x)]) for candidate in candidates]
+    errors = []
+    with torch.no_grad():
+        for candidate in candidates:
+            layer.set_phi(candidate)
+            errors.append(float(F.mse_loss(layer(x), reference(x))))
     assert chosen <= min(errors) + 1e-7
 
 

@@ -194,3 +194,18 @@ def test_what_the_inference_form_keeps_is_what_is_counted():
 def test_published_ranks_stop_at_full_rank():
     _, layer, _ = converted("conv", side_rank=4, merged_rank=32)
     assert layer.side_in.shape == (4, 72) and layer.merged_in.shape == (20, 72)
+
+
+def test_searched_phi_is_no_worse_than_the_exponent():
+    errors = {}
+    for search in (False, True):
+        torch.manual_seed(0)
+        layer, x = nn.Conv2d(8, 20, 3, padding=1), torch.randn(2, 8, 9, 7)
+        x[:, 0] *= 20
+        net = nn.Sequential(layer)
+        wanted = layer(x).detach()
+        quantize_(net, QuantScheme(layer_kind="finetune", layer_options=(("search", search),)).at("W4A4"))
+        calibrate(net, net, [x])
+        net[0].start()
+        errors[search] = float(F.mse_loss(net(x), wanted).detach())
+    assert errors[True] < errors[False]

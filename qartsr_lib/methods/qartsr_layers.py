@@ -14,7 +14,7 @@ import math
 import torch
 from torch import nn
 
-from qartsr_lib.methods.channel_layers import ChannelScaledLayer
+from qartsr_lib.methods.channel_layers import PHI_EXPONENT
 from qartsr_lib.methods.low_rank import (
     MERGED_DIVISOR,
     SIDE_DIVISOR,
@@ -24,12 +24,13 @@ from qartsr_lib.methods.low_rank import (
     scaled_rank,
     truncated_svd,
 )
+from qartsr_lib.methods.phi_search import SAMPLES, SearchedLayer
 from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 
 
-class FinetuneLayer(ChannelScaledLayer):
+class FinetuneLayer(SearchedLayer):
     """Common part of FinetuneLinear and FinetuneConv2d.
 
     Attributes:
@@ -38,6 +39,7 @@ class FinetuneLayer(ChannelScaledLayer):
 
     Args of the layer kind:
         side_rank, merged_rank: r and r'; None for the rule of `scaled_rank`.
+        search: choose the first phi by SVDQuant's grid search instead of PassionSR's exponent.
     """
 
     quantizer_type = LearnedQuantizer
@@ -50,7 +52,9 @@ class FinetuneLayer(ChannelScaledLayer):
         *,
         side_rank: int | None = None,
         merged_rank: int | None = None,
+        search: bool = False,
     ) -> None:
+        self.samples = SAMPLES if search else 0
         super()._add_quantizers(config, name)
         weight = self.weight.detach()
         side = scaled_rank(weight, SIDE_DIVISOR) if side_rank is None else published_rank(weight, side_rank)
@@ -60,6 +64,15 @@ class FinetuneLayer(ChannelScaledLayer):
         self.merged_out = nn.Parameter(weight.new_zeros(len(weight), merged))
         self.merged_in = nn.Parameter(weight.new_empty(merged, weight[0].numel()))
         nn.init.kaiming_uniform_(self.merged_in, a=math.sqrt(5))
+
+    @torch.no_grad()
+    def start(self, exponent: float = PHI_EXPONENT) -> None:
+        """Set phi, by the search or by `exponent` (see ChannelScaledLayer.start), and all ranges."""
+        if not self.samples:
+            super().start(exponent)
+            return
+        self.search_phi()
+        self.forget()
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         """What finetuning updates: L, F, phi and the bounds of all quantizers; never W or B."""

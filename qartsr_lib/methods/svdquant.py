@@ -11,16 +11,14 @@ The layers that deepcompressor leaves in 16 bits (SDXL's ResNet convolutions amo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibration_images
-from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.low_rank import SIDE_DIVISOR, SideBranchConv2d, SideBranchLinear, scaled_rank, truncated_svd
+from qartsr_lib.methods.phi_search import SearchedLayer
 from qartsr_lib.progress import progress
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
@@ -30,13 +28,10 @@ from qartsr_lib.quant.report import w_bits_effective
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import calibrate, quant_modules
 
-GRID = 20
 REFINEMENTS = 100
-SAMPLES = 4
-"""Calibration images whose layer inputs are kept for the output errors."""
 
 
-class SmoothedLayer(ChannelScaledLayer):
+class SmoothedLayer(SearchedLayer):
     """Common part of SmoothedLinear and SmoothedConv2d.
 
     Attributes:
@@ -49,16 +44,6 @@ class SmoothedLayer(ChannelScaledLayer):
         rank = scaled_rank(self.weight, side_divisor)
         self.register_buffer("side_out", self.weight.new_zeros(len(self.weight), rank))
         self.register_buffer("side_in", self.weight.new_zeros(rank, self.weight[0].numel()))
-        self._inputs: list[torch.Tensor] = []
-
-    def observe(self, x: torch.Tensor) -> None:
-        super().observe(x)
-        if len(self._inputs) < SAMPLES:
-            self._inputs.append(x.clone())
-
-    def forget(self) -> None:
-        super().forget()
-        self._inputs = []
 
     def folded_weight(self) -> torch.Tensor:
         """W~ - L1 L2: what Q_W sees."""
@@ -71,35 +56,22 @@ class SmoothedLayer(ChannelScaledLayer):
     @torch.no_grad()
     def start(self) -> None:
         """Choose phi by the grid search, then refine L, both by the error of the output on kept inputs."""
-        self.largest()  # nothing observed: tells so
-        wanted = [self._operate(x, self.weight, self.bias) for x in self._inputs]
-        best = min(((self._try(log_phi, wanted), index) for index, log_phi in enumerate(self._candidates())))
-        self._try(list(self._candidates())[best[1]], wanted)
-        self._refine(best[0], wanted)
+        self._refine(self.search_phi())
         self.forget()
 
-    def _candidates(self) -> Iterator[torch.Tensor]:
-        """log phi for (alpha, beta) = (0, 0), (a, 0), (a, 1 - a), a = i / GRID: phi = max|x|^alpha / max|W|^beta."""
-        inputs, weight = (values.log() for values in self.largest())
-        yield torch.zeros_like(inputs)
-        for step in range(1, GRID):
-            alpha = step / GRID
-            yield alpha * inputs
-            yield alpha * inputs - (1 - alpha) * weight
-
-    def _try(self, log_phi: torch.Tensor, wanted: list[torch.Tensor]) -> float:
+    def set_phi(self, log_phi: torch.Tensor) -> None:
+        """Take phi, L from the smoothed weight, and the ranges that belong to them."""
         self.log_phi.copy_(log_phi)
         self._set_side(self.times_phi(self.weight))
         self.set_ranges()
-        return self._output_error(wanted)
 
-    def _refine(self, error: float, wanted: list[torch.Tensor]) -> None:
+    def _refine(self, error: float) -> None:
         whole = self.times_phi(self.weight)
         for _ in range(REFINEMENTS if self.weight_quantizer is not None else 0):
             kept = self.side_out.clone(), self.side_in.clone()
             self._set_side(whole - self.weight_quantizer(self.folded_weight()))
             self.weight_quantizer.set_range_from(self.folded_weight())
-            now = self._output_error(wanted)
+            now = self.output_error()
             if now >= error:
                 self.side_out.copy_(kept[0])
                 self.side_in.copy_(kept[1])
@@ -111,16 +83,6 @@ class SmoothedLayer(ChannelScaledLayer):
         side_out, side_in = truncated_svd(matrix, self.side_in.shape[0])
         self.side_out.copy_(side_out)
         self.side_in.copy_(side_in)
-
-    @torch.no_grad()
-    def _output_error(self, wanted: list[torch.Tensor]) -> float:
-        weight, bias = self._quantize_parameters()
-        error = 0.0
-        for x, target in zip(self._inputs, wanted, strict=True):
-            scaled = self.scaled_input(x)
-            quantized = scaled if self.input_quantizer is None else self.input_quantizer(scaled)
-            error += float(F.mse_loss(self._operate(quantized, weight, bias) + self.side_branch(scaled), target))
-        return error
 
     @property
     def side_branch_bits(self) -> int:

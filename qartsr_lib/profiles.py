@@ -91,7 +91,7 @@ class Profile:
     finetune_metrics: tuple[str, ...] = FINETUNE_METRICS
     finetune_images: int | None = None
     train_images: int = 32
-    train_batch: int = 4
+    train_batch: int = 1
     image_loss: str = "vae-features+mse"
     published_rates: bool = False
     max_images: int | None = None
@@ -127,7 +127,6 @@ PROFILES = {
             finetune_metrics=("PSNR", "SSIM"),
             finetune_images=1,
             train_images=8,
-            train_batch=1,
             max_images=1,
         ),
         Profile(
@@ -142,7 +141,6 @@ PROFILES = {
             n_calibration=48,
             ablation_bits=("W4A4",),
             finetune_images=4,
-            train_batch=1,  # so that every module of RPQ gets a step
         ),
         Profile(
             name="study",
@@ -174,7 +172,6 @@ PROFILES = {
             finetune_cells=(("osediff", 1000), ("osediff", 1)),
             finetune_bits=("W4A4", "W3A3", "W2A2"),
             train_images=16384,
-            train_batch=1,
             image_loss="lpips+mse",
             published_rates=True,
             downloads=True,

@@ -53,7 +53,9 @@ def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, dat
         images: budget of one try.
         data_root: folder that holds BSDS500/train (calibration) and BSDS500/val.
     """
-    calibration = calibration_list(get_profile("study"), data_root)
+    study = get_profile("study")
+    shared = {"batch": study.train_batch, "image_loss": study.image_loss}
+    calibration = calibration_list(study, data_root)
     files = list_images(data_root / VALIDATION)[:PHOTOGRAPHS]
     pairs = {path.stem: _pair(path, seed) for seed, path in enumerate(files)}
     backbone, distance = load_backbone(BACKBONE, TIMESTEP), pretrained_distance("cpu")
@@ -66,7 +68,7 @@ def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, dat
     questions = {
         (method, bits, factor): {
             "parameters": {"measurement": "tries", "backbone": BACKBONE, "timestep": TIMESTEP, "method": method}
-            | {"bits": bits, "rate": factor, "images": images},
+            | {"bits": bits, "rate": factor, "images": images, **shared},
             **fixed,
         }
         for method, bits, factor in cells
@@ -75,7 +77,8 @@ def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, dat
     def measure(cell: tuple[str, str, float]) -> pd.DataFrame:
         method, bits, factor = cell
         try:
-            result = METHODS.get(method).build(backbone, bits, calibration.images, images=images, rate=float(factor))
+            options = {"images": images, "rate": float(factor), **shared}
+            result = METHODS.get(method).build(backbone, bits, calibration.images, **options)
             scores = [(name, *_scores(result.backbone, backbone, *pair, distance)) for name, pair in pairs.items()]
         except QartsrError as error:  # a rate at which training breaks down is a result too
             print(error, flush=True)

@@ -40,7 +40,7 @@ class Budget:
     """
 
     images: int = 256
-    batch: int = 4
+    batch: int = 1
     rate: float = 1.0
     image_loss: str = DEFAULT_IMAGE_LOSS
 

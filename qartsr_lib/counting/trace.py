@@ -91,6 +91,7 @@ def trace(model: OneStepSR, size: int) -> pd.DataFrame:
         rows.append({"part": _part(name), "block": _block(name, blocks), "name": name, "kind": kind} | sums)
         rows[-1] |= _parameters(module) if kind != "attention" else dict.fromkeys(_parameters(None), 0)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["block"] = frame["block"].bfill()  # a normalization between blocks counts with the one behind it
     _check_parameters(frame, model)
     return frame
 
@@ -176,11 +177,8 @@ def _part(name: str) -> str:
     return next((part for part, starts in PARTS.items() if f"{name}.".startswith(starts)), "")
 
 
-def _block(name: str, blocks: list[str]) -> str:
-    """The block that a module lies in; a normalization between blocks counts with the conv_out behind it."""
-    found = next((block for block in blocks if f"{name}.".startswith(f"{block}.")), None)
-    behind = (f"{name}.conv_out", f"{name.rpartition('.')[0]}.conv_out")
-    return found or next((block for block in behind if block in blocks), "")
+def _block(name: str, blocks: list[str]) -> str | None:
+    return next((block for block in blocks if f"{name}.".startswith(f"{block}.")), None)
 
 
 def _check_parameters(frame: pd.DataFrame, model: nn.Module) -> None:

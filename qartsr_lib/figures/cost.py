@@ -36,7 +36,7 @@ def cost_by_block(parts: pd.DataFrame) -> Figure:
             left=parts["layer_ops_G"],
             color=ATTENTION_COLOUR,
             height=0.75,
-            label="attention products, which the paper leaves out",
+            label="attention products (the paper leaves them out)",
         )
         for axis, column, unit in ((weights, "weights_M", "M weights"), (operations, "layer_ops_G", "G operations")):
             axis.set_xlabel(unit)
@@ -47,7 +47,11 @@ def cost_by_block(parts: pd.DataFrame) -> Figure:
                 for part, share in parts.groupby("part", sort=False)[column].sum().items()
             ]
             extra = axis.get_legend_handles_labels()[0]
-            axis.legend(handles=[*handles, *extra], loc="lower right")
+            # Where the bars are short: below in the UNet's weights, in the middle of the operations.
+            place = "center right" if column == "layer_ops_G" else "lower right"
+            axis.legend(handles=[*handles, *extra], loc=place, title="convolutions and linear layers")
+            axis.set_xlim(left=0)
+            axis.margins(y=0.01)
         weights.set_yticks(position, [_short(block) for block in parts["block"]], fontsize=7.5)
         weights.invert_yaxis()
         weights.set_ylabel("block, in inference order")

@@ -30,9 +30,9 @@ class Measured:
     frame: pd.DataFrame
     records: tuple[dict[str, Any], ...]
 
-    def write(self, name: str, by: Sequence[str] = ("dataset",)) -> Path:
+    def write(self, name: str, by: Sequence[str] = ("dataset",), front: Sequence[str] = results.COLUMNS) -> Path:
         """Merge into results/<profile>/<name>.csv, with the run records; see results.write_measurement."""
-        return results.write_measurement(self.profile, name, self.frame, self.records, by)
+        return results.write_measurement(self.profile, name, self.frame, self.records, by, front)
 
     def run_ids(self, **fixed: object) -> str:
         """The run ids behind the rows whose columns have the given values, separated by spaces."""
@@ -52,7 +52,7 @@ def measure_cells(
 
     Args:
         questions: cell -> all that determines its rows, JSON-able; its hash is the cell's run_id.
-        measure: cell -> its rows, one column of them "dataset".
+        measure: cell -> its rows, with the columns that `Measured.write` merges by.
         cache: the profile's own by default.
     """
     cache = cache or RunCache.for_profile(profile)

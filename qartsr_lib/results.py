@@ -47,15 +47,16 @@ COLUMNS = (
 PER_IMAGE_COLUMNS = ("dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric", "value", "run_id")
 
 #: Rows are sorted by these, each in the paper's order where it has one, then by everything else.
-SORT_COLUMNS = ("dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric")
+SORT_COLUMNS = ("rule", "dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric")
 
 #: Record fields that differ between equal runs; a record is not rewritten for them alone.
 VOLATILE = ("git", "duration_s", "peak_memory_mib", "environment")
 
 _ORDER = {
+    "rule": ("paper", "honest"),
     "dataset": ("samples", "samples-realistic", "RealSR", "Urban100", "DIV2K_val"),
     "backbone": ("bicubic", "embedded", "embedded-scaled", "osediff"),
-    "method": ("FP", "MaxMin", "LSQ", "Q-DM", "EfficientDM", "PassionSR", "SVDQuant", "QArtSR"),
+    "method": ("FP", "OSEDiff", "MaxMin", "LSQ", "Q-DM", "EfficientDM", "PassionSR", "SVDQuant", "QArtSR"),
     "bits": ("W32A32", "W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
     "metric": ALL_METRICS,
 }
@@ -100,20 +101,27 @@ def write_table(
 
 
 def write_measurement(
-    profile: str, name: str, frame: pd.DataFrame, records: Sequence[dict] = (), by: Sequence[str] = ("dataset",)
+    profile: str,
+    name: str,
+    frame: pd.DataFrame,
+    records: Sequence[dict] = (),
+    by: Sequence[str] = ("dataset",),
+    front: Sequence[str] = COLUMNS,
 ) -> Path:
     """Write results/<profile>/<name>.csv for a frame outside the table contract, merged by data set too.
 
     Args:
-        frame: any columns, one of them "dataset".
+        frame: any columns, those of `by` among them.
         records: run records, each with its "run_id".
         by: columns; earlier rows that share their values with a new row are replaced, others stay.
+            No column replaces the whole table.
+        front: columns that come first, where the frame has them; the others keep the frame's order.
     """
     path = paths.results_dir(profile) / f"{name}.csv"
     with _locked(path.parent):
         for record in records:
             _write_record(path.parent / "runs" / f"{record['run_id']}.json", record)
-        _write_csv(path, _merged(path, _as_text(frame), by))
+        _write_csv(path, _merged(path, _as_text(frame), by, front))
     return path
 
 
@@ -170,15 +178,17 @@ def _locked(folder: Path) -> Iterator[None]:
         raise QartsrError(f"{locks}: cannot be written; set QARTSR_HOME to a folder that can") from error
 
 
-def _merged(path: Path, new: pd.DataFrame, by: Sequence[str] = ("dataset",)) -> pd.DataFrame:
-    if path.is_file():
+def _merged(
+    path: Path, new: pd.DataFrame, by: Sequence[str] = ("dataset",), front: Sequence[str] = COLUMNS
+) -> pd.DataFrame:
+    if path.is_file() and by:
         old = _read_text(path)
         if not set(by) <= set(old.columns):
             raise QartsrError(f"{path}: is not a results table; restore it from git or remove it")
         replaced = set(new[list(by)].itertuples(index=False, name=None))
         kept = old[[row not in replaced for row in old[list(by)].itertuples(index=False, name=None)]]
         new = pd.concat([new, kept], ignore_index=True).fillna("") if len(kept) else new
-    front = [column for column in COLUMNS if column in new.columns]
+    front = [column for column in front if column in new.columns]
     return _sorted(new[front + [column for column in new.columns if column not in front]])
 
 

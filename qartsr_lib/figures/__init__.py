@@ -3,6 +3,7 @@
 from qartsr_lib.figures.anatomy import channel_ranges, component_bars, layer_errors
 from qartsr_lib.figures.blocks import photograph_blocks
 from qartsr_lib.figures.comparison import loss_curves, metric_panels
+from qartsr_lib.figures.cost import cost_by_block, cost_components
 from qartsr_lib.figures.curves import (
     contribution_bars,
     error_histograms,
@@ -19,6 +20,8 @@ __all__ = [
     "comparison_grid",
     "component_bars",
     "contribution_bars",
+    "cost_by_block",
+    "cost_components",
     "error_histograms",
     "layer_errors",
     "learning_curves",

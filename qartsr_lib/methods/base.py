@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant.apply import EVERYTHING
 from qartsr_lib.quant.bits import Bits
+from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.registry import Registry
 
 
@@ -45,12 +47,14 @@ class Method(ABC):
         options: names of the keyword options that `build` accepts.
         trains: whether `build` takes long enough to keep its result, and accepts `checkpoint=FILE`
             to continue after an interruption.
+        only: fnmatch patterns of the layers that are quantized.
     """
 
     name: str
     label: str
     options: tuple[str, ...] = ()
     trains: bool = False
+    only: tuple[str, ...] = EVERYTHING
 
     @abstractmethod
     def build(
@@ -74,6 +78,16 @@ class Method(ABC):
         Raises:
             QartsrError: unknown options, bits or unusable images.
         """
+
+    def scheme(self) -> QuantScheme:
+        """What `build` quantizes by, before bits and a backbone's exceptions are filled in (QuantScheme.at).
+
+        Counting parameters and operations needs it, and no images.
+
+        Raises:
+            QartsrError: the method does not say.
+        """
+        raise QartsrError(f"method {self.name!r} has no scheme(); give it one to have it counted")
 
     def check_options(self, options: dict) -> None:
         """Raise QartsrError for an option that this method does not have."""

@@ -40,8 +40,8 @@ class LoraLayer(StepLayer):
         super()._add_quantizers(config, name)
         weight = self.weight.detach()
         rank, fan_in = scaled_rank(weight, merged_divisor), weight[0].numel()
-        step = 1.0 if self.weight_quantizer is None else float(self.weight_quantizer.scale.mean())
-        self.register_buffer("lora_unit", weight.new_tensor(step))
+        step = weight.new_ones(()) if self.weight_quantizer is None else self.weight_quantizer.scale.mean()
+        self.register_buffer("lora_unit", step)
         with torch.no_grad():
             base = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
         self.register_buffer("base", base.clone())

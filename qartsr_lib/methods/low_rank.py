@@ -29,7 +29,16 @@ def truncated_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.
     return left[:, :rank] * singular[:rank], right[:rank]
 
 
-class SideBranchLinear(QuantLinear):
+class _SideBranch:
+    """What both have: attributes side_out (c_out, r) and side_in (r, c_in k k)."""
+
+    @property
+    def side_branch_macs(self: QuantLayer) -> int:
+        """Multiply-adds per output position of L1 L2."""
+        return self.side_in.numel() + self.side_out.numel()
+
+
+class SideBranchLinear(_SideBranch, QuantLinear):
     """nn.Linear's part of a layer with attributes side_out (c_out, r) and side_in (r, c_in)."""
 
     def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:
@@ -37,7 +46,7 @@ class SideBranchLinear(QuantLinear):
         return F.linear(F.linear(x, self.side_in), self.side_out)
 
 
-class SideBranchConv2d(QuantConv2d):
+class SideBranchConv2d(_SideBranch, QuantConv2d):
     """nn.Conv2d's part: L2 is a k x k convolution to r channels, L1 a 1 x 1 convolution."""
 
     def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:

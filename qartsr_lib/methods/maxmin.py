@@ -13,7 +13,7 @@ from qartsr_lib.quant.apply import EVERYTHING, quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.range_store import SHARED_RANGES
 from qartsr_lib.quant.report import w_bits_effective
-from qartsr_lib.quant.scheme import KNOBS, SHARED_SETTING, variant
+from qartsr_lib.quant.scheme import KNOBS, SHARED_SETTING, QuantScheme, variant
 
 
 class MaxMin(Method):
@@ -32,6 +32,9 @@ class MaxMin(Method):
     def __init__(self, name: str, label: str, only: tuple[str, ...] = EVERYTHING) -> None:
         self.name, self.label, self.only = name, label, only
 
+    def scheme(self) -> QuantScheme:
+        return SHARED_SETTING
+
     def build(
         self,
         backbone: nn.Module,
@@ -42,7 +45,7 @@ class MaxMin(Method):
         **options,
     ) -> MethodResult:
         self.check_options(options)
-        scheme = variant(SHARED_SETTING, **options).at(parse_bits(bits), backbone.eight_bit_layers)
+        scheme = variant(self.scheme(), **options).at(parse_bits(bits), backbone.eight_bit_layers)
         if not scheme.bits.is_full_precision:
             check_calibration_images(calibration_images)
         quantized = copy.deepcopy(backbone)

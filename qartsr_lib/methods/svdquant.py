@@ -109,13 +109,16 @@ class SVDQuant(Method):
     def __init__(self, name: str, label: str, setting: QuantScheme) -> None:
         self.name, self.label, self.setting = name, label, setting
 
+    def scheme(self) -> QuantScheme:
+        return self.setting
+
     def build(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
     ) -> MethodResult:
         self.check_options(options)
         bits = parse_bits(bits)
         quantized = copy.deepcopy(backbone)
-        scheme = self.setting.at(bits, backbone.eight_bit_layers)
+        scheme = self.scheme().at(bits, backbone.eight_bit_layers)
         layers = quantize_(quantized, scheme)
         if not bits.is_full_precision:
             check_calibration_images(calibration_images)

@@ -156,6 +156,11 @@ class QuantLayer(QuantModule):
         return 0
 
     @property
+    def side_branch_macs(self) -> int:
+        """Multiply-adds per output position of what a layer kind computes beside the quantized product; none here."""
+        return 0
+
+    @property
     def stored_weight_bits(self) -> int:
         """Stored bits of the weight: codes, all scales and zero-points of weight and input, side branch."""
         quantizers = [q for q in (self.weight_quantizer, self.input_quantizer) if q is not None]

@@ -110,6 +110,9 @@ class Quantizer(nn.Module):
 
     def set_range_from(self, x: torch.Tensor) -> None:
         """`set_range` with the min/max of `x` (weights and biases need no calibration data)."""
+        if x.is_meta:  # a network without values, which is only counted: any range will do
+            self._calibrated = True
+            return
         self.set_range(*self.config.granularity.limits(x.detach()))
 
     def check_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:

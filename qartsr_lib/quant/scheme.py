@@ -96,6 +96,12 @@ class QuantScheme:
             bias=_config(bias_bits, PerTensor(), zero_point=self.zero_point),
         )
 
+    def attention_bits_for(self, module: str) -> int | None:
+        """Width of the attention products of the attention module with that full name; None for float."""
+        config = self.attention_config()
+        chosen = any(fnmatchcase(module, pattern) for pattern in self.attention_modules)
+        return config.bits if config is not None and chosen else None
+
     def attention_config(self) -> QuantizerConfig | None:
         """Quantizer of the attention products, None when they stay in full precision."""
         bits = self.bits.a if self.attention_bits == "a" else self.attention_bits

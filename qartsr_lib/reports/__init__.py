@@ -14,14 +14,16 @@ from qartsr_lib.reports.differences import (
 from qartsr_lib.reports.pictures import figure1_blocks, figure3_blocks, figure6_blocks
 from qartsr_lib.reports.settings import Setting, settings
 from qartsr_lib.reports.table1 import knob_table, part_table, quality_sections, table1_sections, timestep_effect
+from qartsr_lib.reports.table2 import component_table, honest_rule_table, paper_rule_table, part_shares, table2_sections
 from qartsr_lib.reports.theorem import encoder_table, error_table, law_table, theorem_verdict
 from qartsr_lib.reports.times import computing_times
 
 __all__ = [
-    "TABLE4_EFFECTS",
     "Row",
     "Setting",
+    "TABLE4_EFFECTS",
     "backbone_sizes",
+    "component_table",
     "computing_times",
     "dataset_availability",
     "difference_sections",
@@ -31,16 +33,20 @@ __all__ = [
     "figure3_blocks",
     "figure6_blocks",
     "full_precision_crops",
+    "honest_rule_table",
     "knob_table",
     "law_table",
     "metric_availability",
     "paired_differences",
+    "paper_rule_table",
+    "part_shares",
     "part_table",
     "quality_sections",
     "quantized_crops",
     "ranks",
     "settings",
     "table1_sections",
+    "table2_sections",
     "table3_effects",
     "table3_sections",
     "table4_note",

@@ -1,0 +1,123 @@
+"""Rule `honest`: everything that a quantized network stores and computes, against the same count in 32 bits.
+
+The unit is the paper's: a parameter or operation at b bits counts b / 32. Stored is what
+quant.report counts: codes, scales and zero-points (16 bits each), low-rank branches and phi (16 bits),
+biases, 8-bit layers; and normalizations in 32 bits. Computed are, at their own widths, the products of
+every layer (the wider of weight and activation decides), low-rank branches, attention products,
+quantizing and rescaling, and all that is elementwise. Text is left out on both sides: the quantized
+models have a constant prompt embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import pandas as pd
+
+from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.methods import METHODS
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.bits import FLOAT_BITS, parse_bits
+from qartsr_lib.quant.layers import QuantLayer, bits_of
+from qartsr_lib.quant.quantizers import QPARAM_BITS
+from qartsr_lib.quant.scheme import QuantScheme
+
+#: Per element of a quantized layer's input: divide by the step, subtract the zero-point. phi is merged into the step.
+PER_INPUT = 2
+#: Per element of its output: multiply by the product of the steps, add what the zero-points amount to.
+PER_OUTPUT = 2
+
+BASELINE = "OSEDiff"
+QUANTIZED, EXCEPTIONS, FLOAT = "quantized layers", "8-bit layers", "unquantized layers"
+BRANCHES, SCALES = "low-rank branches and phi", "scales and zero-points"
+ATTENTION, REST = "attention products", "biases, normalizations, elementwise"
+COMPONENTS = (QUANTIZED, EXCEPTIONS, FLOAT, BRANCHES, SCALES, ATTENTION, REST)
+
+
+def honest_rows(parts: pd.DataFrame) -> pd.DataFrame:
+    """Table 2 by the honest rule: the full-precision row, then one per bit width and method.
+
+    Args:
+        parts: of `components`.
+
+    Returns:
+        Columns as `paper.paper_rows`; reductions are against the first row.
+    """
+    rows = parts.groupby(["method", "bits"], sort=False, as_index=False)[["params_M", "ops_G"]].sum()
+    full = rows.iloc[0]
+    rows["params_reduction_pct"] = 100 * (1 - rows["params_M"] / full["params_M"])
+    rows["ops_reduction_pct"] = 100 * (1 - rows["ops_G"] / full["ops_G"])
+    return rows[["method", "bits", "params_M", "params_reduction_pct", "ops_G", "ops_reduction_pct"]]
+
+
+def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], bits: Sequence[str]) -> pd.DataFrame:
+    """Where the cost of every row of the honest rule comes from.
+
+    Args:
+        model: in full precision; on the meta device it takes no memory.
+        layers: of `trace.trace` on it.
+        methods: registered methods that have a scheme.
+        bits: such as "W4A4".
+
+    Returns:
+        Rows method (its label), bits, component (of COMPONENTS), params_M, ops_G.
+
+    Raises:
+        QartsrError: unknown method or bits, or a method without a scheme.
+    """
+    frames = [_components(model, layers, QuantScheme()).assign(method=BASELINE, bits="W32A32")]
+    for width in bits:
+        for name in methods:
+            method = METHODS.get(name)
+            scheme = method.scheme().at(parse_bits(width), model.eight_bit_layers)
+            frame = _components(model, layers, scheme, method.only)
+            frames.append(frame.assign(method=method.label, bits=str(scheme.bits)))
+    return pd.concat(frames, ignore_index=True)[["method", "bits", "component", "params_M", "ops_G"]]
+
+
+def _components(
+    model: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme, only: Sequence[str] = ("*",)
+) -> pd.DataFrame:
+    quantized = copy.deepcopy(model)
+    quantize_(quantized, scheme, only)
+    modules = dict(quantized.named_modules())
+    stored, computed = dict.fromkeys(COMPONENTS, 0), dict.fromkeys(COMPONENTS, 0.0)
+    for row in layers.itertuples():
+        if row.kind == "attention":
+            computed[ATTENTION] += 2 * row.macs * (scheme.attention_bits_for(row.name) or FLOAT_BITS)
+        elif row.kind in ("Linear", "Conv2d"):
+            _add_layer(stored, computed, row, modules[row.name], scheme)
+        stored[REST] += FLOAT_BITS * row.other_parameters
+        computed[REST] += FLOAT_BITS * row.elementwise
+    rows = [(name, stored[name] / FLOAT_BITS / 1e6, computed[name] / FLOAT_BITS / 1e9) for name in COMPONENTS]
+    return pd.DataFrame(rows, columns=["component", "params_M", "ops_G"])
+
+
+def _add_layer(stored: dict, computed: dict, row, layer, scheme: QuantScheme) -> None:
+    """Bits that one Linear or Conv2d stores, and operations times bits, by component."""
+    if not isinstance(layer, QuantLayer):
+        stored[FLOAT] += FLOAT_BITS * row.weights
+        stored[REST] += FLOAT_BITS * row.biases
+        computed[FLOAT] += FLOAT_BITS * 2 * row.macs
+        return
+    w_bits, a_bits = bits_of(layer.weight_quantizer), bits_of(layer.input_quantizer)
+    width = max(w_bits, a_bits)
+    kind = QUANTIZED if scheme.bits_for(row.name) == scheme.bits else EXCEPTIONS
+    codes, bias_codes = row.weights * w_bits, row.biases * bits_of(layer.bias_quantizer)
+    stored[kind] += codes
+    stored[REST] += bias_codes
+    stored[BRANCHES] += layer.side_branch_bits
+    stored[SCALES] += layer.stored_weight_bits - codes - layer.side_branch_bits + layer.stored_bias_bits - bias_codes
+    computed[kind] += width * 2 * row.macs
+    if layer.side_branch_bits:
+        added = row.outputs  # the branch's output to the quantized product's
+        branch = 2 * layer.side_branch_macs * row.outputs // row.out_channels
+        computed[BRANCHES] += QPARAM_BITS * (branch + added)
+    computed[SCALES] += FLOAT_BITS * PER_INPUT * row.inputs * (layer.input_quantizer is not None)
+    if layer.weight_quantizer is not None:
+        groups = max(1, layer.weight_quantizer.scale.numel() // row.out_channels)  # partial sums with a step each
+        computed[SCALES] += FLOAT_BITS * PER_OUTPUT * row.outputs * groups
+        if layer.weight_quantizer.zero_point is not None:
+            # The sum of the codes in every window: as one more output channel without products.
+            computed[SCALES] += width * (row.macs // row.out_channels)

@@ -157,7 +157,7 @@ def test_honest_storage_is_that_of_a_real_quantized_model(small, name):
     pd.testing.assert_frame_equal(
         quantize_(copy.deepcopy(bare), method.scheme().at("W4A4", model.eight_bit_layers)), real_report
     )
-    parts = honest.components(bare, layers, [name], ["W4A4"])
+    parts = honest.components(bare, layers, [name], ["W8A8", "W4A4"])
     counted = parts.loc[parts["bits"] == "W4A4", "params_M"].sum() * 32e6
     norms = 32 * int(layers["other_parameters"].sum())
     assert round(counted) == int(real_report["stored_bits"].sum()) + norms

@@ -19,7 +19,7 @@ from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import FLOAT_BITS, parse_bits
-from qartsr_lib.quant.layers import QuantLayer, bits_of
+from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.quant.scheme import QuantScheme
 
@@ -67,20 +67,23 @@ def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], b
         QartsrError: unknown method or bits, or a method without a scheme.
     """
     frames = [_components(model, layers, QuantScheme()).assign(method=BASELINE, bits="W32A32")]
+    quantized: dict[tuple, OneStepSR] = {}
     for width in bits:
         for name in methods:
             method = METHODS.get(name)
             scheme = method.scheme().at(parse_bits(width), model.eight_bit_layers)
-            frame = _components(model, layers, scheme, method.only)
+            # Which quantizers and branches there are does not depend on the bits: one conversion serves all widths.
+            key = (name, scheme.bits.w == FLOAT_BITS, scheme.bits.a == FLOAT_BITS)
+            if key not in quantized:
+                quantized[key] = copy.deepcopy(model)
+                quantize_(quantized[key], scheme, method.only)
+            frame = _components(quantized[key], layers, scheme)
             frames.append(frame.assign(method=method.label, bits=str(scheme.bits)))
     return pd.concat(frames, ignore_index=True)[["method", "bits", "component", "params_M", "ops_G"]]
 
 
-def _components(
-    model: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme, only: Sequence[str] = ("*",)
-) -> pd.DataFrame:
-    quantized = copy.deepcopy(model)
-    quantize_(quantized, scheme, only)
+def _components(quantized: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme) -> pd.DataFrame:
+    """Bits come from `scheme`, everything else from the layers of `quantized`."""
     modules = dict(quantized.named_modules())
     stored, computed = dict.fromkeys(COMPONENTS, 0), dict.fromkeys(COMPONENTS, 0.0)
     for row in layers.itertuples():
@@ -101,14 +104,17 @@ def _add_layer(stored: dict, computed: dict, row, layer, scheme: QuantScheme) ->
         stored[REST] += FLOAT_BITS * row.biases
         computed[FLOAT] += FLOAT_BITS * 2 * row.macs
         return
-    w_bits, a_bits = bits_of(layer.weight_quantizer), bits_of(layer.input_quantizer)
+    config = scheme.layer_config(row.name)
+    w_bits, a_bits, bias_bits = (
+        FLOAT_BITS if part is None else part.bits for part in (config.weight, config.activation, config.bias)
+    )
     width = max(w_bits, a_bits)
     kind = QUANTIZED if scheme.bits_for(row.name) == scheme.bits else EXCEPTIONS
-    codes, bias_codes = row.weights * w_bits, row.biases * bits_of(layer.bias_quantizer)
-    stored[kind] += codes
-    stored[REST] += bias_codes
+    quantizers = (layer.weight_quantizer, layer.input_quantizer, layer.bias_quantizer)
+    stored[kind] += row.weights * w_bits
+    stored[REST] += row.biases * bias_bits
     stored[BRANCHES] += layer.side_branch_bits
-    stored[SCALES] += layer.stored_weight_bits - codes - layer.side_branch_bits + layer.stored_bias_bits - bias_codes
+    stored[SCALES] += sum(quantizer.stored_parameter_bits for quantizer in quantizers if quantizer is not None)
     computed[kind] += width * 2 * row.macs
     if layer.side_branch_bits:
         added = row.outputs  # the branch's output to the quantized product's

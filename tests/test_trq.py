@@ -14,8 +14,10 @@ from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.degrade import REAL_ESRGAN, second_order
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import from_uint8, to_uint8, write_png
+from qartsr_lib.training.trq import loop
 from qartsr_lib.training.trq.__main__ import main
 from qartsr_lib.training.trq.data import DegradedCrops
+from qartsr_lib.training.trq.loop import TrqConfig
 from qartsr_lib.training.trq.networks import Generator, Regularizer, trained
 from qartsr_lib.training.trq.objectives import Draw, OSEDiffLosses, add_noise, clean
 
@@ -35,7 +37,7 @@ def folder(tmp_path_factory):
 
 def run(folder, out, *extra, steps=6, variant="osediff"):
     words = ["--timestep", "1", "--images", folder / "images", "--base", folder / "base", "--out", out, "--cpu"]
-    words += ["--steps", steps, "--batch", 2, "--crop", 64, "--learning-rate", 2e-3, "--workers", 0]
+    words += ["--steps", steps, "--batch", 2, "--crop", 64, "--learning-rate", 1e-2, "--workers", 0]
     words += ["--image-loss", "vae-features+mse", "--checkpoint-every", 2, "--variant", variant]
     words += ["--teacher", folder / "osediff.pkl", *extra]
     return main([str(word) for word in words])
@@ -58,18 +60,24 @@ def models(folder, out):
     return after, OneStepSR("base", 1, vae, unet, after.prompt_embedding)
 
 
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """A training by OSEDiff's losses, run without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run(folder, out, "--learning-rate", "2e-3", steps=8) == 0
+    return out
+
+
 @torch.no_grad()
 @pytest.mark.slow
-def test_a_few_steps_reduce_the_image_loss_and_the_backbone_reads_the_file(home, folder, tmp_path):
-    with torch.enable_grad():
-        assert run(folder, tmp_path, steps=10) == 0
-    records = history(tmp_path)
-    assert [record["step"] for record in records] == [2, 4, 6, 8, 10]
+def test_a_few_steps_reduce_the_image_loss_and_the_backbone_reads_the_file(home, folder, whole):
+    records = history(whole)
+    assert [record["step"] for record in records] == [2, 4, 6, 8]
     assert all({"image", "vsd", "regularizer"} <= set(record) for record in records)
-    assert not (tmp_path / "unfinished.pt").exists()
-    after, before = models(folder, tmp_path)
+    assert not (whole / "unfinished.pt").exists()
+    after, before = models(folder, whole)
     hr, upscaled = pairs(folder)
-    assert float(F.mse_loss(after(upscaled), hr)) < 0.9 * float(F.mse_loss(before(upscaled), hr))
+    assert float(F.mse_loss(after(upscaled), hr)) < 0.97 * float(F.mse_loss(before(upscaled), hr))
     assert after.timestep == 1
     assert torch.equal(after.vae.decoder.conv_in.weight, before.vae.decoder.conv_in.weight)  # the decoder is frozen
 
@@ -78,24 +86,20 @@ def test_a_few_steps_reduce_the_image_loss_and_the_backbone_reads_the_file(home,
 @pytest.mark.slow
 def test_distillation_approaches_its_teacher(home, folder, tmp_path):
     with torch.enable_grad():
-        assert run(folder, tmp_path, steps=10, variant="distil") == 0
+        assert run(folder, tmp_path, steps=8, variant="distil") == 0
     after, before = models(folder, tmp_path)
     teacher = load_backbone("osediff", 1000, base=folder / "base", osediff=folder / "osediff.pkl")
     _, upscaled = pairs(folder)
     target = teacher.stages(upscaled).z_h
     distances = [float(F.mse_loss(model.stages(upscaled).z_h, target)) for model in (after, before)]
-    assert distances[0] < 0.97 * distances[1]
+    assert distances[0] < 0.95 * distances[1]
     content = torch.load(tmp_path / "osediff-T0001.pkl", weights_only=True)
     assert content["qartsr"]["variant"] == "distil" and content["qartsr"]["timestep"] == 1
 
 
 @pytest.mark.slow
-def test_interrupted_training_ends_with_the_same_weights(home, folder, tmp_path, monkeypatch, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(folder, whole, steps=4) == 0
-    from qartsr_lib.training.trq import loop
-
-    save = loop._save
+def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tmp_path, monkeypatch, capsys):
+    save, rate = loop._save, ("--learning-rate", "2e-3")
 
     def save_and_stop(*arguments):
         save(*arguments)
@@ -103,18 +107,18 @@ def test_interrupted_training_ends_with_the_same_weights(home, folder, tmp_path,
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "_save", save_and_stop)
-        assert run(folder, parts, steps=4) == 130
-    assert run(folder, parts, "--crop", "56", steps=4) == 2
+        assert run(folder, tmp_path, *rate, steps=8) == 130
+    assert run(folder, tmp_path, *rate, "--crop", "56", steps=8) == 2
     assert "was begun with crop 64; use that again" in capsys.readouterr().err
-    assert run(folder, parts, steps=4) == 0
-    one, other = (torch.load(out / "osediff-T0001.pkl", weights_only=True) for out in (whole, parts))
+    assert run(folder, tmp_path, *rate, steps=8) == 0
+    one, other = (torch.load(out / "osediff-T0001.pkl", weights_only=True) for out in (whole, tmp_path))
     for entry in ("state_dict_unet", "state_dict_vae"):
         assert all(torch.equal(value, other[entry][key]) for key, value in one[entry].items())
 
 
 @torch.no_grad()
 def test_untrained_generator_is_the_base_model_and_layout_is_the_released_one():
-    unet, vae = tiny_networks()
+    unet, vae = (network.requires_grad_(False) for network in tiny_networks())
     prompt, upscaled = torch.randn(1, 77, 16), torch.rand(1, 3, 64, 64)
     plain = OneStepSR("base", 500, vae, unet, prompt).stages(upscaled)
     generator = Generator(unet, vae, 500, prompt, decodes=True)
@@ -223,6 +227,4 @@ def test_regularizer_learns_the_noise_of_the_generators_latents():
 
 def test_qartsr_error_is_what_users_see():
     with pytest.raises(QartsrError, match="--steps 0"):
-        from qartsr_lib.training.trq.loop import TrqConfig
-
         TrqConfig(1, "osediff", steps=0)

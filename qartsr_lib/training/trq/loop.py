@@ -134,7 +134,7 @@ def _step(
         with accelerator.autocast():
             loss = objective.regularizer_loss(models[1], z_h, Draw(*seed, _SECOND))
         _update(loss, networks[1], optimizers[1], accelerator)
-        terms["regularizer"] = float(loss)
+        terms["regularizer"] = loss.item()
     return terms
 
 

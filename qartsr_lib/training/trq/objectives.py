@@ -101,7 +101,7 @@ class OSEDiffLosses:
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """See `Objective.loss`."""
         data, vsd = self.image_loss(image, batch[0]), self.vsd(z_h, draw)
-        return data + vsd, {"image": float(data), "vsd": float(vsd)}
+        return data + vsd, {"image": data.item(), "vsd": vsd.item()}
 
     def vsd(self, z_h: torch.Tensor, draw: Draw) -> torch.Tensor:
         """A term whose gradient by z_H is 2 g / numel, g = (x0 of the regularizer - x0 of the frozen model) / w.
@@ -156,4 +156,4 @@ class Distillation:
         with torch.no_grad():
             target = self.teacher(batch[1]).float()
         loss = F.mse_loss(z_h, target)
-        return loss, {"latent": float(loss)}
+        return loss, {"latent": loss.item()}

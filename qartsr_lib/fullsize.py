@@ -20,7 +20,6 @@ import torch
 from qartsr_lib import paths, provenance, schedule
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones.base import load_backbone
-from qartsr_lib.backbones.osediff_checkpoint import unet_targets, vae_targets, write_checkpoint
 from qartsr_lib.backbones.osediff_configs import (
     PROMPT_TOKENS,
     UNET_CONFIG,
@@ -31,6 +30,7 @@ from qartsr_lib.backbones.osediff_configs import (
 )
 from qartsr_lib.backbones.osediff_model import OSEDiff
 from qartsr_lib.backbones.osediff_prompt import EMPTY_EMBEDDING
+from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets, write_checkpoint
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import list_images, read_image, write_png
 from qartsr_lib.lora import attach_

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from qartsr_lib.atomic import write_atomically
 from qartsr_lib.backbones.osediff import weights_name
-from qartsr_lib.backbones.osediff_checkpoint import write_checkpoint
+from qartsr_lib.backbones.osediff_targets import write_checkpoint
 from qartsr_lib.errors import Diverged, QartsrError
 from qartsr_lib.progress import progress
 from qartsr_lib.training.trq.data import DegradedCrops

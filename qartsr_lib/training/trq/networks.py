@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.backbones.osediff_checkpoint import unet_targets, vae_targets
+from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets
 from qartsr_lib.lora import attach_
 from qartsr_lib.training.stages import keep_float32
 

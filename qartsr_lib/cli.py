@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from qartsr_lib.errors import QartsrError
@@ -20,6 +21,8 @@ TRIAL_METHOD = (
     "quantization method: fp (none), maxmin, svdquant or another; trained ones get a short trial on the "
     "installed sample photographs here, so make a real model with quantize and use --checkpoint"
 )
+COLOUR_FIX_HELP = "give results their input's colours (default: none; osediff: adain, as its authors do)"
+BACKBONE_OPTIONS = ("base", "osediff", "prompt", "tile")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,8 +66,12 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write DIR/<input name>.png, exactly four times as wide and high as each input."
     parser.add_argument("inputs", nargs="+", metavar="INPUT", type=Path, help="image files, or folders of images")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    parser.add_argument("--backbone", default="embedded", help="the model: embedded or embedded-scaled")
-    parser.add_argument("--timestep", default=1, type=int, help="timestep T the model was trained at: 1000, 500 or 1")
+    parser.add_argument("--backbone", default="embedded", help="the model: embedded, embedded-scaled or osediff")
+    parser.add_argument(
+        "--timestep",
+        type=int,
+        help="timestep T the model was trained at: 1000, 500 or 1 (default: 1; osediff: what its file was trained at)",
+    )
     parser.add_argument("--method", default="fp", help=TRIAL_METHOD)
     parser.add_argument(
         "--bits", default=None, help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)"
@@ -72,6 +79,12 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="use a model that quantize wrote; in place of the four above"
     )
+    parser.add_argument("--colour-fix", metavar="adain|wavelet|none", help=COLOUR_FIX_HELP)
+    own = parser.add_argument_group("options of --backbone osediff")
+    own.add_argument("--base", metavar="DIR", help="Stable Diffusion 2.1-base in diffusers' layout, or its hub name")
+    own.add_argument("--osediff", metavar="FILE", help="OSEDiff's osediff.pkl, or weights that TRQ trained")
+    own.add_argument("--prompt", metavar="TEXT", help="text or tags for all images (default: none)")
+    own.add_argument("--tile", type=int, metavar="N", help="side of the UNet's tiles, in 8 pixels (default: 96)")
     parser.set_defaults(run=_upscale)
 
 
@@ -106,15 +119,19 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _upscale(options: argparse.Namespace) -> None:
-    from qartsr_lib.images import read_image, write_png
+    from qartsr_lib.colour_fix import colour_fix
+    from qartsr_lib.images import read_image, upscale_bicubic, write_png
     from qartsr_lib.progress import progress
 
     paths = _inputs(options.inputs)
     for path in paths:  # every input is opened before the model is loaded: a bad one is told at once
         read_image(path)
+    colour_fix(options.colour_fix or "none")  # a wrong name too
     model = _model(options)
+    fix = colour_fix(options.colour_fix or model.colour_fix)
     for path in progress(paths, "upscaling"):
-        write_png(options.out / f"{path.stem}.png", model.upscale(read_image(path)))
+        lq = read_image(path)
+        write_png(options.out / f"{path.stem}.png", fix(model.upscale(lq), upscale_bicubic(lq)))
     print(f"{len(paths)} image(s) written to {options.out}")
 
 
@@ -138,17 +155,18 @@ def _model(options: argparse.Namespace):
     from qartsr_lib.profiles import get_profile
     from qartsr_lib.quant import load_quantized, parse_bits
 
+    own = {name: value for name in BACKBONE_OPTIONS if (value := getattr(options, name)) is not None}
     if options.checkpoint is not None:
-        return load_quantized(options.checkpoint)
+        return load_quantized(options.checkpoint, partial(load_backbone, **own))
     method = METHODS.get(options.method)
     if options.method == "fp":
         if options.bits not in (None, "W32A32"):
             raise QartsrError(
                 f"--bits {options.bits}: method fp is full precision; add --method maxmin, or leave --bits out"
             )
-        return load_backbone(options.backbone, options.timestep)
+        return load_backbone(options.backbone, options.timestep, **own)
     bits = parse_bits(options.bits or "W4A4")
-    backbone, profile = load_backbone(options.backbone, options.timestep), get_profile("tiny")
+    backbone, profile = load_backbone(options.backbone, options.timestep, **own), get_profile("tiny")
     settings = dict(training_options(options.method, profile))
     return method.build(backbone, bits, calibration_list(profile).images, **settings).backbone
 

@@ -6,6 +6,7 @@ Data flow (QArtSR section 3.1, OSEDiff arXiv:2406.08177): bicubic-upscaled LQ im
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,11 +15,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib import schedule
+from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import pad_to_multiple, upscale_bicubic
 from qartsr_lib.registry import Registry
 
-#: Name -> function(timestep) -> OneStepSR. A new backbone is one file in this folder.
-BACKBONES: Registry[Callable[[int], OneStepSR]] = Registry("backbone", "qartsr_lib.backbones")
+#: Name -> function(timestep) -> OneStepSR. A new backbone is one file in this folder. The timestep has a default,
+#: and keyword-only parameters are the backbone's own options, such as files that only it needs.
+BACKBONES: Registry[Callable[..., OneStepSR]] = Registry("backbone", "qartsr_lib.backbones")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class OneStepSR(nn.Module):
     """
 
     factor = 4
+    colour_fix = "none"
+    """The command line's default, a name in `colour_fix.COLOUR_FIXES`; tables never use one."""
     eight_bit_layers: tuple[str, ...] = (
         "unet.time_embedding.linear_1",
         "unet.conv_out",
@@ -149,12 +154,25 @@ class OneStepSR(nn.Module):
         return [(name, self.get_submodule(name)) for name in names]
 
 
-def load_backbone(name: str, timestep: int, device: str | torch.device = "cpu") -> OneStepSR:
+def load_backbone(name: str, timestep: int | None, device: str | torch.device = "cpu", **options: object) -> OneStepSR:
     """Load a registered backbone for evaluation: float32, channels_last, gradients off.
 
+    Args:
+        name: registry name.
+        timestep: label T; None for the backbone's default.
+        options: the backbone's own, see `BACKBONES`.
+
     Raises:
-        QartsrError: unknown backbone, or no weights for this timestep.
+        QartsrError: unknown backbone or option, or no weights for this timestep.
     """
-    schedule.timestep_index(timestep)  # a label outside the schedule is told before files are looked for
-    backbone = BACKBONES.get(name)(timestep)
+    if timestep is not None:
+        schedule.timestep_index(timestep)  # a label outside the schedule is told before files are looked for
+    load = BACKBONES.get(name)
+    known = [p.name for p in inspect.signature(load).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise QartsrError(
+                f"--{option}: backbone {name!r} has no such option (its own: {', '.join(known) or 'none'})"
+            )
+    backbone = load(**options) if timestep is None else load(timestep, **options)
     return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -16,8 +16,9 @@ class Bicubic(nn.Module):
     eight_bit_layers: tuple[str, ...] = ()
     weights_sha256 = "none"
     scaled = False
+    colour_fix = "none"
 
-    def __init__(self, timestep: int) -> None:
+    def __init__(self, timestep: int = 1) -> None:
         super().__init__()
         self.name, self.timestep = "bicubic", timestep
 

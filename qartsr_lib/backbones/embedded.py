@@ -106,7 +106,7 @@ def weights_name(recipe: str, timestep: int) -> str:
     return f"{recipe}-T{timestep:04d}.safetensors"
 
 
-def load_embedded(recipe: str, timestep: int, folder: str | Path | None = None) -> OneStepSR:
+def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = None) -> OneStepSR:
     """Assemble a backbone from the shared VAE and the file of `recipe` and `timestep`.
 
     Files are looked for in `folder`, in the one named by QARTSR_BACKBONE_WEIGHTS, then in the package.

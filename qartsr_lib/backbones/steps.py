@@ -94,8 +94,10 @@ def _unet(model: OneStepSR) -> Iterator[tuple[str, Step]]:
 
     def up(block: nn.Module, flow: Flow) -> Flow:
         kept, used = flow.skips[: -len(block.resnets)], flow.skips[-len(block.resnets) :]
-        prompt = _prompt(block, model, flow)
-        x = block(flow.x, temb=flow.embedding, res_hidden_states_tuple=used, **prompt)
+        options = _prompt(block, model, flow)
+        if kept and kept[-1].shape[-2:] != (2 * flow.x.shape[-2], 2 * flow.x.shape[-1]):
+            options["upsample_size"] = kept[-1].shape[-2:]  # odd sizes, which OSEDiff's latents may have
+        x = block(flow.x, temb=flow.embedding, res_hidden_states_tuple=used, **options)
         return replace(flow, x=x, skips=kept)
 
     def conv_out(flow: Flow) -> Flow:

@@ -1,0 +1,122 @@
+"""Stable Diffusion 2.1-base in diffusers' layout, from a folder or by its name on the hub; safetensors only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
+from torch import nn
+
+from qartsr_lib import paths
+from qartsr_lib.backbones.osediff_configs import SCHEDULER_CONFIG
+from qartsr_lib.errors import QartsrError
+
+FOLDER = "stable-diffusion-2-1-base"
+#: What is fetched of a hub repository; half-precision copies and other formats are left there.
+_HUB_FILES = ["*.json", "*/*.json", "*/*.safetensors", "tokenizer/*.txt"]
+_HUB_LEFT_OUT = ["*.fp16.safetensors", "*non_ema*", "*nonema*", "safety_checker/*", "feature_extractor/*"]
+
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+
+
+def resolve_base(base: str | Path | None) -> Path:
+    """The local folder of a base model, checked to be one that OSEDiff's equations hold for.
+
+    Args:
+        base: a folder, else a hub name such as "owner/stable-diffusion-2-1-base" (downloaded once
+            into the hub's cache), else None for the folder of weights (`paths.weights_dir`).
+
+    Raises:
+        QartsrError: no such folder or hub repository, a part is missing, or another kind of model.
+    """
+    folder = Path(base).expanduser() if base is not None else paths.weights_dir() / FOLDER
+    if not folder.is_dir() and base is not None and _is_hub_name(str(base)):
+        folder = _downloaded(str(base))
+    if not folder.is_dir():
+        raise QartsrError(
+            f"{folder}: no such folder; put Stable Diffusion 2.1-base (diffusers' layout) there, or name it with --base"
+        )
+    for part in ("unet", "vae"):
+        if not (folder / part / "config.json").is_file():
+            raise QartsrError(f"{folder / part / 'config.json'}: missing; --base needs a folder in diffusers' layout")
+    _check_scheduler(folder)
+    return folder
+
+
+def _is_hub_name(name: str) -> bool:
+    """owner/name, where no folder "owner" is here."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not parts[0].startswith((".", "~")) and not Path(parts[0]).exists()
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT_OUT))
+    except Exception as error:  # the hub's client raises many kinds, offline, not found and refused among them
+        raise QartsrError(
+            f"--base {name}: neither a folder here nor to be had from the hub ({type(error).__name__}); "
+            "download Stable Diffusion 2.1-base and name its folder"
+        ) from error
+
+
+def _check_scheduler(folder: Path) -> None:
+    """Refuse base models of another noise schedule or prediction type, Stable Diffusion 2.1 (768) for one."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():  # OSEDiff's own networks need nothing of it
+        return
+    found = read_json(path)
+    for name, wanted in SCHEDULER_CONFIG.items():
+        if found.get(name, wanted) != wanted:
+            raise QartsrError(
+                f"{path}: {name} is {found[name]!r}, but OSEDiff needs {wanted!r}; use Stable Diffusion 2.1-base"
+            )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file with an object in it, or a QartsrError that names it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QartsrError(f"{path}: not readable JSON; get the file again") from error
+    if not isinstance(found, dict):
+        raise QartsrError(f"{path}: no JSON object; get the file again")
+    return found
+
+
+def load_unet(folder: Path) -> UNet2DConditionModel:
+    """The UNet in `folder`/unet as float32.
+
+    Raises:
+        QartsrError: damaged, incomplete, or not in safetensors.
+    """
+    return _load(UNet2DConditionModel, folder / "unet")
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """The VAE in `folder`/vae as float32; see `load_unet`."""
+    return _load(AutoencoderKL, folder / "vae")
+
+
+def _load(kind: type[nn.Module], folder: Path) -> nn.Module:
+    if not list(folder.glob("*.safetensors")):
+        raise QartsrError(f"{folder}: holds no .safetensors file (other formats are not read); get that one")
+    # diffusers knows the older names of the VAE's attention layers; it only warns about keys that are missing
+    try:
+        network, report = kind.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except _LOADING_ERRORS as error:
+        detail = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise QartsrError(f"{folder}: damaged, or does not fit its config.json ({detail}); get it again") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(problem):
+            key = sorted(map(str, report[problem]))[0]
+            words = problem.replace("_keys", "")
+            raise QartsrError(f"{folder}: {words} key {key}; the weights do not fit config.json, get the folder again")
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,65 @@
+"""adain and wavelet against plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from qartsr_lib.colour_fix import adain, coarse, colour_fix, wavelet
+from qartsr_lib.errors import QartsrError
+
+
+@pytest.fixture
+def pair():
+    generator = np.random.default_rng(0)
+    return generator.random((2, 3, 40, 36)) * 0.5, generator.random((2, 3, 40, 36)) * 0.3 + 0.2
+
+
+def torched(*arrays):
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def numpy_coarse(channel):
+    """Five blurs by [1 2 1; 2 4 2; 1 2 1] / 16, taps 1, 2, 4, 8, 16 apart, edges repeated."""
+    for distance in (1, 2, 4, 8, 16):
+        padded = np.pad(channel, distance, mode="edge")
+        height, width = channel.shape
+        total = np.zeros_like(channel)
+        for row, first in ((0, 1), (1, 2), (2, 1)):
+            for column, second in ((0, 1), (1, 2), (2, 1)):
+                top, left = row * distance, column * distance
+                total += first * second / 16 * padded[top : top + height, left : left + width]
+        channel = total
+    return channel
+
+
+def test_adain(pair):
+    image, source = pair
+    expected = np.empty_like(image)
+    for index in np.ndindex(2, 3):
+        x, y = image[index], source[index]
+        deviations = [np.sqrt(z.var(ddof=1) + 1e-5) for z in (x, y)]
+        expected[index] = (x - x.mean()) / deviations[0] * deviations[1] + y.mean()
+    assert np.allclose(adain(*torched(image, source)).numpy(), expected.clip(0, 1), rtol=0, atol=1e-12)
+
+
+def test_wavelet(pair):
+    image, source = pair
+    expected = np.empty_like(image)
+    for index in np.ndindex(2, 3):
+        expected[index] = image[index] - numpy_coarse(image[index]) + numpy_coarse(source[index])
+    assert np.allclose(wavelet(*torched(image, source)).numpy(), expected.clip(0, 1), rtol=0, atol=1e-12)
+
+
+def test_fixing_an_image_by_itself_changes_nothing(pair):
+    (image,) = torched(pair[0])
+    assert torch.allclose(adain(image, image), image) and torch.allclose(wavelet(image, image), image)
+    assert torch.allclose(coarse(torch.full((1, 3, 40, 40), 0.3)), torch.tensor(0.3))
+
+
+def test_results_stay_in_range_and_names_are_checked(pair):
+    image, source = torched(*pair)
+    for name in ("none", "adain", "wavelet"):
+        fixed = colour_fix(name)(image, source * 3)
+        assert fixed.shape == image.shape and float(fixed.min()) >= 0 and float(fixed.max()) <= 1
+    with pytest.raises(QartsrError, match="unknown colour fix 'adian'; choose one of none, adain, wavelet"):
+        colour_fix("adian")

@@ -1,0 +1,49 @@
+"""The full-size measurement, on the tiny configuration: the record, and the way through files."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from osediff_stand_in import UNET_CONFIG, VAE_CONFIG
+
+from qartsr_lib import fullsize
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.images import write_png
+
+TINY = {"unet_config": UNET_CONFIG, "vae_config": VAE_CONFIG}
+
+
+@pytest.fixture
+def image(tmp_path):
+    return write_png(tmp_path / "cat.png", torch.rand(1, 3, 140, 150, generator=torch.Generator().manual_seed(0)))
+
+
+def test_record(home, image, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fullsize, "random_osediff", partial(fullsize.random_osediff, **TINY))
+    assert fullsize.main(["--image", str(image), "--timestep", "1", "--out", str(tmp_path / "out.png")]) == 0
+    record = json.loads((home / "results/paper" / fullsize.RECORD).read_text())
+    assert record["input"] == [128, 128] and record["output"] == [512, 512] and record["finite"]
+    assert record["timestep"] == 1 and record["within_limit"] and 0 < record["peak_memory_gib"] < 24
+    assert set(record["seconds"]) == {"encode", "UNet", "decode", "total"}
+    assert record["git"] and record["environment"]["versions"] and record["image"] == "cat"
+    assert (tmp_path / "out.png").is_file() and "random weights" in record["what"]
+    assert not torch.equal(*(fullsize.random_osediff(seed=seed).unet.conv_in.weight for seed in (0, 1)))
+
+
+def test_through_files(home, image, tmp_path):
+    files = fullsize.write_random_files(tmp_path / "files", timestep=500, **TINY)
+    record = fullsize.run(partial(load_backbone, "osediff", None, **files), image)
+    assert record["timestep"] == 500 and record["finite"] and "from files" in record["what"]
+    merged = load_backbone("osediff", 500, **files)
+    plain = fullsize.random_osediff(500, **TINY)
+    assert torch.equal(merged.prompt_embedding, plain.prompt_embedding)
+    assert not torch.equal(merged.unet.conv_out.weight, plain.unet.conv_out.weight)
+
+
+def test_small_photograph(home, tmp_path):
+    small = write_png(tmp_path / "small.png", torch.rand(1, 3, 100, 200))
+    with pytest.raises(QartsrError, match="smaller than 128x128"):
+        fullsize.photograph(small)
+    assert fullsize.main(["--image", str(small)]) == 2

@@ -1,0 +1,365 @@
+"""Loading OSEDiff: merge against an unmerged forward, every key used, a kept copy, and one clear line for bad files."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from osediff_stand_in import checkpoint, tiny_networks, write_base, write_checkpoint, write_weights
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones import osediff_merged as merged
+from qartsr_lib.backbones.osediff_checkpoint import read_checkpoint
+from qartsr_lib.errors import QartsrError
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def base(weights):
+    return weights / "stable-diffusion-2-1-base"
+
+
+@pytest.fixture
+def file(weights):
+    return weights / "osediff" / "osediff.pkl"
+
+
+def load(base, file, timestep=None, **options):
+    return load_backbone("osediff", timestep, base=base, osediff=file, **options)
+
+
+def unmerged(content, scale):
+    """UNet and VAE with hooks that add scale B(A(x)) behind every adapted layer: LoRA by its definition."""
+    unet, vae = tiny_networks()
+    state = content["state_dict_unet"]
+    unet.conv_in.load_state_dict({key: state[f"conv_in.base_layer.{key}"] for key in ("weight", "bias")})
+    for network, tensors in ((unet, state), (vae, content["state_dict_vae"])):
+        for key, a in tensors.items():
+            if ".lora_A." not in key:
+                continue
+            name, b = key.split(".lora_A.")[0], tensors[key.replace("lora_A", "lora_B")]
+            network.get_submodule(name).register_forward_hook(_branch(a, b, scale))
+    return unet, vae
+
+
+def _branch(a, b, scale):
+    def hook(layer, inputs, output):
+        (x,) = inputs
+        if isinstance(layer, nn.Linear):
+            return output + scale * F.linear(F.linear(x, a), b)
+        return output + scale * F.conv2d(F.conv2d(x, a, None, layer.stride, layer.padding), b)
+
+    return hook
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(1, 3, 64, 48, generator=generator) * 2 - 1, torch.randn(1, 4, 8, 16, generator=generator)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rank", "scale"), [(4, 2.0), (2, 4.0)])
+def test_merged_forward_equals_the_unmerged_one(home, base, tmp_path, rank, scale):
+    content = checkpoint(rank)
+    model = load(base, write_checkpoint(tmp_path / "osediff.pkl", content))
+    unet, vae = unmerged(content, scale)
+    image, latent = inputs()
+    for ours, theirs in (
+        (model.unet(latent, 999, model.prompt_embedding).sample, unet(latent, 999, model.prompt_embedding).sample),
+        (model.vae.encode(image).latent_dist.mode(), vae.encode(image).latent_dist.mode()),
+        (model.vae.decode(latent).sample, vae.decode(latent).sample),
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5 * float(theirs.abs().max()))
+    plain, _ = tiny_networks()
+    assert not torch.allclose(plain(latent, 999, model.prompt_embedding).sample, ours_unet(model, latent), atol=1e-2)
+
+
+def ours_unet(model, latent):
+    return model.unet(latent, 999, model.prompt_embedding).sample
+
+
+@torch.no_grad()
+def test_merged_forward_equals_pefts(home, base, file):
+    peft = pytest.importorskip("peft")
+    content, model = checkpoint(), load(base, file)
+    unet, _ = tiny_networks()
+    for part in ("encoder", "decoder", "others"):
+        targets = content[f"unet_lora_{part}_modules"]
+        config = peft.LoraConfig(r=content["rank_unet"], init_lora_weights="gaussian", target_modules=targets)
+        peft.inject_adapter_in_model(config, unet, adapter_name=f"default_{part}")
+    names = {name for name, _ in unet.named_parameters() if "lora" in name or "conv_in" in name}
+    assert names == set(content["state_dict_unet"])  # the stand-in's keys are PEFT's
+    unet.load_state_dict(content["state_dict_unet"], strict=False)
+    for layer in unet.modules():
+        if isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer):
+            layer.set_adapter([f"default_{part}" for part in ("encoder", "decoder", "others")])
+    _, latent = inputs()
+    theirs = unet(latent, 999, model.prompt_embedding).sample
+    assert torch.allclose(ours_unet(model, latent), theirs, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_every_key_of_the_file_changes_the_model(file):
+    """Both factors of every layer, and conv_in: adding to one tensor changes its layer's merged weight only."""
+    content = checkpoint()
+    for network, entry in enumerate(("state_dict_unet", "state_dict_vae")):
+        read = (read_checkpoint(file).unet, read_checkpoint(file).vae)[network]
+        tensors = content[entry]
+        used = {key for key in tensors if ".lora_" in key and key.split(".lora_")[0] in read.adapters}
+        used |= {key for key in tensors if key.replace(".base_layer.", ".") in read.weights}
+        assert used == set(tensors) and not read.left_out
+        for layer, adapter in read.adapters.items():
+            a = next(key for key in tensors if key.startswith(layer + ".lora_A."))
+            assert torch.equal(adapter.a, tensors[a]) and torch.equal(adapter.b, tensors[a.replace("_A", "_B")])
+
+
+def test_second_start_reads_the_kept_copy(home, base, file, monkeypatch):
+    first = load(base, file)
+    for name in ("load_unet", "load_vae", "read_checkpoint", "embed_prompt"):
+        monkeypatch.setattr(f"qartsr_lib.backbones.osediff.{name}", lambda *_, name=name: pytest.fail(name))
+    monkeypatch.setattr(merged, "_sha256", lambda path: pytest.fail(f"hashed {path} again"))
+    second = load(base, file, 1000)
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert first.weights_sha256 == second.weights_sha256
+
+
+def test_kept_copy_belongs_to_its_sources_and_damage_heals(home, base, file, tmp_path):
+    first = load(base, file)
+    other = checkpoint(seed=9)
+    changed = load(base, write_checkpoint(tmp_path / "other.pkl", other))
+    assert changed.weights_sha256 != first.weights_sha256
+    assert not torch.equal(changed.unet.conv_in.weight, first.unet.conv_in.weight)
+    copies = sorted((home / ".cache/osediff").glob("*/unet/diffusion_pytorch_model.safetensors"))
+    assert len(copies) == 2
+    for copy in copies:
+        copy.write_bytes(copy.read_bytes()[:1000])
+    assert torch.equal(load(base, file).unet.conv_in.weight, first.unet.conv_in.weight)
+    assert not list((home / ".cache/osediff").glob(".new-*"))
+
+
+def test_full_disk_costs_the_copy_only(home, base, file, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diffusers.UNet2DConditionModel.save_pretrained", full)
+    with pytest.warns(UserWarning, match="could not be kept"):
+        model = load(base, file)
+    assert model.timestep == 1000 and not list((home / ".cache/osediff").glob("*/unet"))
+
+
+def test_prompts_are_embedded_once_and_differ(home, base, file, monkeypatch):
+    empty, cat = load(base, file), load(base, file, prompt="cat, grass")
+    assert empty.prompt_embedding.shape == cat.prompt_embedding.shape == (1, 77, 16)
+    assert not torch.equal(empty.prompt_embedding, cat.prompt_embedding)
+    assert empty.weights_sha256 != cat.weights_sha256
+    monkeypatch.setattr("qartsr_lib.backbones.osediff.embed_prompt", lambda *_: pytest.fail("embedded again"))
+    assert torch.equal(load(base, file, prompt="cat, grass").prompt_embedding, cat.prompt_embedding)
+
+
+def test_empty_prompt_is_padded_as_the_tokenizer_says(home, base, file):
+    from transformers import CLIPTextModel
+
+    encoder = CLIPTextModel.from_pretrained(base / "text_encoder")
+    begin, end = encoder.config.bos_token_id, encoder.config.eos_token_id
+    with torch.no_grad():
+        expected = encoder(torch.tensor([[begin, end] + [0] * 75])).last_hidden_state
+    assert torch.allclose(load(base, file).prompt_embedding, expected, atol=1e-6)
+
+
+def test_without_text_encoder_passionsrs_embedding_serves_the_empty_prompt(home, tmp_path):
+    base = write_base(tmp_path / "base", text_encoder=False)
+    file = write_checkpoint(tmp_path / "osediff.pkl")
+    with pytest.raises(QartsrError, match="text_encoder: missing, the prompt cannot be embedded"):
+        load(base, file)
+    embedding = torch.randn(77, 16)
+    torch.save(embedding, tmp_path / "empty_context_embedding.pt")
+    assert torch.equal(load(base, file).prompt_embedding[0], embedding)
+    with pytest.raises(QartsrError, match="the prompt cannot be embedded"):
+        load(base, file, prompt="cat")
+    torch.save(torch.randn(77, 8), tmp_path / "empty_context_embedding.pt")
+    with pytest.raises(QartsrError, match="no text embedding of width 16"):
+        load(base, file)
+
+
+def test_default_places_and_timesteps(home, weights, base, file, tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_WEIGHTS", str(weights))
+    assert load_backbone("osediff", 1000).timestep == 1000
+    with pytest.raises(QartsrError, match=r"osediff-T0001.pkl: no such weights; train it with"):
+        load_backbone("osediff", 1)
+    with pytest.raises(QartsrError, match="was trained at T = 1000, not at T = 1; choose --timestep 1000"):
+        load(base, file, 1)
+    retrained = write_checkpoint(tmp_path / "mine.pkl", checkpoint() | {"qartsr": {"timestep": 1}})
+    for _ in range(2):  # from the sources, from the kept copy
+        assert load(base, retrained).timestep == load(base, retrained, 1).timestep == 1
+        with pytest.raises(QartsrError, match="was trained at T = 1, not at T = 500"):
+            load(base, retrained, 500)
+
+
+def test_passionsrs_layout_gives_the_same_model(home, base, file, tmp_path):
+    content = checkpoint()
+    renamed = {key: value for key, value in content.items() if not key.startswith("state_dict")}
+    renamed["unet_state_dict"] = {f"unet.{key}": value for key, value in content["state_dict_unet"].items()}
+    renamed["vae_state_dict"] = content["state_dict_vae"] | {
+        "decoder.conv_in.lora_A.default_decoder.weight": torch.ones(4, 4, 3, 3),
+        "decoder.conv_in.lora_B.default_decoder.weight": torch.ones(8, 4, 1, 1),
+    }
+    renamed["vae_lora_decoder_modules"] = ["decoder.conv_in"]
+    ours, theirs = load(base, write_checkpoint(tmp_path / "osediff.ckpt", renamed)), load(base, file)
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+
+
+def drop(entry, key):
+    return lambda content: content[entry].pop(key)
+
+
+def put(entry, key, value):
+    return lambda content: content[entry].__setitem__(key, value)
+
+
+def swap(content):
+    content["rank_unet"] = 8
+
+
+def unlisted(content):
+    content["unet_lora_others_modules"].remove("mid_block.resnets.0.conv1")
+
+
+DOWN = "down_blocks.0.resnets.0.conv1"
+FACTOR = f"{DOWN}.lora_B.default_encoder.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop("state_dict_unet", FACTOR), f"{DOWN}.lora_B is missing"),
+        (drop("state_dict_unet", "conv_in.base_layer.bias"), "conv_in.base_layer.bias is missing"),
+        (drop("state_dict_vae", "quant_conv.lora_A.default_encoder.weight"), "quant_conv.lora_A is missing"),
+        (
+            put("state_dict_unet", "conv_in.extra", torch.ones(1)),
+            "conv_in.extra is in no layer of the base model's UNet",
+        ),
+        (put("state_dict_unet", FACTOR, torch.ones(8, 3, 1, 1)), f"the LoRA factors of {DOWN} do not fit together"),
+        (put("state_dict_unet", FACTOR, torch.ones(9, 4, 1, 1)), f"{DOWN}.weight is (9, 8, 3, 3) in the file"),
+        (put("state_dict_unet", FACTOR, torch.full((8, 4, 1, 1), torch.nan)), f"{FACTOR} holds numbers that are not"),
+        (put("state_dict_unet", "conv_in.lora_magnitude", torch.ones(1)), "which layer 'conv_in.lora_magnitude'"),
+        (put("state_dict_unet", f"{DOWN}.lora_A.second.weight", torch.ones(1)), "more than one adapter"),
+        (put("state_dict_vae", "quant_conv.weight", [1.0]), "quant_conv.weight'] is no tensor"),
+        (swap, "has rank 4, but rank_unet is 8"),
+        (unlisted, "mid_block.resnets.0.conv1 has LoRA tensors, but no list"),
+        (lambda c: c["unet_lora_others_modules"].append("mid_block.x"), "others_modules lists mid_block.x, but"),
+        (lambda c: c.pop("state_dict_vae"), "entry 'state_dict_vae' is missing"),
+        (lambda c: c.update(optimizer={}), "unknown entry 'optimizer'"),
+        (lambda c: c.update(qartsr={"timestep": "one"}), "entry 'qartsr' is damaged"),
+    ],
+)
+def test_wrong_content_is_one_line_that_names_the_key(home, base, tmp_path, change, words):
+    content = checkpoint()
+    change(content)
+    file = write_checkpoint(tmp_path / "osediff.pkl", content)
+    with pytest.raises(QartsrError) as raised:
+        load(base, file)
+    assert words in str(raised.value) and str(file) in str(raised.value) and "\n" not in str(raised.value)
+
+
+class Malicious:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles_that_run_code_are_refused_and_not_run(home, base, tmp_path, zipped):
+    content, mark = checkpoint() | {"rank_vae": Malicious(tmp_path / "ran")}, tmp_path / "ran"
+    torch.save(content, tmp_path / "osediff.pkl", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(QartsrError, match="osediff.pkl: refused, the file asks for code to be run"):
+        load(base, tmp_path / "osediff.pkl")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:100],
+        lambda data: b"",
+        lambda data: b"<html>not found</html>",
+        lambda data: bytes(reversed(data)),
+    ],
+)
+def test_truncated_and_corrupt_files(home, base, file, tmp_path, spoil):
+    (tmp_path / "osediff.pkl").write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(QartsrError, match=r"osediff.pkl: .*(damaged|no PyTorch weight file)"):
+        load(base, tmp_path / "osediff.pkl")
+
+
+def _safetensors(folder):
+    return next(folder.glob("*.safetensors"))
+
+
+def missing_key(folder):
+    state = load_file(_safetensors(folder))
+    state.pop(sorted(state)[0])
+    save_file(state, _safetensors(folder))
+
+
+def extra_key(folder):
+    save_file(load_file(_safetensors(folder)) | {"other": torch.ones(1)}, _safetensors(folder))
+
+
+@pytest.mark.parametrize(
+    ("part", "spoil", "words"),
+    [
+        ("unet", missing_key, "missing key"),
+        ("unet", extra_key, "unexpected key other"),
+        ("vae", lambda f: _safetensors(f).write_bytes(b"x" * 100), "damaged"),
+        ("vae", lambda f: _safetensors(f).unlink(), "holds no .safetensors file"),
+        ("unet", lambda f: (f / "config.json").unlink(), "config.json: missing"),
+        ("scheduler", lambda f: _edit(f, prediction_type="v_prediction"), "prediction_type is 'v_prediction'"),
+        ("text_encoder", lambda f: _safetensors(f).write_bytes(b"x"), "text_encoder or tokenizer is damaged"),
+        ("text_encoder", shutil.rmtree, "text_encoder: missing"),
+    ],
+)
+def test_wrong_base_models(home, base, file, tmp_path, part, spoil, words):
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    spoil(copy / part)
+    with pytest.raises(QartsrError) as raised:
+        load(copy, file)
+    assert words in str(raised.value) and str(copy) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def _edit(folder, **changes):
+    path = folder / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_older_names_of_the_vaes_attention_are_read(home, base, file, tmp_path):
+    """Stable Diffusion 2.1-base's own files have query, key, value and proj_attn."""
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(_safetensors(copy / "vae"))
+    for new, old in names.items():
+        state = {key.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): value for key, value in state.items()}
+    save_file(state, _safetensors(copy / "vae"))
+    ours, theirs = load(copy, file).vae.state_dict(), load(base, file).vae.state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_base_that_is_nowhere(home, file, tmp_path):
+    with pytest.raises(QartsrError, match="nowhere: no such folder"):
+        load(tmp_path / "nowhere", file)
+    with pytest.raises(QartsrError, match="--base nobody/nothing: neither a folder here nor to be had from the hub"):
+        load("nobody/nothing", file)

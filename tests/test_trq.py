@@ -1,0 +1,230 @@
+"""TRQ: OSEDiff's training and the distillation, a few steps on the tiny pipeline, and files that the backbone reads."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from osediff_stand_in import checkpoint, tiny_networks, write_base, write_checkpoint
+
+from qartsr_lib import schedule
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.degrade import REAL_ESRGAN, second_order
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.images import from_uint8, to_uint8, write_png
+from qartsr_lib.training.trq import loop
+from qartsr_lib.training.trq.__main__ import main
+from qartsr_lib.training.trq.data import DegradedCrops
+from qartsr_lib.training.trq.loop import TrqConfig
+from qartsr_lib.training.trq.networks import Generator, Regularizer, trained
+from qartsr_lib.training.trq.objectives import Draw, OSEDiffLosses, add_noise, clean
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base model, an OSEDiff file and three photographs."""
+    root = tmp_path_factory.mktemp("trq")
+    write_base(root / "base")
+    write_checkpoint(root / "osediff.pkl")
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        smooth = F.interpolate(torch.rand(1, 3, 12, 14, generator=generator), (96, 112), mode="bicubic")
+        write_png(root / "images" / f"{seed}.png", smooth.clamp(0, 1))
+    return root
+
+
+def run(folder, out, *extra, steps=6, variant="osediff"):
+    words = ["--timestep", "1", "--images", folder / "images", "--base", folder / "base", "--out", out, "--cpu"]
+    words += ["--steps", steps, "--batch", 2, "--crop", 64, "--learning-rate", 1e-2, "--workers", 0]
+    words += ["--image-loss", "vae-features+mse", "--checkpoint-every", 2, "--variant", variant]
+    words += ["--teacher", folder / "osediff.pkl", *extra]
+    return main([str(word) for word in words])
+
+
+def history(out):
+    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+
+
+def pairs(folder):
+    data = DegradedCrops(sorted((folder / "images").iterdir()), 64, seed=123, first=0, count=12)
+    hr, upscaled = zip(*(data[index] for index in range(12)), strict=True)
+    return torch.stack(hr), torch.stack(upscaled)
+
+
+def models(folder, out):
+    """The backbone as the file that TRQ wrote makes it, and the untrained one."""
+    after = load_backbone("osediff", 1, base=folder / "base", osediff=out / "osediff-T0001.pkl")
+    unet, vae = tiny_networks()
+    return after, OneStepSR("base", 1, vae, unet, after.prompt_embedding)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """A training by OSEDiff's losses, run without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run(folder, out, "--learning-rate", "2e-3", steps=8) == 0
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_a_few_steps_reduce_the_image_loss_and_the_backbone_reads_the_file(home, folder, whole):
+    records = history(whole)
+    assert [record["step"] for record in records] == [2, 4, 6, 8]
+    assert all({"image", "vsd", "regularizer"} <= set(record) for record in records)
+    assert not (whole / "unfinished.pt").exists()
+    after, before = models(folder, whole)
+    hr, upscaled = pairs(folder)
+    assert float(F.mse_loss(after(upscaled), hr)) < 0.97 * float(F.mse_loss(before(upscaled), hr))
+    assert after.timestep == 1
+    assert torch.equal(after.vae.decoder.conv_in.weight, before.vae.decoder.conv_in.weight)  # the decoder is frozen
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_distillation_approaches_its_teacher(home, folder, tmp_path):
+    with torch.enable_grad():
+        assert run(folder, tmp_path, steps=8, variant="distil") == 0
+    after, before = models(folder, tmp_path)
+    teacher = load_backbone("osediff", 1000, base=folder / "base", osediff=folder / "osediff.pkl")
+    _, upscaled = pairs(folder)
+    target = teacher.stages(upscaled).z_h
+    distances = [float(F.mse_loss(model.stages(upscaled).z_h, target)) for model in (after, before)]
+    assert distances[0] < 0.95 * distances[1]
+    content = torch.load(tmp_path / "osediff-T0001.pkl", weights_only=True)
+    assert content["qartsr"]["variant"] == "distil" and content["qartsr"]["timestep"] == 1
+
+
+@pytest.mark.slow
+def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tmp_path, monkeypatch, capsys):
+    save, rate = loop._save, ("--learning-rate", "2e-3")
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_save", save_and_stop)
+        assert run(folder, tmp_path, *rate, steps=8) == 130
+    assert run(folder, tmp_path, *rate, "--crop", "56", steps=8) == 2
+    assert "was begun with crop 64; use that again" in capsys.readouterr().err
+    assert run(folder, tmp_path, *rate, steps=8) == 0
+    one, other = (torch.load(out / "osediff-T0001.pkl", weights_only=True) for out in (whole, tmp_path))
+    for entry in ("state_dict_unet", "state_dict_vae"):
+        assert all(torch.equal(value, other[entry][key]) for key, value in one[entry].items())
+
+
+@torch.no_grad()
+def test_untrained_generator_is_the_base_model_and_layout_is_the_released_one():
+    unet, vae = (network.requires_grad_(False) for network in tiny_networks())
+    prompt, upscaled = torch.randn(1, 77, 16), torch.rand(1, 3, 64, 64)
+    plain = OneStepSR("base", 500, vae, unet, prompt).stages(upscaled)
+    generator = Generator(unet, vae, 500, prompt, decodes=True)
+    z_h, image = generator(upscaled)
+    assert torch.allclose(z_h, plain.z_h, atol=1e-5) and torch.allclose(image, plain.image, atol=1e-5)
+    content = checkpoint()
+    released = {f"model.unet.{key}" for key in content["state_dict_unet"]}
+    released |= {f"model.vae.{key}" for key in content["state_dict_vae"]}
+    assert set(trained(generator)) == released
+    assert not any(parameter.requires_grad for parameter in unet.conv_in.parameters())
+
+
+def test_networks_share_the_frozen_weights():
+    unet, vae = tiny_networks()
+    prompt = torch.randn(1, 77, 16)
+    generator, regularizer = Generator(unet, vae, 1, prompt, decodes=False), Regularizer(unet)
+    frozen = {id(parameter) for parameter in (*unet.parameters(), *vae.parameters())}
+    for network in (generator, regularizer):
+        own = [p for p in network.parameters() if id(p) not in frozen]
+        assert {id(p) for p in own} == {id(p) for p in trained(network).values()}
+
+
+def test_vsd_has_the_published_gradient():
+    """By z_H it is 2 g / numel with g = (x0 of the regularizer - x0 of the guided frozen model) / mean |z - x0|."""
+    unet, _ = tiny_networks()
+    prompt, negative = torch.randn(1, 77, 16), torch.randn(1, 77, 16)
+    objective = OSEDiffLosses(None, unet.requires_grad_(False), prompt, negative)
+    for layer in objective.regularizer.modules():
+        if hasattr(layer, "lora_B"):
+            torch.nn.init.normal_(layer.lora_B[layer.adapter].weight)
+    z = torch.randn(2, 4, 8, 8, requires_grad=True)
+    objective.vsd(z, Draw(7)).backward()
+    draw = Draw(7)
+    index = draw.indices(2, 20, 980, z.device)
+    eps = draw.noise(z)
+    alpha = schedule.alphas_cumprod()[index].float().view(2, 1, 1, 1)
+    with torch.no_grad():
+        noisy = alpha.sqrt() * z + (1 - alpha).sqrt() * eps
+        learned = objective.regularizer(noisy, index, prompt)
+        cond, uncond = (unet(noisy, index, text.expand(2, -1, -1)).sample for text in (prompt, negative))
+        guided = uncond + 7.5 * (cond - uncond)
+        x_learned, x_guided = ((noisy - (1 - alpha).sqrt() * e) / alpha.sqrt() for e in (learned, guided))
+        g = (x_learned - x_guided) / (z - x_guided).abs().mean((1, 2, 3), keepdim=True)
+    assert torch.allclose(z.grad, 2 * g / z.numel(), rtol=1e-3, atol=1e-7)
+    assert float(g.abs().max()) > 0
+
+
+def test_noise_can_be_taken_away_again():
+    z, draw = torch.randn(3, 4, 8, 8), Draw(0)
+    index, eps = torch.tensor([0, 499, 979]), draw.noise(z)
+    assert torch.allclose(clean(add_noise(z, eps, index), eps, index), z, atol=1e-5)
+
+
+def test_draws_depend_on_every_part_of_the_seed():
+    like = torch.zeros(4)
+    drawn = [Draw(*seed).noise(like) for seed in ((1, 2, 3), (1, 2, 4), (1, 3, 3), (2, 2, 3), (1, 2, 3))]
+    assert torch.equal(drawn[0], drawn[4])
+    assert not any(torch.equal(drawn[0], other) for other in drawn[1:4])
+
+
+def test_pairs_are_a_function_of_their_number(folder):
+    paths = sorted((folder / "images").iterdir())
+    first, later = DegradedCrops(paths, 64, 5, 0, 10), DegradedCrops(paths, 64, 5, 4, 6)
+    for one, other in zip(first[6], later[2], strict=True):
+        assert one.shape == (3, 64, 64) and torch.equal(one, other)
+    assert not torch.equal(first[0][1], first[1][1])
+    rng = np.random.default_rng((5, 6))
+    rng.integers(len(paths)), [rng.integers(side - 63) for side in (96, 112)], rng.random()
+    lq = from_uint8(to_uint8(second_order(first[6][0][None], REAL_ESRGAN, rng)))
+    assert float((F.interpolate(lq, (64, 64), mode="bilinear")[0] - first[6][1]).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--timestep", "0"], "timestep 0: outside"),
+        (["--crop", "100"], "--crop 100: choose a multiple of 8"),
+        (["--crop", "512"], "no image is at least 512x512"),
+        (["--batch", "0"], "--batch 0: choose at least 1"),
+        (["--image-loss", "lpips"], "unknown image loss 'lpips'"),
+        (["--images", "nowhere"], "nowhere: no such folder"),
+        (["--base", "./nowhere"], "nowhere: no such folder"),
+        (["--variant", "distil", "--teacher", "absent.pkl"], "absent.pkl: no such file"),
+    ],
+)
+def test_wrong_options(home, folder, tmp_path, capsys, extra, words):
+    assert run(folder, tmp_path / "out", *extra) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and words in lines[-1] and not (tmp_path / "out").exists()
+
+
+def test_losses_that_explode_are_told(home, folder, tmp_path, capsys):
+    assert run(folder, tmp_path, "--learning-rate", "1e30", steps=3) == 2
+    assert "the loss is not finite; choose a smaller --learning-rate" in capsys.readouterr().err
+
+
+def test_regularizer_learns_the_noise_of_the_generators_latents():
+    unet, _ = tiny_networks()
+    prompt = torch.randn(1, 77, 16)
+    objective = OSEDiffLosses(None, unet.requires_grad_(False), prompt, prompt)
+    z = torch.randn(2, 4, 8, 8, requires_grad=True)
+    loss = objective.regularizer_loss(objective.regularizer, z, Draw(1))
+    loss.backward()
+    assert z.grad is None and all(p.grad is not None for p in trained(objective.regularizer).values())
+
+
+def test_qartsr_error_is_what_users_see():
+    with pytest.raises(QartsrError, match="--steps 0"):
+        TrqConfig(1, "osediff", steps=0)

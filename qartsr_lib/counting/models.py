@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from qartsr_lib.backbones import embedded, sd21
+from qartsr_lib.backbones import embedded, osediff_configs
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.errors import QartsrError
 
 OUTPUT_SIZE = 512  # pixels; "Ops are computed with output size 512x512" (the paper's Table 2)
-PROMPT_TOKENS = 77
 _ANY_TIMESTEP = 1  # counts do not depend on it
 
 
 def osediff() -> OneStepSR:
     """OSEDiff with merged LoRA: UNet and VAE of Stable Diffusion 2.1-base, a constant prompt embedding."""
-    prompt = torch.empty(1, PROMPT_TOKENS, sd21.UNET_CONFIG["cross_attention_dim"])
-    return OneStepSR(
-        "OSEDiff",
-        _ANY_TIMESTEP,
-        AutoencoderKL(**sd21.VAE_CONFIG),
-        UNet2DConditionModel(**sd21.UNET_CONFIG),
-        prompt,
-    )
+    unet, vae = osediff_configs.build_unet(device="meta"), osediff_configs.build_vae(device="meta")
+    prompt = torch.empty(1, osediff_configs.PROMPT_TOKENS, unet.config.cross_attention_dim)
+    return OneStepSR("OSEDiff", _ANY_TIMESTEP, vae, unet, prompt)
 
 
 def embedded_model() -> OneStepSR:

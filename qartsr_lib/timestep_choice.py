@@ -33,27 +33,27 @@ def measure_timesteps(
     Returns:
         Rows dataset (the calibration list's name), backbone, timestep, bits, image (its index), psnr_fp.
     """
-    cells = [(name, timestep, width) for name in backbones for timestep in timesteps for width in bits]
+    cells = [(name, timestep) for name in backbones for timestep in timesteps]
     found = {"name": calibration.name, "sha256": calibration.sha256}
     questions = {
-        (name, timestep, width): {
+        (name, timestep): {
             "parameters": {"measurement": "choice of T", "backbone": name, "timestep": timestep, "method": "maxmin"}
-            | {"bits": width},
+            | {"bits": list(bits)},
             "weights_sha256": load_backbone(name, timestep).weights_sha256,
             "calibration": found,
         }
-        for name, timestep, width in cells
+        for name, timestep in cells
     }
 
-    def measure(cell: tuple[str, int, str]) -> pd.DataFrame:
-        name, timestep, width = cell
-        full = load_backbone(name, timestep)
-        quantized = METHODS.get("maxmin").build(full, width, calibration.images).backbone
+    def measure(cell: tuple[str, int]) -> pd.DataFrame:
+        full = load_backbone(*cell)
+        quantized = {width: METHODS.get("maxmin").build(full, width, calibration.images).backbone for width in bits}
         rows = []
         with torch.inference_mode():
-            for index, image in enumerate(progress(calibration.images, f"choice of T, {name} T={timestep} {width}")):
-                value = psnr(luma(quantized.upscale(image)), luma(full.upscale(image)))
-                rows.append((calibration.name, *cell, index, value))
+            for index, image in enumerate(progress(calibration.images, f"choice of T, {cell[0]} T={cell[1]}")):
+                wanted = luma(full.upscale(image))
+                for width, model in quantized.items():
+                    rows.append((calibration.name, *cell, width, index, psnr(luma(model.upscale(image)), wanted)))
         return pd.DataFrame(rows, columns=_COLUMNS)
 
     return measure_cells(profile, questions, measure)

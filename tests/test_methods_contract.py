@@ -163,3 +163,18 @@ def test_the_readmes_worked_example(backbone, images):
         METHODS._entries.pop("reversed-lsq", None)
     assert result.history[-1]["images"] == 30 and result.history[-1]["phase"] > 5
     assert result.backbone.quantization.method == "reversed-lsq"
+
+
+@pytest.mark.parametrize(
+    "name, options, losses",
+    [
+        ("qartsr", {}, "image loss vae-features+mse"),
+        ("lsq", {}, "image loss vae-features+mse"),
+        ("qartsr", {"rpq": 1.0, "loss": "module"}, "squared errors of modules"),
+        ("q-dm", {}, "squared errors of z_L, noise and image"),
+        ("efficientdm", {}, "squared errors of z_L, noise and image"),
+        ("passionsr", {}, "squared errors of z_L, noise, z_H and image"),
+    ],
+)
+def test_the_note_names_the_losses(name, options, losses, backbone, images):
+    assert build(name, backbone, "W4A4", images, images=16, **options).note.startswith(f"trained by {losses}")

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -189,14 +190,19 @@ class Finetuner:
     def _tuned(self) -> list[torch.nn.Parameter]:
         return [parameter for tuned in self.parameters.values() for parameter in tuned]
 
+    @cached_property
+    def _images_sha256(self) -> str:
+        """Of all batches; read once, although every phase writes a checkpoint."""
+        digest = hashlib.sha256()
+        for batch in self.network.upscaled:
+            digest.update(repr(tuple(batch.shape)).encode() + batch.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def _plan(self, phases: Sequence[Phase]) -> str:
         """All that determines a run, apart from the library's source."""
-        images = hashlib.sha256()
-        for batch in self.network.upscaled:
-            images.update(repr(tuple(batch.shape)).encode() + batch.detach().cpu().numpy().tobytes())
         model = (self.student.name, self.student.timestep, getattr(self.student, "weights_sha256", ""))
         quantization = getattr(self.student, "quantization", None)
-        return repr((model, quantization, images.hexdigest(), tuple(phases), replace(self.config, cache=True)))
+        return repr((model, quantization, self._images_sha256, tuple(phases), replace(self.config, cache=True)))
 
     def _resume(self, phases: Sequence[Phase]) -> tuple[int, list[Record]]:
         """(number of finished phases, their history)."""

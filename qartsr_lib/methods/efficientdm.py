@@ -80,7 +80,6 @@ class EfficientDM(TrainedMethod):
 
     layer_kind = "lora"
     rates = (("lora", LORA_SHARE), ("weight steps", WEIGHT_STEP_RATE), ("activation steps", 5e-4))
-    own_loss = "squared errors of z_L, noise and image"
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
         return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]

@@ -85,7 +85,6 @@ class PassionSR(TrainedMethod):
 
     layer_kind = "equivalent"
     rates = (("transformation", 1e-5), ("bounds", 1e-5))
-    own_loss = "squared errors of z_L, noise, z_H and image"
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
         shares = iter(split(images, 6))

@@ -21,7 +21,6 @@ class QDM(LSQ):
     """LSQ's layers with trained weights; NeM's squared errors instead of an image loss."""
 
     rates = (("steps", 1e-5), ("weights", 1e-5))
-    own_loss = "squared errors of z_L, noise and image"
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
         return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]

@@ -16,7 +16,7 @@ from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.svdquant import SmoothedConv2d, SmoothedLayer, SmoothedLinear, SVDQuant
 from qartsr_lib.quant.dynamic import DynamicQuantizer
 from qartsr_lib.quant.granularity import PerGroup
-from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
+from qartsr_lib.quant.layers import LAYER_KINDS
 from qartsr_lib.quant.scheme import SHARED_SETTING
 
 GROUP = 64
@@ -34,13 +34,7 @@ RELEASED_SETTING = replace(
 class DynamicLayer(SmoothedLayer):
     """A SmoothedLayer whose activation quantizer has no range to be set."""
 
-    def _add_quantizers(self, config: LayerConfig, name: str, **options) -> None:
-        super()._add_quantizers(config, name, **options)
-        if self.input_quantizer is not None:
-            static = self.input_quantizer
-            self.input_quantizer = DynamicQuantizer(
-                static.config, self._input_shape(), static.name, device=self.weight.device
-            )
+    input_quantizer_type = DynamicQuantizer
 
     def set_input_range(self) -> None:
         """Nothing to set."""

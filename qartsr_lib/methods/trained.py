@@ -15,6 +15,7 @@ from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.batches import batches_of
 from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner, Record
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
+from qartsr_lib.finetuning.parts import losses_of
 from qartsr_lib.finetuning.phases import Phase
 from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images
 from qartsr_lib.progress import progress
@@ -61,13 +62,11 @@ class TrainedMethod(Method):
         layer_kind: entry of quant.layers.LAYER_KINDS.
         rates: kind of parameter -> the method's published learning rate, (kind, rate) pairs.
         own_options: options beside those of Budget, with their defaults.
-        own_loss: the losses that the method's paper fixes; "" where it is Budget's image loss.
     """
 
     layer_kind: ClassVar[str]
     rates: ClassVar[tuple[tuple[str, float], ...]]
     own_options: ClassVar[dict[str, object]] = {}
-    own_loss: ClassVar[str] = ""
     trains = True
 
     def __init__(self, name: str, label: str) -> None:
@@ -109,7 +108,7 @@ class TrainedMethod(Method):
             student.requires_grad_(False)
             student.quantization = replace(student.quantization, method=self.name)
         layers, passed = report(student), int(history[-1]["images"]) if history else 0
-        note = f"trained by {self.own_loss or 'image loss ' + budget.image_loss}" if history else ""
+        note = f"trained by {losses_of(plan, budget.image_loss)}" if history else ""
         return MethodResult(student, layers, w_bits_effective(layers), passed, history, note)
 
     def untrained(

@@ -35,6 +35,8 @@ class QuantLayer(QuantModule):
     """
 
     quantizer_type: type[Quantizer] = Quantizer
+    input_quantizer_type: type[Quantizer] | None = None
+    """Of the input, where it is another than the weight's and the bias's."""
     exportable = True
     """Whether quant.inference_form knows all that this kind of layer computes."""
     input_axis: int
@@ -69,8 +71,11 @@ class QuantLayer(QuantModule):
         self._cache = None
         device = self.weight.device
 
-        def build(part: QuantizerConfig | None, shape: tuple[int, ...], what: str) -> Quantizer | None:
-            return None if part is None else self.quantizer_type(part, shape, f"{name} ({what})", device=device)
+        def build(
+            part: QuantizerConfig | None, shape: tuple[int, ...], what: str, kind: type[Quantizer] | None = None
+        ) -> Quantizer | None:
+            kind = kind or self.quantizer_type
+            return None if part is None else kind(part, shape, f"{name} ({what})", device=device)
 
         self.weight_quantizer = build(config.weight, self.weight.shape, "weight")
         self.bias_quantizer = None if self.bias is None else build(config.bias, self.bias.shape, "bias")
@@ -78,7 +83,7 @@ class QuantLayer(QuantModule):
         if activation is not None:
             along_channels = activation.granularity.with_axis(self.input_axis)
             activation = QuantizerConfig(**{**vars(activation), "granularity": along_channels})
-        self.input_quantizer = build(activation, self._input_shape(), "activation")
+        self.input_quantizer = build(activation, self._input_shape(), "activation", self.input_quantizer_type)
         for quantizer, tensor in ((self.weight_quantizer, self.weight), (self.bias_quantizer, self.bias)):
             if quantizer is not None:
                 quantizer.set_range_from(tensor)

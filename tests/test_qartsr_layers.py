@@ -7,8 +7,10 @@ from torch import nn
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant import QuantScheme, QuantState, calibrate, quantize_
+from qartsr_lib.quant.granularity import PerChannel, PerTensor
 from qartsr_lib.quant.inference_form import inference_form
 from qartsr_lib.quant.learned import LearnedQuantizer
+from qartsr_lib.quant.primitives import affine_qparams
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
 
@@ -145,6 +147,41 @@ def test_gradients_of_the_bounds():
             upper = (round(v) - v) / 15
             lower = -upper
         assert [float(g) for g in gradients] == pytest.approx([lower, upper], abs=1e-5)
+
+
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(0)])
+@pytest.mark.parametrize("closed", [False, True])
+def test_gradients_are_those_of_the_formulas_differentiated_step_by_step(granularity, closed):
+    quantizer = LearnedQuantizer(QuantizerConfig(3, granularity), (4, 50), "test")
+    torch.manual_seed(0)
+    x, weights = torch.randn(4, 50, requires_grad=True), torch.randn(4, 50)
+    limits = granularity.limits(x.detach())
+    lower, upper = limits[0] * 0.5, limits[1] * 0.5  # a good part is clipped
+    quantizer.set_range(lower, upper)
+    if closed:  # by training: the floor of the scale has no gradient
+        quantizer.upper_units.data.view(-1)[0] = quantizer.lower_units.data.view(-1)[0]
+    bounds = [quantizer.lower_units, quantizer.upper_units]
+    found = torch.autograd.grad((quantizer(x) * weights).sum(), [x, *bounds])
+    scale, zero_point = affine_qparams(quantizer.lower, quantizer.upper, 3)
+    levels = ((x - zero_point) / scale).clamp(0, 7)
+    levels = levels + (levels.round() - levels).detach()
+    expected = torch.autograd.grad(((levels * scale + zero_point) * weights).sum(), [x, *bounds])
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_the_gradients_of_phi_are_those_of_a_division(kind):
+    _, layer, x = converted(kind)
+    x = x.clone().requires_grad_(True)
+    weights = torch.randn_like(x)
+    found = torch.autograd.grad((layer.scaled_input(x) * weights).sum(), [x, layer.log_phi])
+    shape = [1] * x.ndim
+    shape[layer.input_axis] = -1
+    quotient = x / layer.log_phi.exp().view(shape)
+    expected = torch.autograd.grad((quotient * weights).sum(), [x, layer.log_phi])
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_phi_starts_as_passionsr_sets_it():

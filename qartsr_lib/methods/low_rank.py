@@ -47,9 +47,10 @@ class SideBranchLinear(_SideBranch, QuantLinear):
 
 
 class SideBranchConv2d(_SideBranch, QuantConv2d):
-    """nn.Conv2d's part: L2 is a k x k convolution to r channels, L1 a 1 x 1 convolution."""
+    """nn.Conv2d's part: L2 is a k x k convolution to r channels, L1 a matrix over them at every position."""
 
     def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""
         narrow = self._conv_forward(x, self.side_in.view(-1, *self.weight.shape[1:]), None)
-        return F.conv2d(narrow, self.side_out[:, :, None, None])
+        # a product, because torch has no fast 1 x 1 convolution of a single channel
+        return torch.matmul(self.side_out, narrow.flatten(2)).unflatten(2, narrow.shape[2:])

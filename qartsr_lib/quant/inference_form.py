@@ -70,7 +70,7 @@ class InferenceLayer(nn.Module):
         if self.geometry is None:
             return F.linear(F.linear(x, self.side_in), self.side_out)
         narrow = self._operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None)
-        return F.conv2d(narrow, self.side_out[:, :, None, None])
+        return torch.matmul(self.side_out, narrow.flatten(2)).unflatten(2, narrow.shape[2:])
 
 
 @torch.no_grad()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams
+from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams, fake_quantize, fake_quantize_gradients
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
 
@@ -49,6 +50,15 @@ class LearnedQuantizer(Quantizer):
         super().qparams(x)  # un-calibrated: tells so
         return affine_qparams(self.lower, self.upper, self.config.bits, self.config.zero_point)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x_hat of Eq. 3 for the present bounds, same shape as x."""
+        if self.config.zero_point != "real" or not torch.is_grad_enabled():
+            return super().forward(x)
+        super().qparams(x)
+        grouped = self.config.granularity.view(x)
+        bounds = (self.lower_units, self.upper_units, self.unit)
+        return _FakeQuantizeBounds.apply(grouped, *bounds, self.config.bits, *self.code_range).reshape(x.shape)
+
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
         super().set_range(lower, upper)
@@ -60,3 +70,31 @@ class LearnedQuantizer(Quantizer):
 def power_of_two(width: torch.Tensor) -> torch.Tensor:
     """The power of two nearest `width`, elementwise; multiplying and dividing by it is exact."""
     return torch.exp2(width.double().clamp(min=SCALE_FLOOR).log2().round()).to(width.dtype)
+
+
+class _FakeQuantizeBounds(torch.autograd.Function):
+    """fake_quantize(x, *affine_qparams(lower_units * unit, upper_units * unit, bits)) as one node.
+
+    The bounds are tiny, and a network has hundreds of them: differentiated operation by operation,
+    they took as long as all convolutions of a 32 x 32 image.
+    """
+
+    @staticmethod
+    def forward(ctx, x, lower_units, upper_units, unit, bits, qmin, qmax):
+        scale, zero_point = affine_qparams(lower_units * unit, upper_units * unit, bits)
+        ctx.save_for_backward(x, scale, zero_point, unit)
+        ctx.code_range = (qmin, qmax)
+        return fake_quantize(x, scale, zero_point, qmin, qmax)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, scale, zero_point, unit = ctx.saved_tensors
+        qmin, qmax = ctx.code_range
+        grad_x, grad_scale, grad_zero_point = fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
+        # scale = (upper - lower) / levels, unless the floor holds it; zero_point = lower
+        grad_upper = torch.where(scale > SCALE_FLOOR, grad_scale / (qmax - qmin), 0.0)
+        grad_lower = grad_zero_point - grad_upper
+        wanted = (grad_x, grad_lower.mul_(unit), grad_upper.mul_(unit))
+        needed = zip(wanted, ctx.needs_input_grad, strict=False)
+        return *(found if needs else None for found, needs in needed), None, None, None, None

@@ -165,16 +165,26 @@ class _FakeQuantize(torch.autograd.Function):
         needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
         if not (needs_scale or needs_zero_point):
             (inside,) = ctx.saved_tensors
-            return gradient * inside, None, None, None, None
-        x, scale, zero_point = ctx.saved_tensors
-        steps = _steps(x, scale, zero_point)
-        codes = steps.clamp(*ctx.code_range)
-        inside = codes == steps
-        grad_x = gradient * inside if needs_x else None
-        grad_zero_point = grad_scale = None
-        if needs_zero_point:  # 0 inside, 1 where clipped
-            grad_zero_point = (gradient * ~inside).sum_to_size(zero_point.shape)
-        if needs_scale:  # round(v) - v inside, qmin or qmax where clipped
-            rounding = codes.round_().sub_(steps.masked_fill_(~inside, 0))
-            grad_scale = rounding.mul_(gradient).sum_to_size(scale.shape)
-        return grad_x, grad_scale, grad_zero_point, None, None
+            return torch.where(inside, gradient, 0.0), None, None, None, None
+        gradients = fake_quantize_gradients(gradient, *ctx.saved_tensors, *ctx.code_range)
+        needed = zip(gradients, ctx.needs_input_grad, strict=False)
+        return *(found if needs else None for found, needs in needed), None, None
+
+
+def fake_quantize_gradients(
+    gradient: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Gradients of `fake_quantize` with respect to x, scale and zero_point, given that of its result.
+
+    Written in few passes over x: torch.where, because a product with a mask first writes the mask
+    out as floats; g - g_inside, which is exact, for the gradient outside.
+    """
+    steps = _steps(x, scale, zero_point)
+    codes = steps.clamp(qmin, qmax)
+    inside = codes == steps
+    grad_x = torch.where(inside, gradient, 0.0)
+    # 0 inside, 1 where clipped
+    grad_zero_point = None if zero_point is None else (gradient - grad_x).sum_to_size(zero_point.shape)
+    # round(v) - v inside, qmin or qmax where clipped
+    rounding = codes.round_().sub_(torch.where(inside, steps, 0.0))
+    return grad_x, rounding.mul_(gradient).sum_to_size(scale.shape), grad_zero_point

@@ -26,6 +26,7 @@ def training_options(method: str, profile: Profile, share: float = 1.0) -> Optio
         ("batch", profile.train_batch),
         ("rate", 1.0 if profile.published_rates else chosen_rate(method)),
         ("image_loss", profile.image_loss),
+        ("teacher", profile.teacher),
     )
 
 

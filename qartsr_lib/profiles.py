@@ -36,11 +36,13 @@ class WeightFile:
         name: file name.
         place: path relative to the weights folder (`paths.weights_dir`).
         blocks: what cannot be made without it.
+        timestep: label T whose rows alone need it; None where every row does.
     """
 
     name: str
     place: str
     blocks: str
+    timestep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Profile:
         train_images: budget of a trained method, images passed forward and backward.
         train_batch: images per step.
         image_loss: name in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none.
+        teacher: precision in which trained methods imitate full precision, see `methods.trained.Budget`.
         published_rates: train with the papers' learning rates, made for long schedules, instead of
             the factor on them that was chosen on BSDS500/val.
         max_images: per data set, by a fixed stride; None for all.
@@ -93,6 +96,7 @@ class Profile:
     train_images: int = 32
     train_batch: int = 1
     image_loss: str = "vae-features+mse"
+    teacher: str = "float32"
     published_rates: bool = False
     max_images: int | None = None
     weights: tuple[WeightFile, ...] = ()
@@ -163,7 +167,7 @@ PROFILES = {
             backbones=("osediff",),
             timesteps=_TIMESTEPS,
             bits=("W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
-            datasets=_BENCHMARKS,
+            datasets=("samples", *_BENCHMARKS),
             metrics=PAPER_METRICS,
             seeds=(0,),
             calibration="DIV2K_train",
@@ -173,12 +177,19 @@ PROFILES = {
             finetune_bits=("W4A4", "W3A3", "W2A2"),
             train_images=16384,
             image_loss="lpips+mse",
+            teacher="bfloat16",
             published_rates=True,
             downloads=True,
             weights=(
                 WeightFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),
                 WeightFile("Stable Diffusion 2.1-base, VAE", "stable-diffusion-2-1-base/vae/config.json", _SD21),
-                WeightFile("osediff.pkl", "osediff/osediff.pkl", _SD21),
+                WeightFile("osediff.pkl", "osediff/osediff.pkl", "every result at T = 1000", 1000),
+                *(
+                    WeightFile(
+                        name, f"osediff/{name}", f"every result at T = {t} (qartsr_lib.training.trq trains it)", t
+                    )
+                    for t, name in ((500, "osediff-T0500.pkl"), (1, "osediff-T0001.pkl"))
+                ),
             ),
         ),
     )
@@ -213,6 +224,17 @@ def missing_weights(profile: Profile, folder: str | Path | None = None) -> list[
     """(name, expected place, what it blocks) of every backbone file that `profile` needs and this machine lacks."""
     root = paths.weights_dir(folder)
     return [(file.name, root / file.place, file.blocks) for file in profile.weights if not (root / file.place).exists()]
+
+
+def at_hand(profile: Profile, folder: str | Path | None = None) -> tuple[Profile, list[tuple[str, Path, str]]]:
+    """`profile` without the timesteps whose weights this machine lacks, and the missing files that block all of it."""
+    root = paths.weights_dir(folder)
+    absent = {file.name: file for file in profile.weights if not (root / file.place).exists()}
+    gone = {file.timestep for file in absent.values()} - {None}
+    timesteps = tuple(timestep for timestep in profile.timesteps if timestep not in gone)
+    missing = [row for row in missing_weights(profile, folder) if not timesteps or absent[row[0]].timestep is None]
+    cells = tuple(cell for cell in profile.finetune_cells if cell[1] not in gone)
+    return dataclasses.replace(profile, timesteps=timesteps, finetune_cells=cells), missing
 
 
 def missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:

@@ -54,7 +54,7 @@ def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, dat
         data_root: folder that holds BSDS500/train (calibration) and BSDS500/val.
     """
     study = get_profile("study")
-    shared = {"batch": study.train_batch, "image_loss": study.image_loss}
+    shared = {"batch": study.train_batch, "image_loss": study.image_loss, "teacher": study.teacher}
     calibration = calibration_list(study, data_root)
     files = list_images(data_root / VALIDATION)[:PHOTOGRAPHS]
     pairs = {path.stem: _pair(path, seed) for seed, path in enumerate(files)}

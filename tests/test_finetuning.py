@@ -46,17 +46,39 @@ def reverse_phases(model, images=4, order="reverse"):
     return [Phase(group, images, (Term("features", group[-1]), IMAGE)) for group in groups]
 
 
+WAYS = {
+    "cached": ({}, ""),
+    "partly cached": ({}, "0.0005"),  # gibibytes in memory, nothing on disk: most is computed again
+    "nothing kept": ({}, "0"),
+    "less memory": ({"recompute": True}, ""),
+}
+
+
 @pytest.mark.parametrize("order", ["reverse", "inference", "random"])
-def test_the_cache_changes_nothing_but_the_time(teacher, start, order):
+def test_the_cache_changes_nothing_but_the_time(teacher, start, order, monkeypatch):
     phases = reverse_phases(teacher, 2, order)
-    histories, ends = [], []
-    for cache in (True, False):
+    monkeypatch.setenv("QARTSR_SPILL_GIB", "0")
+    plain = copy.deepcopy(start)
+    expected = finetuner(teacher, plain, cache=False).run(phases)
+    for way, (config, gibibytes) in WAYS.items():
+        monkeypatch.setenv("QARTSR_KEEP_GIB", gibibytes)
         model = copy.deepcopy(start)
-        histories.append(finetuner(teacher, model, cache=cache).run(phases))
-        ends.append(model.state_dict())
-    for with_cache, without in zip(*histories, strict=True):
-        assert {**with_cache, "seconds": 0} == {**without, "seconds": 0}
-    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+        history = finetuner(teacher, model, **config).run(phases)
+        assert [{**record, "seconds": 0} for record in history] == [{**record, "seconds": 0} for record in expected], (
+            way
+        )
+        end = plain.state_dict()
+        assert all(torch.equal(tensor, end[key]) for key, tensor in model.state_dict().items()), way
+
+
+def test_recomputing_keeps_less_for_the_backward_pass(teacher, start):
+    def kept(recompute: bool) -> int:
+        run, sizes = finetuner(teacher, copy.deepcopy(start), recompute=recompute), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            run.run([Phase(tuple(run.network.names), 2, (IMAGE,))])
+        return sum(sizes)
+
+    assert kept(True) < kept(False) / 3
 
 
 @pytest.mark.parametrize("block", ["vae.decoder.up_blocks.0", "unet.mid_block", "vae.encoder.down_blocks.0"])
@@ -250,6 +272,16 @@ def test_feature_distance(teacher):
     both = perceptual_and_squared(distance)(images.detach(), target)
     squared = F.mse_loss(images.detach(), target)
     assert float(both) == pytest.approx(2 * float(value.detach()) + 4 * float(squared), rel=1e-5)
+
+
+def test_features_of_a_target_are_computed_once_and_go_with_it(teacher):
+    distance, calls = FeatureDistance(teacher.vae.encoder), []
+    distance.first.register_forward_hook(lambda *_: calls.append(1))
+    images, target = torch.rand(2, 1, 3, 32, 32)
+    first = distance(images, target)
+    assert torch.equal(distance(images, target), first) and len(calls) == 3
+    assert torch.equal(distance(images, target.clone()), first) and len(calls) == 5
+    assert len(distance._wanted) == 1
 
 
 def test_normalized_mse_of_a_constant_guess_is_one():

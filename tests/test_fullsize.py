@@ -7,7 +7,7 @@ import pytest
 import torch
 from osediff_stand_in import UNET_CONFIG, VAE_CONFIG
 
-from qartsr_lib import fullsize
+from qartsr_lib import fullsize, fullsize_training
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import write_png
@@ -47,3 +47,21 @@ def test_small_photograph(home, tmp_path):
     with pytest.raises(QartsrError, match="smaller than 128x128"):
         fullsize.photograph(small)
     assert fullsize.main(["--image", str(small)]) == 2
+
+
+def test_training_record(home, monkeypatch):
+    monkeypatch.setattr(fullsize, "random_osediff", partial(fullsize.random_osediff, **TINY))
+    monkeypatch.setattr("qartsr_lib.finetuning.engine.LARGE", 0)
+    assert fullsize_training.main(["--side", "16", "--crops", "1", "--et-images", "1"]) == 0
+    record = json.loads((home / "results/paper/qartsr_fullsize_cpu.json").read_text())
+    assert record["image"] == [64, 64] and record["teacher"] == "bfloat16" and record["bits"] == "W4A4"
+    assert len(record["seconds_per_rpq_step"]) > 10 and len(record["seconds_per_et_step"]) == 1
+    assert 0 < record["peak_memory_gib"] < 24 and record["projected"]["hours_at_this_image_size"] > 0
+    assert record["environment"]["versions"] and record["git"]
+
+
+def test_projection():
+    history = [{"phase": 0, "seconds": 1.0}, {"phase": 1, "seconds": 3.0}, {"phase": 2, "seconds": 5.0}]
+    hours = fullsize_training.projected_hours(3, history, images=720, start=4.0, crops=2, drawn=180)
+    assert hours == pytest.approx((360 * 2.0 + 360 * 5.0 + 360) / 3600)
+    assert fullsize_training.main(["--side", "4"]) == 2

@@ -178,3 +178,28 @@ def test_the_readmes_worked_example(backbone, images):
 )
 def test_the_note_names_the_losses(name, options, losses, backbone, images):
     assert build(name, backbone, "W4A4", images, images=16, **options).note.startswith(f"trained by {losses}")
+
+
+@pytest.mark.parametrize("name", ["qartsr", "q-dm"])
+def test_a_large_network_is_held_once_with_the_same_result(name, backbone, images, monkeypatch):
+    before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
+    expected = build(name, backbone, "W4A4", images, images=16).backbone
+    monkeypatch.setattr("qartsr_lib.finetuning.engine.LARGE", 0)
+    found = build(name, backbone, "W4A4", images, images=16).backbone
+    assert all(torch.equal(tensor, found.state_dict()[key]) for key, tensor in expected.state_dict().items())
+    assert all(torch.equal(tensor, backbone.state_dict()[key]) for key, tensor in before.items())
+    own = {id(parameter) for parameter in backbone.parameters()}
+    weights = [module.weight for module in quant_modules(found) if hasattr(module, "weight")]
+    shared = [id(weight) in own for weight in weights]
+    assert all(shared) if name == "qartsr" else not any(shared)
+    assert not any(id(parameter) in own for parameter in expected.parameters())
+
+
+def test_a_bfloat16_teacher_is_named_and_nearly_the_same(backbone, images):
+    full = build("qartsr", backbone, "W4A4", images, images=16)
+    half = build("qartsr", backbone, "W4A4", images, images=16, teacher="bfloat16")
+    assert "teacher in bfloat16" in half.note and "teacher" not in full.note
+    losses = [[record["loss"] for record in result.history] for result in (full, half)]
+    assert losses[0] != losses[1] and sum(losses[0]) == pytest.approx(sum(losses[1]), rel=0.1)
+    with pytest.raises(QartsrError, match="option teacher='int8'"):
+        build("qartsr", backbone, "W4A4", images, images=16, teacher="int8")

@@ -39,6 +39,12 @@ class Flow:
         """All that is in it."""
         return [tensor for tensor in (self.x, self.z_l, self.embedding, *self.skips, self.eps) if tensor is not None]
 
+    def to(self, target: torch.device | torch.dtype | str) -> Flow:
+        """The same on a device or in a dtype; the tensors that are so already are the same ones."""
+        named = {name: getattr(self, name) for name in ("x", "z_l", "embedding", "eps")}
+        moved = {name: None if tensor is None else tensor.to(target) for name, tensor in named.items()}
+        return Flow(**moved, skips=tuple(skip.to(target) for skip in self.skips))
+
 
 Step = Callable[[Flow], Flow]
 
@@ -56,6 +62,16 @@ def run(chain: list[tuple[str, Step]], flow: Flow) -> Flow:
     for _, step in chain:
         flow = step(flow)
     return flow
+
+
+def in_bfloat16(step: Step) -> Step:
+    """`step` under autocast; what flows between steps stays float32."""
+
+    def run_in_bfloat16(flow: Flow) -> Flow:
+        with torch.autocast(flow.x.device.type, torch.bfloat16):
+            return step(flow).to(torch.float32)
+
+    return run_in_bfloat16
 
 
 def _encoder(model: OneStepSR) -> Iterator[tuple[str, Step]]:

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.backbones.steps import steps
+from qartsr_lib.backbones.steps import in_bfloat16, steps
 from qartsr_lib.errors import Diverged, QartsrError
 from qartsr_lib.finetuning.checkpoint import load_checkpoint, save_checkpoint
+from qartsr_lib.finetuning.flow_store import default_store
 from qartsr_lib.finetuning.flows import Flows
 from qartsr_lib.finetuning.losses import ImageLoss
 from qartsr_lib.finetuning.objective import Network, Objective
@@ -25,6 +26,8 @@ from qartsr_lib.progress import progress
 from qartsr_lib.quant.states import QuantModule, QuantState, quant_modules
 
 Record = dict[str, float]
+LARGE = 10**8
+"""Parameters from which on a network is trained with little memory: `recompute`, and frozen weights held once."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class FinetuneConfig:
         decay: share of all images over which the rates fall linearly to zero, at the end.
         seed: of the order of the batches.
         cache: compute what does not change once; False is the plain loop, for comparison.
+        recompute: spare memory, see Objective; None where the network has more than LARGE parameters. Same bits.
+        teacher: "bfloat16" runs the teacher under autocast; what it gives stays float32.
         image_loss: name of the image loss, so that another one's checkpoint is not continued.
     """
 
@@ -43,6 +48,8 @@ class FinetuneConfig:
     decay: float = 0.25
     seed: int = 0
     cache: bool = True
+    recompute: bool | None = None
+    teacher: str = "float32"
     image_loss: str = ""
 
 
@@ -75,7 +82,10 @@ class Finetuner:
         self.student, self.image_loss, self.config = student, image_loss, config
         self.label, self.checkpoint = label, checkpoint
         upscaled = [teacher.prepare(batch) for batch in batches]
-        self.teacher_network, self.network = Network(steps(teacher), upscaled), Network(steps(student), upscaled)
+        imitated = steps(teacher)
+        if config.teacher == "bfloat16":
+            imitated = [(name, in_bfloat16(step)) for name, step in imitated]
+        self.teacher_network, self.network = Network(imitated, upscaled), Network(steps(student), upscaled)
         self.blocks = dict(student.blocks_in_order())
         self.parameters = by_kind(quant_modules(student))
         rates = dict(config.rates)
@@ -84,6 +94,8 @@ class Finetuner:
             raise QartsrError(f"{label}: no learning rate for parameters of kind {unknown[0]!r}; add it to the rates")
         groups = [{"params": tuned, "lr": rates[kind], "peak": rates[kind]} for kind, tuned in self.parameters.items()]
         self.optimizer = torch.optim.Adam(groups, fused=True)
+        self.store = default_store() if config.cache else None
+        self.recompute = is_large(student) if config.recompute is None else config.recompute
 
     def run(self, phases: Sequence[Phase]) -> list[Record]:
         """Carry out `phases`; afterwards every quantized module of the student is in state QUANTIZED.
@@ -135,11 +147,12 @@ class Finetuner:
         """
         schedule = self.schedule(phases)
         targets = Flows(
-            self.teacher_network.chain, self.network.upscaled, self._wanted(phases[done:], phases), self.config.cache
+            self.teacher_network.chain, self.network.upscaled, self._wanted(phases[done:], phases), self.store
         )
         sizes = [len(batch) for batch in self.network.upscaled]
         total, passed = sum(sizes[batch] for order in schedule for batch in order), _passed(history)
         for number in range(done, len(phases)):
+            targets.narrow(self._wanted(phases[number:], phases))
             objective = self._objective(phases, number, targets)
             for batch in schedule[number]:
                 started = time.monotonic()
@@ -149,6 +162,7 @@ class Finetuner:
                     raise Diverged(f"{self.label}: loss is not finite after {passed} images; use smaller rates")
                 seconds = round(time.monotonic() - started, 4)
                 yield {"phase": number, "images": passed, "loss": loss, **parts, "seconds": seconds}
+            objective.close()
             if self.checkpoint is not None:
                 save_checkpoint(self.checkpoint, self._plan(phases), number + 1, self._tuned(), self.optimizer, history)
 
@@ -177,7 +191,8 @@ class Finetuner:
             for kind, tuned in by_kind(quant_modules(self.blocks[name])).items():
                 for parameter in tuned:
                     parameter.requires_grad_(phase.kinds is None or kind in phase.kinds)
-        return Objective(self.network, phase, quantized, trained, targets, self.image_loss, self.config.cache)
+        means = {"store": self.store, "recompute": self.recompute}
+        return Objective(self.network, phase, quantized, trained, targets, self.image_loss, **means)
 
     def _wanted(self, left: Sequence[Phase], phases: Sequence[Phase]) -> set[int]:
         """Positions at which one of the phases that are left enters or compares."""
@@ -202,7 +217,8 @@ class Finetuner:
         """All that determines a run, apart from the library's source."""
         model = (self.student.name, self.student.timestep, getattr(self.student, "weights_sha256", ""))
         quantization = getattr(self.student, "quantization", None)
-        return repr((model, quantization, self._images_sha256, tuple(phases), replace(self.config, cache=True)))
+        config = replace(self.config, cache=True, recompute=None)  # which change no bit
+        return repr((model, quantization, self._images_sha256, tuple(phases), config))
 
     def _resume(self, phases: Sequence[Phase]) -> tuple[int, list[Record]]:
         """(number of finished phases, their history)."""
@@ -227,6 +243,11 @@ def by_kind(modules: Sequence[QuantModule]) -> dict[str, list[torch.nn.Parameter
         for kind, parameters in module.tuned_parameters().items():
             kinds.setdefault(kind, []).extend(parameters)
     return kinds
+
+
+def is_large(network: torch.nn.Module) -> bool:
+    """Whether `network` has more than LARGE parameters."""
+    return sum(parameter.numel() for parameter in network.parameters()) > LARGE
 
 
 def _passed(history: Sequence[Record]) -> int:

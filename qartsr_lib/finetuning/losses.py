@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from qartsr_lib.registry import Registry
 
@@ -43,6 +44,7 @@ class FeatureDistance(nn.Module):
         super().__init__()
         self.first = encoder.conv_in
         self.blocks = nn.ModuleList(encoder.down_blocks)
+        self._wanted = WeakTensorKeyDictionary()  # features of targets, as long as these are kept
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Unit-length features after each stage; images (N, 3, H, W), nominally in [0, 1]."""
@@ -51,9 +53,14 @@ class FeatureDistance(nn.Module):
         return [F.normalize(x, dim=1, eps=1e-6) for x in found]
 
     def forward(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Scalar distance, 0 for equal images; gradients reach `images` only."""
-        with torch.no_grad():
-            wanted = self.features(targets)
+        """Scalar distance, 0 for equal images; gradients reach `images` only.
+
+        The features of `targets` are remembered: training compares with the same tensors again and again.
+        """
+        wanted = self._wanted.get(targets)
+        if wanted is None:
+            with torch.no_grad():
+                self._wanted[targets] = wanted = self.features(targets)
         stages = [(a - b).pow(2).sum(1).mean() for a, b in zip(self.features(images), wanted, strict=True)]
         return torch.stack(stages).mean()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,7 @@ from torch import nn
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.batches import batches_of
-from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner, Record
+from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.finetuning.parts import losses_of
 from qartsr_lib.finetuning.phases import Phase
@@ -27,6 +28,7 @@ from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import calibrate, quant_modules
 
 DEFAULT_IMAGE_LOSS = "vae-features+mse"
+TEACHERS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Budget:
         batch: images per step.
         rate: factor on all of the method's own learning rates.
         image_loss: name in finetuning.losses.IMAGE_LOSSES, for methods whose paper fixes none.
+        teacher: precision in which full precision is imitated, "float32" or "bfloat16".
     """
 
     images: int = 256
     batch: int = 1
     rate: float = 1.0
     image_loss: str = DEFAULT_IMAGE_LOSS
+    teacher: str = TEACHERS[0]
 
     def __post_init__(self) -> None:
         for name in ("images", "batch"):
@@ -53,6 +57,8 @@ class Budget:
         if not isinstance(self.rate, (int, float)) or not self.rate > 0:
             raise QartsrError(f"option rate={self.rate!r}: choose a number above 0")
         IMAGE_LOSSES.get(self.image_loss)
+        if self.teacher not in TEACHERS:
+            raise QartsrError(f"option teacher={self.teacher!r}: choose one of {', '.join(TEACHERS)}")
 
 
 class TrainedMethod(Method):
@@ -74,7 +80,7 @@ class TrainedMethod(Method):
 
     @property
     def options(self) -> tuple[str, ...]:
-        return ("images", "batch", "rate", "image_loss", *self.own_options)
+        return ("images", "batch", "rate", "image_loss", "teacher", *self.own_options)
 
     def scheme(self) -> QuantScheme:
         """The shared setting with the method's layers."""
@@ -108,7 +114,8 @@ class TrainedMethod(Method):
             student.requires_grad_(False)
             student.quantization = replace(student.quantization, method=self.name)
         layers, passed = report(student), int(history[-1]["images"]) if history else 0
-        note = f"trained by {losses_of(plan, budget.image_loss)}" if history else ""
+        targets = "" if budget.teacher == TEACHERS[0] else f", teacher in {budget.teacher}"
+        note = f"trained by {losses_of(plan, budget.image_loss)}{targets}" if history else ""
         return MethodResult(student, layers, w_bits_effective(layers), passed, history, note)
 
     def untrained(
@@ -117,8 +124,10 @@ class TrainedMethod(Method):
         """The quantized, calibrated copy of `backbone` that training starts from."""
         bits = parse_bits(bits)
         torch.manual_seed(seed)
-        student = copy.deepcopy(backbone)
+        shared = {id(p): p for p in backbone.parameters()} if is_large(backbone) else {}
+        student = copy.deepcopy(backbone, dict(shared))
         quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
+        own_tuned_(student, shared)
         if not bits.is_full_precision:
             self.start(backbone, student, calibration_images)
         return student
@@ -145,5 +154,14 @@ class TrainedMethod(Method):
     ) -> Finetuner:
         loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
         rates = tuple((kind, budget.rate * rate) for kind, rate in self.rates)
-        config = FinetuneConfig(rates, seed=seed, image_loss=budget.image_loss)
+        config = FinetuneConfig(rates, seed=seed, image_loss=budget.image_loss, teacher=budget.teacher)
         return Finetuner(backbone, student, batches_of(images, budget.batch), loss, config, label, checkpoint)
+
+
+def own_tuned_(student: nn.Module, shared: Mapping[int, nn.Parameter]) -> None:
+    """Give `student` copies of those `shared` parameters (by id) that its training changes."""
+    for module in quant_modules(student):
+        tuned = {id(parameter) for parameters in module.tuned_parameters().values() for parameter in parameters}
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in tuned and id(parameter) in shared:
+                setattr(module, name, nn.Parameter(parameter.detach().clone()))

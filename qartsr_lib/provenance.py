@@ -29,6 +29,7 @@ _NOT_COMPUTING = frozenset(
         "figures",
         "finetuning_grids",
         "fullsize",
+        "fullsize_training",
         "grids",
         "outside",
         "paths",

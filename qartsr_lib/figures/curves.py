@@ -172,8 +172,10 @@ def contribution_bars(frame: pd.DataFrame) -> Figure:
     """
     variants = {"full": "#2166ac", "no noise": "#f4a582", "identity": "#bababa", "bicubic": "#4d4d4d"}
     backbones = list(frame["backbone"].unique())
+    counts = [frame.loc[frame["backbone"] == backbone, "timestep"].nunique() for backbone in backbones]
+    size = (1.0 + 1.1 * sum(counts), 3.2)
     with styled():
-        figure, axes = plt.subplots(1, len(backbones), figsize=(4 * len(backbones), 2.8), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(backbones), figsize=size, sharey=True, squeeze=False, width_ratios=counts)
         for axis, backbone in zip(axes[0], backbones, strict=True):
             part = frame[frame["backbone"] == backbone]
             timesteps = sorted(part["timestep"].unique(), reverse=True)
@@ -181,9 +183,9 @@ def contribution_bars(frame: pd.DataFrame) -> Figure:
                 values = part[part["variant"] == variant].set_index("timestep")["psnr_y"].reindex(timesteps)
                 position = np.arange(len(timesteps)) + (offset - 1.5) * 0.2
                 bars = axis.bar(position, values, width=0.19, color=bar_colour, label=variant)
-                axis.bar_label(bars, fmt="%.1f", fontsize=6.5, padding=1)
+                axis.bar_label(bars, fmt="%.1f", fontsize=7, padding=2, rotation=90)
             axis.set_xticks(np.arange(len(timesteps)), [f"T = {t}" for t in timesteps])
-            axis.set(title=backbone, ylim=(frame["psnr_y"].min() - 2, frame["psnr_y"].max() + 1))
+            axis.set(title=backbone, ylim=(frame["psnr_y"].min() - 2, frame["psnr_y"].max() + 2))
             axis.grid(axis="x", visible=False)
         axes[0, 0].set_ylabel("PSNR-Y / dB")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants))

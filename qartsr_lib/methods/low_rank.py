@@ -26,7 +26,18 @@ def published_rank(weight: torch.Tensor, rank: int) -> int:
 def truncated_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(U S, V^T) of `weight` (c_out, ...) as a matrix: (c_out, rank) and (rank, c_in k k), as SVDQuant starts."""
     left, singular, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-    return left[:, :rank] * singular[:rank], right[:rank]
+    # LAPACK's factors lie column by column; the bits of a product depend on that, and a file does not keep it.
+    return (left[:, :rank] * singular[:rank]).contiguous(), right[:rank].contiguous()
+
+
+def spread(narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
+    """L1 at every position: (N, r, H, W) -> (N, c_out, H, W), `side_out` being L1 (c_out, r).
+
+    A single channel is multiplied, as torch has no fast 1 x 1 convolution for it. (A matrix product would
+    be fast for all ranks, but its bits depend on where the tensors happen to lie in memory.)
+    """
+    weight = side_out[:, :, None, None]
+    return narrow * weight[:, 0] if side_out.shape[1] == 1 else F.conv2d(narrow, weight)
 
 
 class _SideBranch:
@@ -52,5 +63,4 @@ class SideBranchConv2d(_SideBranch, QuantConv2d):
     def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""
         narrow = self._conv_forward(x, self.side_in.view(-1, *self.weight.shape[1:]), None)
-        # a product, because torch has no fast 1 x 1 convolution of a single channel
-        return torch.matmul(self.side_out, narrow.flatten(2)).unflatten(2, narrow.shape[2:])
+        return spread(narrow, self.side_out)

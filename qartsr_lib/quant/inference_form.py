@@ -70,7 +70,8 @@ class InferenceLayer(nn.Module):
         if self.geometry is None:
             return F.linear(F.linear(x, self.side_in), self.side_out)
         narrow = self._operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None)
-        return torch.matmul(self.side_out, narrow.flatten(2)).unflatten(2, narrow.shape[2:])
+        weight = self.side_out[:, :, None, None]
+        return narrow * weight[:, 0] if weight.shape[1] == 1 else F.conv2d(narrow, weight)
 
 
 @torch.no_grad()

@@ -58,6 +58,8 @@ def theorem_verdict(errors: pd.DataFrame, fits: Fits, contributions: pd.DataFram
     for backbone in errors["backbone"].unique():
         lines += [f"**{backbone}**", ""]
         lines += [_law_sentence(backbone, bits, group) for (name, bits), group in fits.items() if name == backbone]
+        if errors.loc[errors["backbone"] == backbone, "timestep"].nunique() < 3:
+            lines.append("- Only two timesteps: the laws differ here in nothing but the ratio of the two errors.")
         lines += [_ratio_sentence(errors, backbone), _contribution_sentence(contributions, backbone), ""]
     return "\n".join(lines)
 

@@ -222,19 +222,28 @@ def get_profile(name: str, **overrides: object) -> Profile:
 
 def missing_weights(profile: Profile, folder: str | Path | None = None) -> list[tuple[str, Path, str]]:
     """(name, expected place, what it blocks) of every backbone file that `profile` needs and this machine lacks."""
-    root = paths.weights_dir(folder)
-    return [(file.name, root / file.place, file.blocks) for file in profile.weights if not (root / file.place).exists()]
+    return _rows(_absent(profile, folder))
 
 
 def at_hand(profile: Profile, folder: str | Path | None = None) -> tuple[Profile, list[tuple[str, Path, str]]]:
     """`profile` without the timesteps whose weights this machine lacks, and the missing files that block all of it."""
-    root = paths.weights_dir(folder)
-    absent = {file.name: file for file in profile.weights if not (root / file.place).exists()}
-    gone = {file.timestep for file in absent.values()} - {None}
+    absent = _absent(profile, folder)
+    gone = {file.timestep for file, _ in absent}
     timesteps = tuple(timestep for timestep in profile.timesteps if timestep not in gone)
-    missing = [row for row in missing_weights(profile, folder) if not timesteps or absent[row[0]].timestep is None]
     cells = tuple(cell for cell in profile.finetune_cells if cell[1] not in gone)
-    return dataclasses.replace(profile, timesteps=timesteps, finetune_cells=cells), missing
+    blocking = [(file, place) for file, place in absent if file.timestep is None or not timesteps]
+    return dataclasses.replace(profile, timesteps=timesteps, finetune_cells=cells), _rows(blocking)
+
+
+def _absent(profile: Profile, folder: str | Path | None) -> list[tuple[WeightFile, Path]]:
+    """The files that are not there, with their places."""
+    root = paths.weights_dir(folder)
+    places = [(file, root / file.place) for file in profile.weights]
+    return [(file, place) for file, place in places if not place.exists()]
+
+
+def _rows(files: list[tuple[WeightFile, Path]]) -> list[tuple[str, Path, str]]:
+    return [(file.name, place, file.blocks) for file, place in files]
 
 
 def missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:

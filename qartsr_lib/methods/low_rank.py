@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from qartsr_lib.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from qartsr_lib.quant.side_branch import spread
 
 SIDE_DIVISOR = 80
 """Of 16-bit side branches, which cost storage."""
@@ -28,16 +29,6 @@ def truncated_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.
     left, singular, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
     # LAPACK's factors lie column by column; the bits of a product depend on that, and a file does not keep it.
     return (left[:, :rank] * singular[:rank]).contiguous(), right[:rank].contiguous()
-
-
-def spread(narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
-    """L1 at every position: (N, r, H, W) -> (N, c_out, H, W), `side_out` being L1 (c_out, r).
-
-    A single channel is multiplied, as torch has no fast 1 x 1 convolution for it. (A matrix product would
-    be fast for all ranks, but its bits depend on where the tensors happen to lie in memory.)
-    """
-    weight = side_out[:, :, None, None]
-    return narrow * weight[:, 0] if side_out.shape[1] == 1 else F.conv2d(narrow, weight)
 
 
 class _SideBranch:

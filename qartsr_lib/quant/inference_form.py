@@ -11,6 +11,7 @@ from torch import nn
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.primitives import dequantize, quantize
+from qartsr_lib.quant.side_branch import spread
 
 
 class InferenceLayer(nn.Module):
@@ -70,8 +71,7 @@ class InferenceLayer(nn.Module):
         if self.geometry is None:
             return F.linear(F.linear(x, self.side_in), self.side_out)
         narrow = self._operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None)
-        weight = self.side_out[:, :, None, None]
-        return narrow * weight[:, 0] if weight.shape[1] == 1 else F.conv2d(narrow, weight)
+        return spread(narrow, self.side_out)
 
 
 @torch.no_grad()

@@ -75,8 +75,8 @@ def power_of_two(width: torch.Tensor) -> torch.Tensor:
 class _FakeQuantizeBounds(torch.autograd.Function):
     """fake_quantize(x, *affine_qparams(lower_units * unit, upper_units * unit, bits)) as one node.
 
-    The bounds are tiny, and a network has hundreds of them: differentiated operation by operation,
-    they took as long as all convolutions of a 32 x 32 image.
+    The bounds are tiny, and a network has hundreds of them: differentiated operation by operation, the
+    overhead of these operations is a good part of a step on small images.
     """
 
     @staticmethod

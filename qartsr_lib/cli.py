@@ -15,6 +15,8 @@ EPILOG = """examples:
   python -m qartsr_lib upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
   python -m qartsr_lib quantize --method qartsr --bits W4A4 --images photos/ --out quantized
   python -m qartsr_lib upscale photos/ --out upscaled --checkpoint quantized
+  python -m qartsr_lib export --checkpoint quantized --out model.safetensors
+  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint model.safetensors
   python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
 """
 TRIAL_METHOD = (
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_upscale(commands.add_parser("upscale", help="upscale images four times", formatter_class=_Help))
     _add_quantize(commands.add_parser("quantize", help="quantize a model on images of your own", formatter_class=_Help))
+    _add_export(commands.add_parser("export", help="pack a quantized model into one small file", formatter_class=_Help))
     _add_evaluate(
         commands.add_parser("evaluate", help="score upscaled images against the originals", formatter_class=_Help)
     )
@@ -77,7 +80,10 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         "--bits", default=None, help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="use a model that quantize wrote; in place of the four above"
+        "--checkpoint",
+        type=Path,
+        metavar="DIR|FILE",
+        help="use a model that quantize or export wrote; in place of the four above",
     )
     parser.add_argument("--colour-fix", metavar="adain|wavelet|none", help=COLOUR_FIX_HELP)
     own = parser.add_argument_group("options of --backbone osediff")
@@ -103,6 +109,16 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-images", default=512, type=int, help="crops passed forward and backward in training")
     parser.add_argument("--seed", default=0, type=int, help="same seed, same model on one machine")
     parser.set_defaults(run=_quantize)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write one .safetensors file with packed codes and 16-bit floats; upscale --checkpoint FILE runs it anywhere, "
+        "without the original model's files."
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="a model that quantize wrote")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors", help="file to write")
+    parser.set_defaults(run=_export)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -150,12 +166,15 @@ def _inputs(inputs: list[Path]) -> list[Path]:
 def _model(options: argparse.Namespace):
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.datasets.calibration import calibration_list
+    from qartsr_lib.deploy.packed_file import load_packed
     from qartsr_lib.finetuning_grids import training_options
     from qartsr_lib.methods import METHODS
     from qartsr_lib.profiles import get_profile
     from qartsr_lib.quant import load_quantized, parse_bits
 
     own = {name: value for name in BACKBONE_OPTIONS if (value := getattr(options, name)) is not None}
+    if options.checkpoint is not None and options.checkpoint.suffix == ".safetensors":
+        return load_packed(options.checkpoint)
     if options.checkpoint is not None:
         return load_quantized(options.checkpoint, partial(load_backbone, **own))
     method = METHODS.get(options.method)
@@ -192,6 +211,15 @@ def _quantize(options: argparse.Namespace) -> None:
     save_quantized(result.backbone, options.out)
     unfinished.unlink(missing_ok=True)
     print(f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from qartsr_lib.deploy.packed_file import save_packed
+    from qartsr_lib.quant import load_quantized
+
+    model = load_quantized(options.checkpoint)
+    save_packed(model, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
 
+from qartsr_lib.deploy.inference_form import inference_form
+from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.methods import METHODS, phi_search, svdquant
@@ -203,3 +205,21 @@ def test_a_bfloat16_teacher_is_named_and_nearly_the_same(backbone, images):
     assert losses[0] != losses[1] and sum(losses[0]) == pytest.approx(sum(losses[1]), rel=0.1)
     with pytest.raises(QartsrError, match="option teacher='int8'"):
         build("qartsr", backbone, "W4A4", images, images=16, teacher="int8")
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_the_inference_form_computes_the_same(name, backbone, images):
+    """Also what a method's own layers add must be said in `inference_parts`."""
+    model = build(name, backbone, "W4A4", images).backbone
+    exported = inference_form(model)
+    assert not quant_modules(exported)
+    assert torch.equal(exported.upscale(images[0]), model.upscale(images[0]))
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_a_packed_file_has_the_bits_of_its_model(name, backbone, images, tmp_path):
+    result = build(name, backbone, "W4A4", images)
+    packed = save_packed(result.backbone, tmp_path / "model.safetensors")
+    loaded = load_packed(tmp_path / "model.safetensors")
+    assert torch.equal(loaded.upscale(images[0]), packed.upscale(images[0]))
+    assert loaded.name == backbone.name and loaded.timestep == backbone.timestep

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant import QuantScheme, QuantState, calibrate, quantize_
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
-from qartsr_lib.quant.inference_form import inference_form
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.primitives import affine_qparams
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
@@ -223,7 +223,7 @@ def test_what_the_inference_form_keeps_is_what_is_counted():
     width, sixteen = 3, 16
     assert int(exported.codes.max()) == 2**width - 1
     floats = [exported.scale, exported.zero_point, exported.phi, exported.side_out, exported.side_in]
-    floats += [exported.input_quantizer.scale, exported.input_quantizer.zero_point]
+    floats += [exported.input_scale, exported.input_zero_point]
     stored = exported.codes.numel() * width + sixteen * sum(part.numel() for part in floats)
     assert stored == layer.stored_weight_bits
 

@@ -22,6 +22,8 @@ from qartsr_lib.registry import Registry
 #: Name -> function(timestep) -> OneStepSR. A new backbone is one file in this folder. The timestep has a default,
 #: and keyword-only parameters are the backbone's own options, such as files that only it needs.
 BACKBONES: Registry[Callable[..., OneStepSR]] = Registry("backbone", "qartsr_lib.backbones")
+#: Name -> subclass of OneStepSR with `assemble`, so that a packed model can be built without the backbone's files.
+ARCHITECTURES: Registry[type[OneStepSR]] = Registry("architecture", "qartsr_lib.backbones")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class OneStepSR(nn.Module):
         self.index = schedule.timestep_index(timestep)
         self.vae, self.unet = vae, unet
         self.register_buffer("prompt_embedding", prompt_embedding)
+
+    @classmethod
+    def assemble(cls, name: str, timestep: int, **parts) -> OneStepSR:
+        """A network from its parts: vae, unet, prompt_embedding and scaled."""
+        return cls(name, timestep, **parts)
 
     @property
     def multiple(self) -> int:
@@ -152,6 +159,9 @@ class OneStepSR(nn.Module):
         names += [f"{decoder}up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))]
         names += [decoder + "conv_out"]
         return [(name, self.get_submodule(name)) for name in names]
+
+
+ARCHITECTURES.register("one-step")(OneStepSR)
 
 
 def load_backbone(name: str, timestep: int | None, device: str | torch.device = "cpu", **options: object) -> OneStepSR:

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import from_uint8, pad_to_multiple, resize_bicubic, to_uint8
 from qartsr_lib.tiling import blended
@@ -58,6 +58,7 @@ class Inference:
             raise QartsrError(f"posterior {self.posterior!r}: choose one of {', '.join(POSTERIORS)}")
 
 
+@ARCHITECTURES.register("osediff")
 class OSEDiff(OneStepSR):
     """OSEDiff on Stable Diffusion 2.1-base, LoRA merged: 949.6 M parameters.
 
@@ -82,6 +83,11 @@ class OSEDiff(OneStepSR):
     ) -> None:
         super().__init__("osediff", timestep, vae, unet, prompt_embedding, weights_sha256=weights_sha256)
         self.inference = inference or Inference()
+
+    @classmethod
+    def assemble(cls, name: str, timestep: int, *, scaled: bool = False, **parts) -> OSEDiff:
+        """See OneStepSR.assemble; the name is always "osediff", and nothing is scaled."""
+        return cls(timestep, **parts)
 
     @property
     def multiple(self) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.quant.layers import QuantLayer
+from qartsr_lib.quant.layers import InferenceParts, QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer
 from qartsr_lib.quant.states import QuantState
 
@@ -29,8 +29,6 @@ class ChannelScaledLayer(QuantLayer):
     Attributes:
         log_phi: (c_in,); phi = exp(log_phi) stays positive.
     """
-
-    exportable = False
 
     def _add_quantizers(self, config, name: str) -> None:
         if getattr(self, "groups", 1) != 1:
@@ -58,6 +56,9 @@ class ChannelScaledLayer(QuantLayer):
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         """What is added to the quantized product, from the layer's input."""
         raise NotImplementedError
+
+    def inference_parts(self) -> InferenceParts:
+        return InferenceParts(phi=self.log_phi.exp())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.state is QuantState.CALIBRATING:

@@ -59,7 +59,8 @@ class StepQuantizer(Quantizer):
 
 def _with_gradient_times(x: torch.Tensor, factor: float) -> torch.Tensor:
     """x, whose gradient is multiplied by `factor` (LSQ, appendix A)."""
-    return x * factor + (x - x * factor).detach()
+    scaled = x * factor
+    return x.detach() + (scaled - scaled.detach())  # the value is x's to the bit
 
 
 class StepLayer(QuantLayer):

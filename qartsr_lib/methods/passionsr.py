@@ -11,6 +11,8 @@ the paper's figure), not the original; ranges come from all calibration images, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,7 +22,7 @@ from qartsr_lib.finetuning.phases import Phase, split
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig, QuantConv2d, QuantLinear
+from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig, QuantConv2d, QuantLinear
 from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 
@@ -56,6 +58,13 @@ class EquivalentLayer(ChannelScaledLayer):
         """(x - o) / s."""
         return super().scaled_input(x - self.along_input(self.offset, axis=x.ndim + self.input_axis, ndim=x.ndim))
 
+    def inference_parts(self) -> InferenceParts:
+        return replace(super().inference_parts(), offset=self.offset, behind=self.behind())
+
+    def behind(self) -> torch.Tensor:
+        """W o behind the layer, see InferenceParts."""
+        raise NotImplementedError
+
     @property
     def side_branch_bits(self) -> int:
         """s, o and W o in 16 bits; a convolution keeps W o per kernel position, which its borders need."""
@@ -66,18 +75,25 @@ class EquivalentLayer(ChannelScaledLayer):
 class EquivalentLinear(EquivalentLayer, QuantLinear):
     """EquivalentLayer for nn.Linear."""
 
-    def correction(self, x: torch.Tensor) -> torch.Tensor:
+    def behind(self) -> torch.Tensor:
         """W o, (c_out,)."""
         return F.linear(self.offset, self.weight)
+
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        """W o, (c_out,)."""
+        return self.behind()
 
 
 class EquivalentConv2d(EquivalentLayer, QuantConv2d):
     """EquivalentLayer for nn.Conv2d."""
 
+    def behind(self) -> torch.Tensor:
+        """W o per kernel position: (c_out, 1, k, k)."""
+        return (self.weight * self.along_input(self.offset, axis=1)).sum(1, keepdim=True)
+
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of o, padded with zeros like x - o, so that borders are right too: (1, c_out, H', W')."""
-        collapsed = (self.weight * self.along_input(self.offset, axis=1)).sum(1, keepdim=True)
-        return self._conv_forward(x.new_ones(1, 1, *x.shape[-2:]), collapsed, None)
+        return self._conv_forward(x.new_ones(1, 1, *x.shape[-2:]), self.behind(), None)
 
 
 class PassionSR(TrainedMethod):

@@ -10,6 +10,7 @@ What the paper leaves open (ranks, starts) is listed in DEVIATIONS.md.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ from qartsr_lib.methods.low_rank import (
     truncated_svd,
 )
 from qartsr_lib.methods.phi_search import SAMPLES, SearchedLayer
-from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
+from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 
@@ -43,7 +44,6 @@ class FinetuneLayer(SearchedLayer):
     """
 
     quantizer_type = LearnedQuantizer
-    exportable = True
 
     def _add_quantizers(
         self,
@@ -87,6 +87,9 @@ class FinetuneLayer(SearchedLayer):
         """phi (R + F1 F2), like W: what Q_W sees."""
         change = self.merged_out @ self.merged_in - self.side_out @ self.side_in
         return self.times_phi(self.weight + change.view_as(self.weight))
+
+    def inference_parts(self) -> InferenceParts:
+        return replace(super().inference_parts(), side_out=self.side_out, side_in=self.side_in)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""

@@ -22,7 +22,7 @@ from qartsr_lib.methods.phi_search import SearchedLayer
 from qartsr_lib.progress import progress
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
-from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
+from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.quant.report import w_bits_effective
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
@@ -48,6 +48,10 @@ class SmoothedLayer(SearchedLayer):
     def folded_weight(self) -> torch.Tensor:
         """W~ - L1 L2: what Q_W sees."""
         return self.times_phi(self.weight) - (self.side_out @ self.side_in).view_as(self.weight)
+
+    def inference_parts(self) -> InferenceParts:
+        side = {"side_out": self.side_out, "side_in": self.side_in, "side_after_scaling": True}
+        return replace(super().inference_parts(), **side)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x~, from the smoothed input before its quantization."""

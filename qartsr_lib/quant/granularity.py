@@ -88,6 +88,10 @@ class PerGroup(Granularity):
         return _limits_along(self.view(x), self.axis if self.axis >= 0 else self.axis - 1)
 
 
+GRANULARITIES = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
+"""Name -> class, for what is read back from a file."""
+
+
 def _limits_along(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
     kept = range(axis + 1) if axis >= 0 else (x.ndim + axis,)
     reduced = tuple(dim for dim in range(x.ndim) if dim not in kept)

@@ -23,6 +23,27 @@ class LayerConfig:
     bias: QuantizerConfig | None
 
 
+@dataclass(frozen=True)
+class InferenceParts:
+    """What a layer computes at inference beside Q_W(folded weight) Q_A(x) + Q_B(B); None for what it lacks.
+
+        y = Q_W(folded weight) Q_A((x - o) / phi) + Q_B(B) + L1 L2 x + W o
+
+    Attributes:
+        phi, offset: (c_in,) each, phi and o.
+        behind: W o, (c_out,), or (c_out, 1, k, k) per kernel position of a convolution.
+        side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k).
+        side_after_scaling: L2 sees (x - o) / phi instead of x.
+    """
+
+    phi: torch.Tensor | None = None
+    offset: torch.Tensor | None = None
+    behind: torch.Tensor | None = None
+    side_out: torch.Tensor | None = None
+    side_in: torch.Tensor | None = None
+    side_after_scaling: bool = False
+
+
 class QuantLayer(QuantModule):
     """Common part of QuantLinear and QuantConv2d; mixed in before the float class.
 
@@ -37,8 +58,6 @@ class QuantLayer(QuantModule):
     quantizer_type: type[Quantizer] = Quantizer
     input_quantizer_type: type[Quantizer] | None = None
     """Of the input, where it is another than the weight's and the bias's."""
-    exportable = True
-    """Whether quant.inference_form knows all that this kind of layer computes."""
     input_axis: int
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -116,6 +135,10 @@ class QuantLayer(QuantModule):
     def folded_weight(self) -> torch.Tensor:
         """What Q_W sees, like W: W itself here."""
         return self.weight
+
+    def inference_parts(self) -> InferenceParts:
+        """What `forward` computes beside the plain quantized product; a layer kind that adds something says it here."""
+        return InferenceParts()
 
     def _quantize_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight = self.folded_weight()

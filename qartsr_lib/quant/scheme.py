@@ -7,13 +7,12 @@ from fnmatch import fnmatchcase
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.bits import FLOAT_BITS, Bits, parse_bits
-from qartsr_lib.quant.granularity import Granularity, PerChannel, PerGroup, PerTensor
+from qartsr_lib.quant.granularity import GRANULARITIES, Granularity, PerChannel, PerTensor
 from qartsr_lib.quant.layers import LayerConfig
 from qartsr_lib.quant.observers import OBSERVERS
 from qartsr_lib.quant.quantizers import QuantizerConfig
 
 EXCEPTION_BITS = 8
-_GRANULARITIES = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
 
 
 def _check_bits(option: str, value: int | str | None, same_as: str) -> None:
@@ -124,7 +123,7 @@ class QuantScheme:
         values["bits"] = parse_bits(values["bits"])
         for name in ("weight_granularity", "activation_granularity"):
             parameters = dict(values[name])
-            values[name] = _GRANULARITIES[parameters.pop("type")](**parameters)
+            values[name] = GRANULARITIES[parameters.pop("type")](**parameters)
         for name in ("eight_bit_layers", "attention_modules"):
             values[name] = tuple(values[name])
         values["layer_options"] = tuple((name, value) for name, value in values["layer_options"])

@@ -1,0 +1,1 @@
+"""Quantized models as they are shipped: codes in few bits, and the programs that run them."""

@@ -1,0 +1,89 @@
+"""From a quantized model to its shipped form: codes instead of W, merged updates, 16-bit floats."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from qartsr_lib.deploy.layer import Form, InferenceLayer
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant.dynamic import DynamicQuantizer
+from qartsr_lib.quant.layers import QuantLayer
+from qartsr_lib.quant.primitives import quantize
+
+SMALLEST = 2.0**-24
+"""The least positive float16, for scales that would become 0 (constant channels have such)."""
+
+
+@torch.no_grad()
+def inference_form(model: nn.Module, half: bool = False) -> nn.Module:
+    """A copy of `model`, in eval mode, whose quantized layers are InferenceLayers.
+
+    Args:
+        model: quantized and calibrated.
+        half: round every float to 16 bits (and the codes to the rounded scales), so that a packed
+            file holds exactly what the result computes with; else the outputs keep their bits.
+
+    Raises:
+        QartsrError: a layer whose weight is not quantized, a number beyond float16, or a quantized
+            layer that does not say what it is made of (QuantLayer.inference_parts).
+    """
+    exported = copy.deepcopy(model)
+    made: dict[int, InferenceLayer] = {}
+    for parent_name, parent in list(exported.named_modules()):
+        for key, layer in list(parent._modules.items()):
+            if isinstance(layer, QuantLayer):
+                name = f"{parent_name}.{key}" if parent_name else key
+                if id(layer) not in made:
+                    made[id(layer)] = _converted(layer, name, half)
+                setattr(parent, key, made[id(layer)])
+    if half:
+        for name, tensor in (*exported.named_parameters(), *exported.named_buffers()):
+            if tensor.is_floating_point():
+                tensor.data = _rounded(tensor.data, name)
+    return exported.eval()
+
+
+def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
+    if layer.weight_quantizer is None:
+        raise QartsrError(f"{name}: its weight is in full precision; there is nothing to export, quantize it first")
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        raise QartsrError(f"{name}: padding_mode {layer.padding_mode!r} cannot be exported; only zeros can")
+    keep = (lambda part, what: _rounded(part, f"{name} ({what})")) if half else (lambda part, what: part)
+    parts, quantizer, of_input = layer.inference_parts(), layer.weight_quantizer, layer.input_quantizer
+    dynamic = isinstance(of_input, DynamicQuantizer)
+    form = Form(
+        quantizer.config,
+        None if of_input is None else of_input.config,
+        dynamic=dynamic,
+        phi=parts.phi is not None,
+        offset=parts.offset is not None,
+        side_rank=0 if parts.side_in is None else len(parts.side_in),
+        side_after_scaling=parts.side_after_scaling,
+    )
+    weight = layer.folded_weight()
+    scale, zero_point = quantizer.qparams(weight)
+    _, bias = layer.quantized_parameters()
+    values = {"bias": bias, "phi": parts.phi, "offset": parts.offset, "behind": parts.behind}
+    values |= {"side_out": parts.side_out, "side_in": parts.side_in, "scale": scale, "zero_point": zero_point}
+    if of_input is not None and not dynamic:
+        values["input_scale"], values["input_zero_point"] = of_input.qparams(weight)
+    new = InferenceLayer(layer, form, None if half else weight)
+    for what, buffer in new.float_parts().items():
+        value = keep(values[what], what)
+        if half and what.endswith("scale"):
+            value = value.clamp(min=SMALLEST)
+        buffer.copy_(value)
+    grouped = quantizer.config.granularity.view(weight)
+    codes = quantize(grouped, new.scale, new.zero_point, *quantizer.code_range) - new.lowest_code
+    new.codes.copy_(codes.reshape(weight.shape))
+    return new
+
+
+def _rounded(part: torch.Tensor, name: str) -> torch.Tensor:
+    rounded = part.to(torch.float16).to(part.dtype)
+    if not torch.isfinite(rounded).all():
+        raise QartsrError(f"{name}: a value of {float(part.abs().max()):.3g} does not fit in 16 bits (float16)")
+    return rounded

@@ -1,0 +1,181 @@
+"""A quantized layer without anything that only training needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qartsr_lib.quant.dynamic import DynamicQuantizer
+from qartsr_lib.quant.granularity import GRANULARITIES
+from qartsr_lib.quant.primitives import dequantize, fake_quantize, integer_range
+from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.side_branch import spread
+
+_FORMATS = {2: torch.contiguous_format, 4: torch.channels_last}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an InferenceLayer is made of, apart from the sizes that its float layer tells.
+
+    Attributes:
+        weight, input: their quantizers; no input quantizer for activations in full precision.
+        dynamic: the input's scale comes from its values.
+        phi, offset: whether the input is scaled, and shifted before.
+        side_rank: r of L1 L2; 0 for none.
+        side_after_scaling: L2 sees the scaled input instead of the layer's.
+    """
+
+    weight: QuantizerConfig
+    input: QuantizerConfig | None
+    dynamic: bool = False
+    phi: bool = False
+    offset: bool = False
+    side_rank: int = 0
+    side_after_scaling: bool = False
+
+    def to_dict(self) -> dict:
+        """JSON-ready form; `from_dict` reads it back."""
+        configs = {name: getattr(self, name) for name in ("weight", "input")}
+        return asdict(self) | {name: config and config_to_dict(config) for name, config in configs.items()}
+
+    @classmethod
+    def from_dict(cls, described: dict) -> Form:
+        """Inverse of `to_dict`; KeyError, TypeError or ValueError when `described` is not one."""
+        values = dict(described)
+        for name in ("weight", "input"):
+            values[name] = values[name] and config_from_dict(values[name])
+        return cls(**values)
+
+
+def config_to_dict(config: QuantizerConfig) -> dict:
+    """JSON-ready form; `config_from_dict` reads it back."""
+    described = asdict(config)
+    described["granularity"]["type"] = type(config.granularity).__name__
+    return described
+
+
+def config_from_dict(described: dict) -> QuantizerConfig:
+    """Inverse of `config_to_dict`; KeyError or TypeError when `described` is not one."""
+    values = dict(described)
+    granularity = dict(values.pop("granularity"))
+    return QuantizerConfig(granularity=GRANULARITIES[granularity.pop("type")](**granularity), **values)
+
+
+class InferenceLayer(nn.Module):
+    """y = dequantized codes * Q_A((x - o) / phi) + b + L1 L2 x + W o; what `form` lacks is left out.
+
+    A new layer has storage and no values; `inference_form` or a packed file fills its buffers.
+
+    Args:
+        layer: the float (or quantized) Linear or Conv2d in whose place it stands; tells sizes only.
+        form: what it is made of.
+        like: tensor whose strides the codes get; channels_last by default.
+
+    Attributes (buffers, None where the form has no such part):
+        codes: of Q_W, counted from 0, uint8, like W.
+        scale, zero_point: of Q_W; input_scale, input_zero_point: of Q_A.
+        bias: Q_B(B) as floats.
+        phi, offset: (c_in,).
+        behind: W o, (c_out,), or (c_out, 1, k, k) per kernel position, which the borders need.
+        side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k).
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, form: Form, like: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.form = form
+        names = ("stride", "padding", "dilation", "groups")
+        self.geometry = {name: getattr(layer, name) for name in names} if isinstance(layer, nn.Conv2d) else None
+        self.input_axis = -1 if self.geometry is None else -3
+        shape = tuple(layer.weight.shape)
+        # The bits of a convolution may depend on the strides of its weight, so they are fixed here.
+        codes = torch.empty(shape, dtype=torch.uint8, memory_format=_FORMATS[len(shape)])
+        self.register_buffer("codes", codes if like is None else torch.empty_like(like, dtype=torch.uint8))
+        for name, size in self._float_shapes(shape, layer.bias is not None).items():
+            self.register_buffer(name, None if size is None else torch.empty(size))
+        self.lowest_code, _ = integer_range(form.weight.bits, form.weight.symmetric, form.weight.narrow_range)
+        self.input_range = None
+        if form.input is not None:
+            self.input_range = integer_range(form.input.bits, form.input.symmetric, form.input.narrow_range)
+        self.dynamic = DynamicQuantizer(form.input, self._input_shape(), "input") if form.dynamic else None
+
+    def _input_shape(self) -> tuple[int, ...]:
+        channels = self.codes.shape[1]
+        return (1, channels) if self.geometry is None else (1, channels, 1, 1)
+
+    def _float_shapes(self, weight: tuple[int, ...], has_bias: bool) -> dict[str, tuple[int, ...] | None]:
+        form, (c_out, c_in, *kernel) = self.form, weight
+        scale = tuple(form.weight.granularity.parameter_shape(weight))
+        static = form.input is not None and not form.dynamic
+        of_input = tuple(form.input.granularity.parameter_shape((1, c_in, *[1] * len(kernel)))) if static else None
+        side = form.side_rank > 0
+        return {
+            "scale": scale,
+            "zero_point": None if form.weight.symmetric else scale,
+            "input_scale": of_input,
+            "input_zero_point": None if not static or form.input.symmetric else of_input,
+            "bias": (c_out,) if has_bias else None,
+            "phi": (c_in,) if form.phi else None,
+            "offset": (c_in,) if form.offset else None,
+            "behind": None if not form.offset else (c_out, 1, *kernel) if kernel else (c_out,),
+            "side_out": (c_out, form.side_rank) if side else None,
+            "side_in": (form.side_rank, c_in * torch.Size(kernel).numel()) if side else None,
+        }
+
+    def float_parts(self) -> dict[str, torch.Tensor]:
+        """Name -> buffer of all parts but the codes, in a fixed order."""
+        return {name: part for name, part in self.named_buffers(recurse=False) if name != "codes"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output; x as for the float layer."""
+        scaled = self.scaled_input(x)
+        y = self.operate(self.quantized_input(scaled), self.weight(), self.bias)
+        if self.behind is not None:
+            y.add_(self.constant(x))
+        if self.side_out is not None:
+            y.add_(self.side_branch(scaled if self.form.side_after_scaling else x))
+        return y
+
+    def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
+        """(x - o) / phi: what Q_A sees."""
+        if self.offset is not None:
+            x = x - self._along_input(self.offset, x)
+        return x if self.phi is None else x / self._along_input(self.phi, x)
+
+    def quantized_input(self, scaled: torch.Tensor) -> torch.Tensor:
+        """Q_A of the scaled input."""
+        if self.dynamic is not None:
+            return self.dynamic(scaled)
+        if self.input_scale is None:
+            return scaled
+        grouped = self.form.input.granularity.view(scaled)
+        return fake_quantize(grouped, self.input_scale, self.input_zero_point, *self.input_range).reshape(scaled.shape)
+
+    def weight(self) -> torch.Tensor:
+        """The dequantized weight, float32."""
+        grouped = self.form.weight.granularity.view(self.codes.to(self.scale.dtype) + self.lowest_code)
+        return dequantize(grouped, self.scale, self.zero_point).reshape(self.codes.shape)
+
+    def operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The float product with this layer's geometry."""
+        return F.linear(x, weight, bias) if self.geometry is None else F.conv2d(x, weight, bias, **self.geometry)
+
+    def constant(self, x: torch.Tensor) -> torch.Tensor:
+        """W o behind the layer: (c_out,), or (1, c_out, H', W') with zeros beyond the border of x."""
+        if self.geometry is None:
+            return self.behind
+        return self.operate(x.new_ones(1, 1, *x.shape[-2:]), self.behind, None)
+
+    def side_branch(self, x: torch.Tensor) -> torch.Tensor:
+        """L1 L2 x."""
+        if self.geometry is None:
+            return F.linear(F.linear(x, self.side_in), self.side_out)
+        return spread(self.operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None), self.side_out)
+
+    def _along_input(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        shape = [1] * x.ndim
+        shape[self.input_axis] = -1
+        return values.view(shape)

@@ -1,0 +1,112 @@
+"""Integer execution against its simulation: sums, layers, whole images."""
+
+import pytest
+import torch
+from quant_stand_in import lq_images, tiny_backbone
+from torch import nn
+
+from qartsr_lib.deploy.inference_form import inference_form
+from qartsr_lib.deploy.int8 import IntegerLayer, int8_form, is_integer
+from qartsr_lib.deploy.layer import Form, InferenceLayer
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.finetuning.losses import IMAGE_LOSSES
+from qartsr_lib.methods import METHODS, phi_search, svdquant
+from qartsr_lib.methods.qartsr_layers import FinetuneLayer
+from qartsr_lib.quant import SHARED_SETTING, PerGroup, QuantizerConfig, calibrate, quant_modules, quantize_
+
+SETTINGS = [(name, bits) for name in ("maxmin", "svdquant", "qartsr") for bits in ("W8A8", "W4A4", "W2A2")]
+
+
+@pytest.fixture(scope="module", params=SETTINGS, ids="-".join)
+def pair(request):
+    """(simulation, integer form, calibration images) of a packed model."""
+    name, bits = request.param
+    backbone, images = tiny_backbone(), lq_images(4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(IMAGE_LOSSES._entries, "vae-features+mse", lambda device: nn.functional.mse_loss)
+        patch.setattr(phi_search, "GRID", 3)
+        patch.setattr(svdquant, "REFINEMENTS", 2)
+        if name == "qartsr":  # what training changes, without its time
+            model = METHODS.get(name).untrained(backbone, bits, images)
+            torch.manual_seed(3)
+            for layer in quant_modules(model):
+                if isinstance(layer, FinetuneLayer):
+                    nn.init.normal_(layer.merged_out, std=0.02)
+        else:
+            model = METHODS.get(name).build(backbone, bits, images).backbone
+    simulation = inference_form(model, half=True)
+    return simulation, int8_form(simulation), images
+
+
+def layers_with_inputs(simulation, image):
+    """(name, layer, its input, its output) of every layer of the simulation for an image."""
+    seen = []
+    for name, layer in simulation.named_modules():
+        if isinstance(layer, InferenceLayer):
+            layer.register_forward_hook(lambda _, x, y, name=name, layer=layer: seen.append((name, layer, x[0], y)))
+    simulation.upscale(image)
+    for layer in simulation.modules():
+        layer._forward_hooks.clear()
+    return seen
+
+
+def test_sums_are_exact_and_layers_equal(pair):
+    """Each layer fed the simulation's input: integer sums against float64, outputs to 1e-5."""
+    simulation, integer, images = pair
+    seen = layers_with_inputs(simulation, images[0])
+    assert len(seen) > 100
+    for name, layer, x, y in seen:
+        found = integer.get_submodule(name)
+        assert isinstance(found, IntegerLayer)
+        steps = (layer.scaled_input(x) - layer.input_zero_point) / layer.input_scale
+        codes = steps.clamp(0, layer.input_range[1]).round()
+        sums = found.product(codes.to(torch.uint8), torch.ones(len(layer.codes)))
+        assert torch.equal(sums.double(), layer.operate(codes.double(), found.codes.double(), None)), name
+        assert float((found(x) - y).abs().max()) <= 1e-5 * float(y.abs().max()), name
+
+
+def test_images_agree_unless_a_value_lies_between_two_codes(pair):
+    """One such value in an image may be rounded the other way, and at low bits that can change the whole image."""
+    simulation, integer, _ = pair
+    images = lq_images(5, size=9, seed=7)
+    apart = [float((integer.upscale(image) - simulation.upscale(image)).abs().mean()) for image in images]
+    assert sorted(apart)[2] < 2e-3
+
+
+def converted(layer, x, **form):
+    net = nn.Sequential(layer)
+    quantize_(net, SHARED_SETTING.at("W4A4"))
+    calibrate(net, net, [x])
+    return inference_form(net, half=True)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        (3, {"padding": 1}),
+        (3, {"padding": 1, "stride": 2}),
+        (5, {"padding": 2}),
+        (3, {"padding": 2, "dilation": 2}),
+        ((1, 3), {"padding": (0, 1)}),
+        (1, {"stride": 2}),
+        (4, {"padding": 1, "stride": 3, "bias": False}),
+    ],
+)
+def test_borders_of_every_geometry(kernel, options):
+    """The zero-point does not enter where the kernel hangs over the border."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 9, 8) + 3.0
+    simulation = converted(nn.Conv2d(5, 6, kernel, **options), x)
+    (layer,) = int8_form(simulation)
+    wanted = simulation(x)
+    assert layer(x).shape == wanted.shape
+    assert torch.allclose(layer(x), wanted, atol=2e-6 * float(wanted.abs().max()))
+
+
+def test_layers_without_an_integer_product(tmp_path):
+    grouped = InferenceLayer(nn.Linear(8, 8), Form(QuantizerConfig(4, PerGroup(4)), QuantizerConfig(4)))
+    floating = InferenceLayer(nn.Linear(8, 8), Form(QuantizerConfig(4), None))
+    for layer in (grouped, floating):
+        assert not is_integer(layer)
+        with pytest.raises(QartsrError, match="no layer of this model is an integer product"):
+            int8_form(nn.Sequential(layer))

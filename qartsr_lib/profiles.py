@@ -159,7 +159,7 @@ PROFILES = {
             methods=(*SEVEN_METHODS, "lsq-qat", "svdquant-released"),
             finetune_bits=("W4A4", "W3A3", "W2A2"),
             finetune_images=30,
-            train_images=1024,
+            train_images=256,
             downloads=True,
         ),
         Profile(

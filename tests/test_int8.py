@@ -60,8 +60,9 @@ def test_sums_are_exact_and_layers_equal(pair):
         assert isinstance(found, IntegerLayer)
         steps = (layer.scaled_input(x) - layer.input_zero_point) / layer.input_scale
         codes = steps.clamp(0, layer.input_range[1]).round()
-        sums = found.product(codes.to(torch.uint8), torch.ones(len(layer.codes)))
-        assert torch.equal(sums.double(), layer.operate(codes.double(), found.codes.double(), None)), name
+        weight = layer.codes.double() - 2 ** (layer.form.weight.bits - 1)
+        sums = found.product.sums(codes.to(torch.uint8))
+        assert torch.equal(sums.double(), layer.operate(codes.double(), weight, None)), name
         assert float((found(x) - y).abs().max()) <= 1e-5 * float(y.abs().max()), name
 
 

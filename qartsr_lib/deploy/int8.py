@@ -15,15 +15,16 @@ on CPUs with VNNI or AMX; older ones (AVX2 alone) may saturate at 8 bits, not at
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.deploy.integer_ops import Geometry, IntegerProduct, integer_layer
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
-from qartsr_lib.quant.side_branch import spread
 
 
 def is_integer(layer: InferenceLayer) -> bool:
@@ -76,79 +77,43 @@ class IntegerLayer(nn.Module):
         per_tap = layer.input_zero_point.double() * layer.weight().double().sum(1)
         if layer.behind is not None:
             per_tap = per_tap + layer.behind.double().reshape(per_tap.shape)
-        self.geometry, self.input_axis = layer.geometry, layer.input_axis
+        codes, kernel = (layer.codes.to(torch.int16) - middle).to(torch.int8), tuple(layer.codes.shape[2:])
+        geometry = layer.geometry and Geometry(kernel, *(layer.geometry[n] for n in ("stride", "padding", "dilation")))
+        sum_scale, side_out = zero_point * input_scale, layer.side_out
+        self.product = IntegerProduct(codes, scale * input_scale, sum_scale, per_tap, layer.bias, side_out, geometry)
         self.largest_code = layer.input_range[1]
         self.side_after_scaling = layer.form.side_after_scaling
-        self.register_buffer("codes", (layer.codes.to(torch.int16) - middle).to(torch.int8))
-        self.register_buffer("product_scale", (scale * input_scale).float())
-        self.register_buffer("sum_scale", (zero_point * input_scale).float())
-        self.register_buffer("per_tap", per_tap.float())
-        self.register_buffer("no_zero_point", torch.zeros(channels, dtype=torch.int64))
-        for name in ("input_scale", "input_zero_point", "bias", "phi", "offset", "side_out", "side_in"):
+        axes = 0 if geometry is None else 2
+        self.channel_axis = -1 - axes
+        for name in ("phi", "offset"):
+            part = getattr(layer, name)
+            self.register_buffer(name, None if part is None else part.view(-1, *[1] * axes))
+        for name in ("input_scale", "input_zero_point"):
             self.register_buffer(name, getattr(layer, name))
+        self.register_buffer("side_in", None if layer.side_in is None else by_tap(layer.side_in, kernel))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; x float32 as for the float layer."""
-        scaled = self._scaled(x)
+        scaled = x if self.offset is None else x - self.offset
+        if self.phi is not None:
+            scaled = scaled / self.phi
         codes = torch.sub(scaled, self.input_zero_point).div(self.input_scale).clamp(0, self.largest_code).round()
-        y = self.product(codes.to(torch.uint8), self.product_scale)
-        y = y + self._code_sums(codes) * self._per_output(self.sum_scale) + self._constants(x)
-        return y if self.side_out is None else y + self._side_branch(scaled if self.side_after_scaling else x)
+        planes = None if self.side_in is None else self._side_planes(scaled if self.side_after_scaling else x)
+        return integer_layer(codes.to(torch.uint8), codes.sum(self.channel_axis), planes, self.product.number)
 
-    def product(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """scale (per output channel) times the integer product of the weight's codes and `codes`, float32."""
-        rest = (1.0, 0, torch.float32, "none", [], "")
-        if self.geometry is None:
-            packed = torch.ops.onednn.qlinear_prepack(self.codes, None)
-            return torch.ops.onednn.qlinear_pointwise(codes, 1.0, 0, packed, scale, self.no_zero_point, None, *rest)
-        shape = [list(self.geometry[name]) for name in ("stride", "padding", "dilation")]
-        packed = torch.ops.onednn.qconv_prepack(self.codes, scale, 1.0, 0, *shape, 1, None)
-        quantized = (codes, 1.0, 0, packed, scale, self.no_zero_point, None)
-        return torch.ops.onednn.qconv2d_pointwise(*quantized, *shape, 1, *rest)
-
-    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
-        shape = [1] * x.ndim
-        shape[self.input_axis] = -1
-        if self.offset is not None:
-            x = x - self.offset.view(shape)
-        return x if self.phi is None else x / self.phi.view(shape)
-
-    def _per_output(self, values: torch.Tensor) -> torch.Tensor:
-        return values if self.geometry is None else values.view(1, -1, 1, 1)
-
-    def _code_sums(self, codes: torch.Tensor) -> torch.Tensor:
-        """Sum of the codes under each output's kernel, one channel."""
-        sums = codes.sum(self.input_axis, keepdim=True)
-        kernel = self.codes.shape[2:]
-        if self.geometry is None or (kernel == (1, 1) and tuple(self.geometry["stride"]) == (1, 1)):
-            return sums
-        return F.conv2d(sums, sums.new_ones(1, 1, *kernel), **self.geometry)
-
-    def _constants(self, x: torch.Tensor) -> torch.Tensor:
-        """What does not depend on the codes: bias, z_a times the weights inside the image, W o."""
-        bias = 0 if self.bias is None else self._per_output(self.bias)
-        if self.geometry is None:
-            return self.per_tap + bias
-        parts = [
-            _valid_taps(size, taps, *(self.geometry[name][axis] for name in ("stride", "padding", "dilation")))
-            for axis, (size, taps) in enumerate(zip(x.shape[-2:], self.codes.shape[2:], strict=True))
-        ]
-        (rows, row_of), (columns, column_of) = parts
-        table = torch.einsum("okl,rk,cl->orc", self.per_tap, rows.to(x), columns.to(x))
-        return table[:, row_of[:, None], column_of[None, :]][None] + bias
-
-    def _side_branch(self, x: torch.Tensor) -> torch.Tensor:
-        if self.geometry is None:
-            return F.linear(F.linear(x, self.side_in), self.side_out)
-        return spread(F.conv2d(x, self.side_in.view(-1, *self.codes.shape[1:]), **self.geometry), self.side_out)
+    def _side_planes(self, x: torch.Tensor) -> torch.Tensor:
+        """L2 x; of a convolution, which has few outputs here, the product of all its taps at once."""
+        if self.product.geometry is None:
+            return F.linear(x, self.side_in)
+        samples, channels, height, width = x.shape
+        positions = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        taps = math.prod(self.product.geometry.kernel)
+        return torch.mm(self.side_in, positions.t()).view(taps, -1, samples, height, width)
 
 
-def _valid_taps(size: int, taps: int, stride: int, padding: int, dilation: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Along one axis: the distinct sets of kernel taps inside the image, (sets, taps), and each output's number."""
-    count = (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
-    sets: dict[tuple[int, ...], int] = {}
-    which = []
-    for position in range(count):
-        inside = tuple(int(0 <= position * stride - padding + tap * dilation < size) for tap in range(taps))
-        which.append(sets.setdefault(inside, len(sets)))
-    return torch.tensor(list(sets), dtype=torch.float32), torch.tensor(which)
+def by_tap(side_in: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
+    """L2 (r, c_in k k) with a row for each tap and rank, (k k r, c_in); for a linear layer as it is."""
+    if not kernel:
+        return side_in
+    rank, taps = len(side_in), kernel[0] * kernel[1]
+    return side_in.view(rank, -1, taps).permute(2, 0, 1).reshape(taps * rank, -1).contiguous()

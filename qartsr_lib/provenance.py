@@ -26,6 +26,7 @@ _NOT_COMPUTING = frozenset(
         "cache",
         "cli",
         "colour_fix",
+        "deploy",
         "figures",
         "finetuning_grids",
         "fullsize",

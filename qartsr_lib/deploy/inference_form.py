@@ -24,7 +24,8 @@ def inference_form(model: nn.Module, half: bool = False) -> nn.Module:
     Args:
         model: quantized and calibrated.
         half: round every float to 16 bits (and the codes to the rounded scales), so that a packed
-            file holds exactly what the result computes with; else the outputs keep their bits.
+            file holds exactly what the result computes with, and multiply by L2 in 16 bits, as the
+            counted operations have it; else the outputs keep their bits.
 
     Raises:
         QartsrError: a layer whose weight is not quantized, a number beyond float16, or a quantized
@@ -62,6 +63,7 @@ def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
         offset=parts.offset is not None,
         side_rank=0 if parts.side_in is None else len(parts.side_in),
         side_after_scaling=parts.side_after_scaling,
+        side_half=half and parts.side_in is not None,
     )
     weight = layer.folded_weight()
     scale, zero_point = quantizer.qparams(weight)
@@ -73,6 +75,8 @@ def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
     new = InferenceLayer(layer, form, None if half else weight)
     for what, buffer in new.float_parts().items():
         value = keep(values[what], what)
+        if half and what == "side_in":
+            value = value.bfloat16().float()  # float16, in which files hold it, represents these
         if half and what.endswith("scale"):
             value = value.clamp(min=SMALLEST)
         buffer.copy_(value)

@@ -15,13 +15,13 @@ on CPUs with VNNI or AMX; older ones (AVX2 alone) may saturate at 8 bits, not at
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.deploy.integer_ops import Geometry, IntegerProduct, integer_layer
+from qartsr_lib.deploy.around_product import encode, finish
+from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
+from qartsr_lib.deploy.integer_product import IntegerProduct
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
@@ -32,7 +32,8 @@ def is_integer(layer: InferenceLayer) -> bool:
     form = layer.form
     plain = form.input is not None and not form.dynamic and isinstance(form.input.granularity, PerTensor)
     by_channel = isinstance(form.weight.granularity, PerTensor) or form.weight.granularity == PerChannel(0)
-    return plain and not form.input.symmetric and by_channel and (layer.geometry or {}).get("groups", 1) == 1
+    whole = (layer.geometry or {}).get("groups", 1) == 1 and (not form.side_rank or form.side_half)
+    return plain and not form.input.symmetric and by_channel and whole
 
 
 def int8_form(model: nn.Module) -> nn.Module:
@@ -77,43 +78,27 @@ class IntegerLayer(nn.Module):
         per_tap = layer.input_zero_point.double() * layer.weight().double().sum(1)
         if layer.behind is not None:
             per_tap = per_tap + layer.behind.double().reshape(per_tap.shape)
-        codes, kernel = (layer.codes.to(torch.int16) - middle).to(torch.int8), tuple(layer.codes.shape[2:])
-        geometry = layer.geometry and Geometry(kernel, *(layer.geometry[n] for n in ("stride", "padding", "dilation")))
-        sum_scale, side_out = zero_point * input_scale, layer.side_out
-        self.product = IntegerProduct(codes, scale * input_scale, sum_scale, per_tap, layer.bias, side_out, geometry)
-        self.largest_code = layer.input_range[1]
-        self.side_after_scaling = layer.form.side_after_scaling
-        axes = 0 if geometry is None else 2
-        self.channel_axis = -1 - axes
-        for name in ("phi", "offset"):
-            part = getattr(layer, name)
-            self.register_buffer(name, None if part is None else part.view(-1, *[1] * axes))
-        for name in ("input_scale", "input_zero_point"):
+        codes = (layer.codes.to(torch.int16) - middle).to(torch.int8)
+        geometry = Geometry.of(layer.codes.shape[2:], layer.geometry)
+        self.product = IntegerProduct(codes, scale * input_scale, per_tap, layer.bias, geometry)
+        self.register_buffer("sum_scale", (zero_point * input_scale).float())
+        for name in ("phi", "offset", "side_out"):
             self.register_buffer(name, getattr(layer, name))
-        self.register_buffer("side_in", None if layer.side_in is None else by_tap(layer.side_in, kernel))
+        for name in ("input_scale", "input_zero_point"):
+            self.register_buffer(name, getattr(layer, name).reshape(()))
+        self.register_buffer("largest", torch.tensor(float(layer.input_range[1])))
+        rows = None if layer.side_in is None else rows_by_tap(layer.side_in, geometry).bfloat16()
+        self.register_buffer("side_in", rows)
+        self.half = "none" if rows is None else "scaled" if layer.form.side_after_scaling else "input"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; x float32 as for the float layer."""
-        scaled = x if self.offset is None else x - self.offset
-        if self.phi is not None:
-            scaled = scaled / self.phi
-        codes = torch.sub(scaled, self.input_zero_point).div(self.input_scale).clamp(0, self.largest_code).round()
-        planes = None if self.side_in is None else self._side_planes(scaled if self.side_after_scaling else x)
-        return integer_layer(codes.to(torch.uint8), codes.sum(self.channel_axis), planes, self.product.number)
-
-    def _side_planes(self, x: torch.Tensor) -> torch.Tensor:
-        """L2 x; of a convolution, which has few outputs here, the product of all its taps at once."""
-        if self.product.geometry is None:
-            return F.linear(x, self.side_in)
-        samples, channels, height, width = x.shape
-        positions = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        taps = math.prod(self.product.geometry.kernel)
-        return torch.mm(self.side_in, positions.t()).view(taps, -1, samples, height, width)
-
-
-def by_tap(side_in: torch.Tensor, kernel: tuple[int, ...]) -> torch.Tensor:
-    """L2 (r, c_in k k) with a row for each tap and rank, (k k r, c_in); for a linear layer as it is."""
-    if not kernel:
-        return side_in
-    rank, taps = len(side_in), kernel[0] * kernel[1]
-    return side_in.view(rank, -1, taps).permute(2, 0, 1).reshape(taps * rank, -1).contiguous()
+        geometry = self.product.geometry
+        last = x if geometry is None else x.permute(0, 2, 3, 1)
+        quantizer = (self.phi, self.offset, self.input_zero_point, self.input_scale, self.largest)
+        codes, sums, half = encode(last, *quantizer, self.half)
+        products = None if half is None else side_products(half, self.side_in, geometry)
+        if geometry is None:
+            return finish(self.product(codes), sums, self.sum_scale, products, self.side_out, None)
+        y = self.product(codes.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return finish(y, sums, self.sum_scale, products, self.side_out, geometry).permute(0, 3, 1, 2)

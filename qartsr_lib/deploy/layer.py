@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
 from qartsr_lib.quant.dynamic import DynamicQuantizer
 from qartsr_lib.quant.granularity import GRANULARITIES
 from qartsr_lib.quant.primitives import dequantize, fake_quantize, integer_range
@@ -27,6 +28,7 @@ class Form:
         phi, offset: whether the input is scaled, and shifted before.
         side_rank: r of L1 L2; 0 for none.
         side_after_scaling: L2 sees the scaled input instead of the layer's.
+        side_half: L2 and its product with the input are in bfloat16.
     """
 
     weight: QuantizerConfig
@@ -36,6 +38,7 @@ class Form:
     offset: bool = False
     side_rank: int = 0
     side_after_scaling: bool = False
+    side_half: bool = False
 
     def to_dict(self) -> dict:
         """JSON-ready form; `from_dict` reads it back."""
@@ -171,6 +174,13 @@ class InferenceLayer(nn.Module):
 
     def side_branch(self, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""
+        if self.form.side_half:
+            geometry = Geometry.of(self.codes.shape[2:], self.geometry)
+            half = (x if geometry is None else x.permute(0, 2, 3, 1)).bfloat16()
+            y = side_output(
+                side_products(half, rows_by_tap(self.side_in, geometry).bfloat16(), geometry), self.side_out, geometry
+            )
+            return y if geometry is None else y.permute(0, 3, 1, 2)
         if self.geometry is None:
             return F.linear(F.linear(x, self.side_in), self.side_out)
         return spread(self.operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None), self.side_out)

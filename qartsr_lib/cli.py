@@ -16,7 +16,7 @@ EPILOG = """examples:
   python -m qartsr_lib quantize --method qartsr --bits W4A4 --images photos/ --out quantized
   python -m qartsr_lib upscale photos/ --out upscaled --checkpoint quantized
   python -m qartsr_lib export --checkpoint quantized --out model.safetensors
-  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint model.safetensors
+  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint model.safetensors --runtime int8
   python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
 """
 TRIAL_METHOD = (
@@ -24,6 +24,11 @@ TRIAL_METHOD = (
     "installed sample photographs here, so make a real model with quantize and use --checkpoint"
 )
 COLOUR_FIX_HELP = "give results their input's colours (default: none; osediff: adain, as its authors do)"
+RUNTIME_HELP = "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU"
+TILE_HELP = (
+    "a FILE that export wrote: cut images into tiles of N input pixels, which bounds the memory (default: 256); "
+    "osediff: side of the UNet's tiles, in 8 pixels (default: 96)"
+)
 BACKBONE_OPTIONS = ("base", "osediff", "prompt", "tile")
 
 
@@ -85,12 +90,13 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE",
         help="use a model that quantize or export wrote; in place of the four above",
     )
+    parser.add_argument("--runtime", metavar="simulate|int8", help=RUNTIME_HELP)
+    parser.add_argument("--tile", type=int, metavar="N", help=TILE_HELP)
     parser.add_argument("--colour-fix", metavar="adain|wavelet|none", help=COLOUR_FIX_HELP)
     own = parser.add_argument_group("options of --backbone osediff")
     own.add_argument("--base", metavar="DIR", help="Stable Diffusion 2.1-base in diffusers' layout, or its hub name")
     own.add_argument("--osediff", metavar="FILE", help="OSEDiff's osediff.pkl, or weights that TRQ trained")
     own.add_argument("--prompt", metavar="TEXT", help="text or tags for all images (default: none)")
-    own.add_argument("--tile", type=int, metavar="N", help="side of the UNet's tiles, in 8 pixels (default: 96)")
     parser.set_defaults(run=_upscale)
 
 
@@ -143,11 +149,11 @@ def _upscale(options: argparse.Namespace) -> None:
     for path in paths:  # every input is opened before the model is loaded: a bad one is told at once
         read_image(path)
     colour_fix(options.colour_fix or "none")  # a wrong name too
-    model = _model(options)
-    fix = colour_fix(options.colour_fix or model.colour_fix)
+    upscale, own_fix = _upscaler(options)
+    fix = colour_fix(options.colour_fix or own_fix)
     for path in progress(paths, "upscaling"):
         lq = read_image(path)
-        write_png(options.out / f"{path.stem}.png", fix(model.upscale(lq), upscale_bicubic(lq)))
+        write_png(options.out / f"{path.stem}.png", fix(upscale(lq), upscale_bicubic(lq)))
     print(f"{len(paths)} image(s) written to {options.out}")
 
 
@@ -163,18 +169,30 @@ def _inputs(inputs: list[Path]) -> list[Path]:
     return paths
 
 
+def _upscaler(options: argparse.Namespace):
+    """(function from a low-quality image to its upscaled one, the model's own colour fix)."""
+    from qartsr_lib.deploy.packed_file import load_packed
+    from qartsr_lib.deploy.runtimes import RUNTIMES, TILE, upscale_in_tiles
+
+    if options.checkpoint is None or options.checkpoint.suffix != ".safetensors":
+        if options.runtime is not None:
+            raise QartsrError(f"--runtime {options.runtime}: needs --checkpoint FILE.safetensors, which export writes")
+        model = _model(options)
+        return model.upscale, model.colour_fix
+    runtime = RUNTIMES.get(options.runtime or "simulate")
+    model = runtime(load_packed(options.checkpoint))
+    return partial(upscale_in_tiles, model, tile=TILE if options.tile is None else options.tile), model.colour_fix
+
+
 def _model(options: argparse.Namespace):
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.datasets.calibration import calibration_list
-    from qartsr_lib.deploy.packed_file import load_packed
     from qartsr_lib.finetuning_grids import training_options
     from qartsr_lib.methods import METHODS
     from qartsr_lib.profiles import get_profile
     from qartsr_lib.quant import load_quantized, parse_bits
 
     own = {name: value for name in BACKBONE_OPTIONS if (value := getattr(options, name)) is not None}
-    if options.checkpoint is not None and options.checkpoint.suffix == ".safetensors":
-        return load_packed(options.checkpoint)
     if options.checkpoint is not None:
         return load_quantized(options.checkpoint, partial(load_backbone, **own))
     method = METHODS.get(options.method)

@@ -7,8 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
+from qartsr_lib.deploy import around_product
 from qartsr_lib.images import read_image, write_png
+from qartsr_lib.methods import METHODS
+from qartsr_lib.quant import save_quantized
 
 
 @pytest.fixture
@@ -60,6 +64,45 @@ def test_quantize_and_upscale_with_the_checkpoint(photograph, tmp_path, capsys):
     assert "MaxMin W4A4" in capsys.readouterr().out
     assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(tmp_path / "q")]) == 0
     assert Image.open(tmp_path / "a" / "cat.png").size == (56, 36)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    backbone = load_backbone("embedded", 1)
+    model = METHODS.get("maxmin").build(backbone, "W4A4", [torch.rand(1, 3, 8, 8)]).backbone
+    folder = tmp_path_factory.mktemp("packed")
+    save_quantized(model, folder / "q")
+    return folder / "q"
+
+
+def test_export_and_upscale_with_the_file(photograph, packed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(around_product, "compiler_found", lambda: False)
+    file = tmp_path / "model.safetensors"
+    assert main(["export", "--checkpoint", str(packed), "--out", str(file)]) == 0
+    assert "MB" in capsys.readouterr().out
+    for extra in ([], ["--runtime", "int8"], ["--tile", "32"]):
+        words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(file), *extra]
+        assert main(words) == 0
+        assert Image.open(tmp_path / "a" / "cat.png").size == (56, 36)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--runtime", "int4"], "unknown runtime 'int4'"),
+        (["--tile", "8"], "--tile 8: choose at least 32"),
+    ],
+)
+def test_wrong_options_of_a_packed_model(photograph, packed, tmp_path, capsys, extra, words):
+    file = tmp_path / "model.safetensors"
+    assert main(["export", "--checkpoint", str(packed), "--out", str(file)]) == 0
+    assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(file), *extra]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_runtime_needs_a_packed_model(photograph, tmp_path, capsys):
+    assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--runtime", "int8"]) == 2
+    _one_line(capsys, "--runtime int8: needs --checkpoint FILE.safetensors")
 
 
 @pytest.mark.slow

@@ -3,5 +3,7 @@
 import sys
 
 from qartsr_lib.cli import main
+from qartsr_lib.deploy.memory import keep_freed_memory
 
+keep_freed_memory()
 sys.exit(main())

@@ -74,15 +74,15 @@ def encode(
 
 
 @compiled
-def finish(
+def finish_(
     y: torch.Tensor,
     sums: torch.Tensor,
     sum_scale: torch.Tensor,
     products: torch.Tensor | None,
     side_out: torch.Tensor | None,
     geometry: Geometry | None,
-) -> torch.Tensor:
-    """y + sum_scale * (sum of the codes under the kernel) + L1 L2 x.
+) -> None:
+    """Add to y: sum_scale * (sum of the codes under the kernel) + L1 L2 x.
 
     Args:
         y: (..., c_out).
@@ -92,5 +92,5 @@ def finish(
         geometry: of a convolution.
     """
     under = sums if geometry is None else geometry.window_sums(sums)
-    y = y + under[..., None] * sum_scale
-    return y if products is None else y + side_output(products, side_out, geometry)
+    more = under[..., None] * sum_scale
+    y += more if products is None else more + side_output(products, side_out, geometry)

@@ -19,7 +19,7 @@ import copy
 import torch
 from torch import nn
 
-from qartsr_lib.deploy.around_product import encode, finish
+from qartsr_lib.deploy.around_product import encode, finish_
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
 from qartsr_lib.deploy.integer_product import IntegerProduct
 from qartsr_lib.deploy.layer import InferenceLayer
@@ -98,7 +98,9 @@ class IntegerLayer(nn.Module):
         quantizer = (self.phi, self.offset, self.input_zero_point, self.input_scale, self.largest)
         codes, sums, half = encode(last, *quantizer, self.half)
         products = None if half is None else side_products(half, self.side_in, geometry)
-        if geometry is None:
-            return finish(self.product(codes), sums, self.sum_scale, products, self.side_out, None)
-        y = self.product(codes.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return finish(y, sums, self.sum_scale, products, self.side_out, geometry).permute(0, 3, 1, 2)
+        del half  # memory: large images have large intermediate results
+        y = self.product(codes if geometry is None else codes.permute(0, 3, 1, 2))
+        del codes
+        y_last = y if geometry is None else y.permute(0, 2, 3, 1)
+        finish_(y_last, sums, self.sum_scale, products, self.side_out, geometry)
+        return y

@@ -12,6 +12,7 @@ from qartsr_lib.figures.curves import (
     schedule_curves,
     theorem_laws,
 )
+from qartsr_lib.figures.deployment import deployment_scatter
 from qartsr_lib.figures.grids import comparison_grid, stage_grid
 from qartsr_lib.figures.style import save
 
@@ -22,6 +23,7 @@ __all__ = [
     "contribution_bars",
     "cost_by_block",
     "cost_components",
+    "deployment_scatter",
     "error_histograms",
     "layer_errors",
     "learning_curves",

@@ -4,6 +4,7 @@ from qartsr_lib.reports.availability import dataset_availability, metric_availab
 from qartsr_lib.reports.backbones import backbone_sizes, time_shares, training_history
 from qartsr_lib.reports.comparison import ranks, table3_sections, table4_note, table4_sections
 from qartsr_lib.reports.crops import full_precision_crops, quantized_crops
+from qartsr_lib.reports.deployment import counted_ratios, deployment_sections
 from qartsr_lib.reports.differences import (
     TABLE4_EFFECTS,
     Row,
@@ -25,7 +26,9 @@ __all__ = [
     "backbone_sizes",
     "component_table",
     "computing_times",
+    "counted_ratios",
     "dataset_availability",
+    "deployment_sections",
     "difference_sections",
     "encoder_table",
     "error_table",

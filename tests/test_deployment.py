@@ -1,0 +1,52 @@
+"""Timing processes and what notebook 07 makes of them."""
+
+import pandas as pd
+import pytest
+import torch
+
+from qartsr_lib import figures, reports
+from qartsr_lib.deploy import measurement
+from qartsr_lib.deploy.memory import peak_bytes_of
+from qartsr_lib.deploy.race import against, race
+from qartsr_lib.errors import QartsrError
+
+
+def test_ratio_is_of_the_same_round():
+    assert against([2.0, 30.0, 2.0], [1.0, 10.0, 2.0]) == 2.0
+
+
+def test_a_process_that_ends_early_is_told():
+    with pytest.raises(QartsrError, match="timing of fp32 ended early: .*unknown backbone 'none'"):
+        race(["fp32"], "none", 1, None, torch.rand(1, 3, 16, 16), 1)
+
+
+def test_peak_memory_sees_what_is_freed_again():
+    peak = peak_bytes_of(lambda: torch.ones(64, 2**20).sum())
+    assert peak is None or 250 * 2**20 <= peak < 400 * 2**20
+
+
+def rows():
+    full = {"dataset": "samples", "backbone": "embedded", "timestep": 1, "method": "FP", "bits": "W32A32"}
+    low = full | {"method": "MaxMin", "bits": "W4A4", "file_MB": 1.7, "file_ratio": 0.13}
+    timed = dict.fromkeys(measurement.LATENCY_COLUMNS, 2.0)
+    quality = {"max_grey_diff": 0.0, "mean_grey_diff": 0.0, "psnr_y": 24.0, "n_images": 1}
+    return pd.DataFrame(
+        [
+            full | {"runtime": "fp32", "file_MB": 13.3, "file_ratio": 1.0} | timed | quality,
+            low | {"runtime": "simulate"} | timed | quality,
+            low | {"runtime": "int8"} | timed | quality | {"psnr_y": 23.5, "max_grey_diff": 7.0},
+            low | {"runtime": measurement.EXACT} | quality,
+        ]
+    )
+
+
+def test_rendered_tables():
+    counted = pd.DataFrame([{"method": "MaxMin", "bits": "W4A4", "params_ratio": 0.14, "ops_ratio": 0.15}])
+    (_, speed), (_, sizes), (_, agreement) = reports.deployment_sections(rows(), counted)
+    assert list(speed["runtime"]) == ["fp32", "simulate", "int8"]
+    assert sizes.iloc[0]["of the float32 file"] == "13.0 %" and sizes.iloc[0]["counted parameters"] == "14.0 %"
+    assert list(agreement["PSNR-Y, difference in dB"]) == ["-0.500", "+0.000"]
+
+
+def test_figure():
+    assert len(figures.deployment_scatter(rows()).axes) == 2

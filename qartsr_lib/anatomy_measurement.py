@@ -43,13 +43,13 @@ def layers(
     trained: Mapping[str, nn.Module],
     calibration: CalibrationList,
     images: int,
-    options: Sequence[tuple[str, object]],
+    options: Mapping[str, Sequence[tuple[str, object]]],
 ) -> Measured:
     """Error of every layer alone for MaxMin, Eq. (9) before training, and QArtSR, on calibration crops.
 
     Args:
         trained: bits -> QArtSR's result.
-        options: with which it was trained.
+        options: bits -> with which it was trained.
     """
     backbone = load_backbone(*cell)
     questions = {
@@ -58,7 +58,7 @@ def layers(
             cell,
             calibration,
             images,
-            {"measurement": "anatomy, layers", "bits": bits, "options": [list(option) for option in options]},
+            {"measurement": "anatomy, layers", "bits": bits, "options": [list(option) for option in options[bits]]},
         )
         for bits in trained
     }

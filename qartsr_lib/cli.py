@@ -204,7 +204,7 @@ def _model(options: argparse.Namespace):
         return load_backbone(options.backbone, options.timestep, **own)
     bits = parse_bits(options.bits or "W4A4")
     backbone, profile = load_backbone(options.backbone, options.timestep, **own), get_profile("tiny")
-    settings = dict(training_options(options.method, profile))
+    settings = dict(training_options(options.method, str(bits), profile))
     return method.build(backbone, bits, calibration_list(profile).images, **settings).backbone
 
 
@@ -220,7 +220,9 @@ def _quantize(options: argparse.Namespace) -> None:
     if options.method == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
     crops = low_quality_crops(options.images, options.crops, CROP)
-    settings = dict(training_options(options.method, get_profile("tiny", train_images=options.train_images)))
+    settings = dict(
+        training_options(options.method, options.bits, get_profile("tiny", train_images=options.train_images))
+    )
     unfinished = options.out / "unfinished.pt"
     if method.trains:
         settings["checkpoint"] = unfinished

@@ -17,14 +17,14 @@ Options = tuple[tuple[str, object], ...]
 SEEDED_BITS, SEEDED_TIMESTEP = ("W4A4", "W2A2"), 1
 
 
-def training_options(method: str, profile: Profile, share: float = 1.0) -> Options:
+def training_options(method: str, bits: str, profile: Profile, share: float = 1.0) -> Options:
     """Budget (`share` of the profile's), learning rate and image loss of a trained method; nothing for the others."""
     if not METHODS.get(method).trains:
         return ()
     return (
         ("images", round(share * profile.train_images)),
         ("batch", profile.train_batch),
-        ("rate", 1.0 if profile.published_rates else chosen_rate(method)),
+        ("rate", 1.0 if profile.published_rates else chosen_rate(method, bits)),
         ("image_loss", profile.image_loss),
         ("teacher", profile.teacher),
     )
@@ -37,7 +37,7 @@ def comparison_grid(profile: Profile) -> list[Experiment]:
         models: list[tuple[str, str, int, Options]] = [(*FULL_PRECISION, profile.seeds[0], ())]
         for bits in profile.finetune_bits:
             for method in profile.methods:
-                options = training_options(method, profile)
+                options = training_options(method, bits, profile)
                 models += [(method, bits, seed, options) for seed in _seeds(profile, method, timestep, bits)]
         grid += [
             Experiment(backbone, timestep, method, bits, dataset, seed, options)
@@ -121,7 +121,7 @@ def ablation_grid(profile: Profile) -> list[Experiment]:
         cells = [Experiment(backbone, timestep, *FULL_PRECISION, "", profile.seeds[0])]
         for bits in profile.ablation_bits:
             for row in ablation_rows(timestep):
-                options = training_options(row.method, profile, row.share) + row.options
+                options = training_options(row.method, bits, profile, row.share) + row.options
                 for seed in _seeds(profile, row.method, timestep, bits):
                     cells.append(Experiment(backbone, timestep, row.method, bits, "", seed, options, row.label))
         grid += [replace(cell, dataset=dataset) for cell in cells for dataset in profile.datasets]

@@ -1,8 +1,8 @@
 """`python -m qartsr_lib.tries --data-root DIR`: the same learning-rate tries for every trained method.
 
 Each method is trained with each of FACTORS on its own published rates and judged on BSDS500/val by
-its distance to full precision, Eq. (8)'s image loss: PSNR and perceptual distance in one number. No
-test set is looked at. The tries are results/study/tries.csv; the winners are methods/rates.json.
+PSNR and perceptual distance to full precision, both alike (`choose`). No test set is looked at. The
+tries are results/study/tries.csv; the winners, one for each bit width, are methods/rates.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qartsr_lib.finetuning.losses import FeatureDistance, perceptual_and_squared
 from qartsr_lib.images import list_images, read_image
 from qartsr_lib.measured import Measured, measure_cells
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.rates import CHOSEN
+from qartsr_lib.methods.rates import CHOSEN, OTHERS
 from qartsr_lib.profiles import get_profile
 
 FACTORS = (1, 10, 100, 1000)
@@ -92,11 +92,22 @@ def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, dat
     return measure_cells("study", questions, measure)
 
 
-def choose(tries: pd.DataFrame) -> dict[str, float]:
-    """Method -> factor with the smallest image loss, as the geometric mean over bit widths and images."""
-    losses = tries.assign(value=np.log(tries["image_loss"].astype(float).fillna(np.inf)))
-    means = losses.groupby(["method", "factor"], sort=False)["value"].mean()
-    return {method: float(part.idxmin()[1]) for method, part in means.groupby(level=0, sort=False)}
+def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Method -> bits (and OTHERS: all together) -> factor with the smallest error times perceptual distance.
+
+    Both are relative to full precision and geometric means over images; in a sum such as Eq. (8)'s the
+    perceptual distance would decide alone. A try that broke down loses.
+    """
+    error = -np.log(10) / 10 * tries["psnr_fp"].astype(float) + np.log(tries["feature_distance"].astype(float))
+    tries = tries.assign(value=error.fillna(np.inf))
+    return {
+        method: {bits: _best(rows) for bits, rows in part.groupby("bits", sort=False)} | {OTHERS: _best(part)}
+        for method, part in tries.groupby("method", sort=False)
+    }
+
+
+def _best(tries: pd.DataFrame) -> float:
+    return float(tries.groupby("factor", sort=False)["value"].mean().idxmin())
 
 
 def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,13 +68,18 @@ def test_every_cell_belongs_to_the_profile(profile):
 def test_all_trained_methods_have_a_chosen_rate_among_the_tries():
     for name in SEVEN_METHODS:
         if METHODS.get(name).trains:
-            assert chosen_rate(name) in tries.FACTORS
+            assert all(chosen_rate(name, bits) in tries.FACTORS for bits in ("W4A4", "W3A3", "W2A2"))
+    assert chosen_rate("maxmin", "W4A4") == 1
 
 
-def test_the_smallest_geometric_mean_wins_and_a_breakdown_loses():
-    rows = [("a", 1, 1.0), ("a", 1, 1.0), ("a", 10, 0.1), ("a", 10, 2.0), ("b", 1, 0.5), ("b", 10, float("nan"))]
-    frame = pd.DataFrame(rows, columns=["method", "factor", "image_loss"])
-    assert tries.choose(frame) == {"a": 10.0, "b": 1.0}
+def test_the_smallest_error_times_distance_wins_at_each_bit_width_and_a_breakdown_loses():
+    nothing = float("nan")
+    rows = [("a", "W4A4", 1, 30.0, 0.1), ("a", "W4A4", 1, 30.0, 0.1), ("a", "W4A4", 10, 30.0, 0.2)]
+    rows += [("a", "W2A2", 1, 20.0, 0.5), ("a", "W2A2", 10, 40.0, 0.5), ("a", "W2A2", 10, 40.0, 0.5)]
+    rows += [("b", "W4A4", 1, 20.0, 0.5), ("b", "W4A4", 10, nothing, nothing)]
+    frame = pd.DataFrame(rows, columns=["method", "bits", "factor", "psnr_fp", "feature_distance"])
+    wanted = {"a": {"W4A4": 1.0, "W2A2": 10.0, "others": 10.0}, "b": {"W4A4": 1.0, "others": 1.0}}
+    assert tries.choose(frame) == wanted
 
 
 def test_ranks_know_the_direction_of_a_metric():

@@ -78,14 +78,14 @@ def measure_deployment(
         "rounds": rounds,
         "deploy_sha256": _sources(),
     }
-    options = {method: training_options(method, profile) for method, _ in models}
+    options = {(method, bits): training_options(method, bits, profile) for method, bits in models}
     full = {"method": FULL_PRECISION, "bits": FULL_BITS, "runtimes": list(floats)}
     questions = {(FULL_PRECISION, FULL_BITS): full}
     questions |= {
         (method, bits): {
             "method": METHODS.get(method).label,
             "bits": bits,
-            "options": [list(o) for o in options[method]],
+            "options": [list(o) for o in options[method, bits]],
         }
         for method, bits in models
     }
@@ -97,7 +97,7 @@ def measure_deployment(
         if method == FULL_PRECISION:
             rows = _float_rows(cell, floats, pairs, lq, rounds)
         else:
-            experiment = study.Experiment(*cell, method, bits, dataset, profile.seeds[0], options[method])
+            experiment = study.Experiment(*cell, method, bits, dataset, profile.seeds[0], options[method, bits])
             quantized = study.build_model(experiment, profile, data_root=data_root)
             rows = _packed_rows(cell, quantized, pairs, lq, rounds)
             method = METHODS.get(method).label

@@ -12,6 +12,7 @@ from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.dynamic import DynamicQuantizer
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.primitives import quantize
+from qartsr_lib.quant.replace import replace_layers
 
 SMALLEST = 2.0**-24
 """The least positive float16, for scales that would become 0 (constant channels have such)."""
@@ -32,14 +33,9 @@ def inference_form(model: nn.Module, half: bool = False) -> nn.Module:
             layer that does not say what it is made of (QuantLayer.inference_parts).
     """
     exported = copy.deepcopy(model)
-    made: dict[int, InferenceLayer] = {}
-    for parent_name, parent in list(exported.named_modules()):
-        for key, layer in list(parent._modules.items()):
-            if isinstance(layer, QuantLayer):
-                name = f"{parent_name}.{key}" if parent_name else key
-                if id(layer) not in made:
-                    made[id(layer)] = _converted(layer, name, half)
-                setattr(parent, key, made[id(layer)])
+    replace_layers(
+        exported, lambda _, layer: isinstance(layer, QuantLayer), lambda name, layer: _converted(layer, name, half)
+    )
     if half:
         for name, tensor in (*exported.named_parameters(), *exported.named_buffers()):
             if tensor.is_floating_point():

@@ -25,6 +25,7 @@ from qartsr_lib.deploy.integer_product import IntegerProduct
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
+from qartsr_lib.quant.replace import replace_layers
 
 
 def is_integer(layer: InferenceLayer) -> bool:
@@ -48,14 +49,12 @@ def int8_form(model: nn.Module) -> nn.Module:
     """
     if not torch.backends.mkldnn.is_available():
         raise QartsrError("--runtime int8: this PyTorch was built without oneDNN; use --runtime simulate")
-    converted, made = copy.deepcopy(model), {}
-    for parent in list(converted.modules()):
-        for key, layer in list(parent._modules.items()):
-            if isinstance(layer, InferenceLayer) and is_integer(layer):
-                if id(layer) not in made:
-                    made[id(layer)] = IntegerLayer(layer)
-                setattr(parent, key, made[id(layer)])
-    if not made:
+    converted = copy.deepcopy(model)
+
+    def chosen(_: str, layer: nn.Module) -> bool:
+        return isinstance(layer, InferenceLayer) and is_integer(layer)
+
+    if not replace_layers(converted, chosen, lambda _, layer: IntegerLayer(layer)):
         raise QartsrError("--runtime int8: no layer of this model is an integer product; use --runtime simulate")
     return converted.eval()
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
 from qartsr_lib.quant.dynamic import DynamicQuantizer
-from qartsr_lib.quant.granularity import GRANULARITIES
+from qartsr_lib.quant.granularity import broadcast_along, granularity_from_dict, granularity_to_dict
 from qartsr_lib.quant.primitives import dequantize, fake_quantize, integer_range
 from qartsr_lib.quant.quantizers import QuantizerConfig
 from qartsr_lib.quant.side_branch import spread
@@ -56,16 +56,12 @@ class Form:
 
 def config_to_dict(config: QuantizerConfig) -> dict:
     """JSON-ready form; `config_from_dict` reads it back."""
-    described = asdict(config)
-    described["granularity"]["type"] = type(config.granularity).__name__
-    return described
+    return asdict(config) | {"granularity": granularity_to_dict(config.granularity)}
 
 
 def config_from_dict(described: dict) -> QuantizerConfig:
     """Inverse of `config_to_dict`; KeyError or TypeError when `described` is not one."""
-    values = dict(described)
-    granularity = dict(values.pop("granularity"))
-    return QuantizerConfig(granularity=GRANULARITIES[granularity.pop("type")](**granularity), **values)
+    return QuantizerConfig(**dict(described) | {"granularity": granularity_from_dict(described["granularity"])})
 
 
 class InferenceLayer(nn.Module):
@@ -145,8 +141,8 @@ class InferenceLayer(nn.Module):
     def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
         """(x - o) / phi: what Q_A sees."""
         if self.offset is not None:
-            x = x - self._along_input(self.offset, x)
-        return x if self.phi is None else x / self._along_input(self.phi, x)
+            x = x - broadcast_along(self.offset, self.input_axis, x.ndim)
+        return x if self.phi is None else x / broadcast_along(self.phi, self.input_axis, x.ndim)
 
     def quantized_input(self, scaled: torch.Tensor) -> torch.Tensor:
         """Q_A of the scaled input."""
@@ -177,15 +173,9 @@ class InferenceLayer(nn.Module):
         if self.form.side_half:
             geometry = Geometry.of(self.codes.shape[2:], self.geometry)
             half = (x if geometry is None else x.permute(0, 2, 3, 1)).bfloat16()
-            y = side_output(
-                side_products(half, rows_by_tap(self.side_in, geometry).bfloat16(), geometry), self.side_out, geometry
-            )
+            products = side_products(half, rows_by_tap(self.side_in, geometry).bfloat16(), geometry)
+            y = side_output(products, self.side_out, geometry)
             return y if geometry is None else y.permute(0, 3, 1, 2)
         if self.geometry is None:
             return F.linear(F.linear(x, self.side_in), self.side_out)
         return spread(self.operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None), self.side_out)
-
-    def _along_input(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        shape = [1] * x.ndim
-        shape[self.input_axis] = -1
-        return values.view(shape)

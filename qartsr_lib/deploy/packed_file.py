@@ -26,6 +26,7 @@ from qartsr_lib.deploy.layer import Form, InferenceLayer, config_from_dict, conf
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.attention import QuantAttnProcessor
 from qartsr_lib.quant.quantizers import Quantizer
+from qartsr_lib.quant.replace import replace_layers
 
 FORMAT = "qartsr-packed-model"
 VERSION = 1
@@ -120,15 +121,12 @@ def _place(model: nn.Module, described: dict) -> dict[str, InferenceLayer]:
     forms, names = [Form.from_dict(form) for form in described["forms"]], _candidates(model)
     if len(names) != len(described["layers"]):
         raise ValueError(f"{len(described['layers'])} layers described, {len(names)} found")
-    made: dict[int, InferenceLayer] = {}
-    for name, number in zip(names, described["layers"], strict=True):
-        if number >= 0:
-            layer = model.get_submodule(name)
-            made[id(layer)] = InferenceLayer(layer, forms[number])
-    for parent in list(model.modules()):
-        for key, child in list(parent._modules.items()):
-            if id(child) in made:
-                setattr(parent, key, made[id(child)])
+    found = {
+        id(model.get_submodule(name)): forms[number]
+        for name, number in zip(names, described["layers"], strict=True)
+        if number >= 0
+    }
+    replace_layers(model, lambda _, layer: id(layer) in found, lambda _, layer: InferenceLayer(layer, found[id(layer)]))
     return _layers(model.eval())
 
 

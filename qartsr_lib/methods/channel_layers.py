@@ -13,6 +13,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import InferenceParts, QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer
 from qartsr_lib.quant.states import QuantState
@@ -46,11 +47,11 @@ class ChannelScaledLayer(QuantLayer):
 
     def times_phi(self, weight: torch.Tensor) -> torch.Tensor:
         """`weight`, like W, with each input channel multiplied by its phi."""
-        return self.along_input(self.log_phi.exp(), axis=1) * weight
+        return broadcast_along(self.log_phi.exp(), 1, self.weight.ndim) * weight
 
     def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
         """What Q_A sees: x / phi."""
-        phi = self.along_input(self.log_phi.exp(), axis=x.ndim + self.input_axis, ndim=x.ndim)
+        phi = broadcast_along(self.log_phi.exp(), self.input_axis, x.ndim)
         return _Quotient.apply(x, phi) if torch.is_grad_enabled() else x / phi
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
@@ -69,12 +70,6 @@ class ChannelScaledLayer(QuantLayer):
         if self.input_quantizer is not None:
             scaled = self.input_quantizer(scaled)
         return self._operate(scaled, *self.quantized_parameters()).add_(self.correction(x))
-
-    def along_input(self, values: torch.Tensor, axis: int, ndim: int | None = None) -> torch.Tensor:
-        """(c_in,) reshaped to broadcast along `axis` of a tensor of `ndim` (the weight's) dimensions."""
-        shape = [1] * (ndim or self.weight.ndim)
-        shape[axis] = -1
-        return values.view(shape)
 
     def activation_quantizers(self) -> list[Quantizer]:
         return []  # `start` sets the input's range, which depends on phi

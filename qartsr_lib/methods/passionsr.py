@@ -22,6 +22,7 @@ from qartsr_lib.finetuning.phases import Phase, split
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.trained import TrainedMethod
+from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig, QuantConv2d, QuantLinear
 from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
 from qartsr_lib.quant.quantizers import QPARAM_BITS
@@ -56,7 +57,7 @@ class EquivalentLayer(ChannelScaledLayer):
 
     def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
         """(x - o) / s."""
-        return super().scaled_input(x - self.along_input(self.offset, axis=x.ndim + self.input_axis, ndim=x.ndim))
+        return super().scaled_input(x - broadcast_along(self.offset, self.input_axis, x.ndim))
 
     def inference_parts(self) -> InferenceParts:
         return replace(super().inference_parts(), offset=self.offset, behind=self.behind())
@@ -89,7 +90,7 @@ class EquivalentConv2d(EquivalentLayer, QuantConv2d):
 
     def behind(self) -> torch.Tensor:
         """W o per kernel position: (c_out, 1, k, k)."""
-        return (self.weight * self.along_input(self.offset, axis=1)).sum(1, keepdim=True)
+        return (self.weight * broadcast_along(self.offset, 1, self.weight.ndim)).sum(1, keepdim=True)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of o, padded with zeros like x - o, so that borders are right too: (1, c_out, H', W')."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantLayer
+from qartsr_lib.quant.replace import replace_layers
 from qartsr_lib.quant.report import report
 from qartsr_lib.quant.scheme import QuantScheme
 
@@ -67,22 +68,16 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _convert_layers(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> int:
     kinds = LAYER_KINDS.get(scheme.layer_kind)
     options = dict(scheme.layer_options)
-    places = []
-    for parent_name, parent in model.named_modules():
-        for key, child in parent._modules.items():
-            name = f"{parent_name}.{key}" if parent_name else key
-            if _matches(name, only) and isinstance(child, QuantLayer):
-                raise QartsrError(f"{name}: already quantized; start again from a full-precision copy")
-            if _matches(name, only) and type(child) in kinds:
-                places.append((parent, key, name, child))
-    converted: dict[int, QuantLayer] = {}
-    for _, _, name, child in places:
-        if id(child) not in converted:
-            kind = kinds[type(child)]
-            converted[id(child)] = kind.from_float(child, scheme.layer_config(name), name, **options)
-    for parent, key, _, child in places:
-        setattr(parent, key, converted[id(child)])
-    return len(converted)
+
+    def chosen(name: str, layer: nn.Module) -> bool:
+        if _matches(name, only) and isinstance(layer, QuantLayer):
+            raise QartsrError(f"{name}: already quantized; start again from a full-precision copy")
+        return _matches(name, only) and type(layer) in kinds
+
+    def convert(name: str, layer: nn.Module) -> QuantLayer:
+        return kinds[type(layer)].from_float(layer, scheme.layer_config(name), name, **options)
+
+    return replace_layers(model, chosen, convert)
 
 
 def _convert_attention(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> None:

@@ -12,7 +12,8 @@ that everything else is written once. Axes follow one convention:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -88,8 +89,25 @@ class PerGroup(Granularity):
         return _limits_along(self.view(x), self.axis if self.axis >= 0 else self.axis - 1)
 
 
-GRANULARITIES = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
-"""Name -> class, for what is read back from a file."""
+_KINDS = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
+
+
+def granularity_to_dict(granularity: Granularity) -> dict:
+    """JSON-ready form; `granularity_from_dict` reads it back."""
+    return {"type": type(granularity).__name__, **asdict(granularity)}
+
+
+def granularity_from_dict(described: Mapping) -> Granularity:
+    """Inverse of `granularity_to_dict`; KeyError or TypeError when `described` is not one."""
+    parameters = dict(described)
+    return _KINDS[parameters.pop("type")](**parameters)
+
+
+def broadcast_along(values: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:
+    """(n,) reshaped to broadcast along `axis` of a tensor of `ndim` dimensions."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return values.view(shape)
 
 
 def _limits_along(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

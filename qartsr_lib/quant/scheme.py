@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.bits import FLOAT_BITS, Bits, parse_bits
-from qartsr_lib.quant.granularity import GRANULARITIES, Granularity, PerChannel, PerTensor
+from qartsr_lib.quant.granularity import Granularity, PerChannel, PerTensor, granularity_from_dict, granularity_to_dict
 from qartsr_lib.quant.layers import LayerConfig
 from qartsr_lib.quant.observers import OBSERVERS
 from qartsr_lib.quant.quantizers import QuantizerConfig
@@ -113,7 +113,7 @@ class QuantScheme:
         described = {field.name: getattr(self, field.name) for field in fields(self)}
         described["bits"] = str(self.bits)
         for name in ("weight_granularity", "activation_granularity"):
-            described[name] = {"type": type(described[name]).__name__, **asdict(described[name])}
+            described[name] = granularity_to_dict(described[name])
         return described
 
     @classmethod
@@ -122,8 +122,7 @@ class QuantScheme:
         values = dict(described)
         values["bits"] = parse_bits(values["bits"])
         for name in ("weight_granularity", "activation_granularity"):
-            parameters = dict(values[name])
-            values[name] = GRANULARITIES[parameters.pop("type")](**parameters)
+            values[name] = granularity_from_dict(values[name])
         for name in ("eight_bit_layers", "attention_modules"):
             values[name] = tuple(values[name])
         values["layer_options"] = tuple((name, value) for name, value in values["layer_options"])

@@ -7,12 +7,14 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+_ROOT = Path(__file__).resolve().parent
 #: Packages whose version can move a digit.
 PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pillow")
 
@@ -116,9 +118,19 @@ def peak_memory_mib() -> float:
 @lru_cache(maxsize=1)
 def source_sha256() -> str:
     """sha256 over the library's modules that compute: an edited method must not find its old runs."""
-    root = Path(__file__).resolve().parent
+    modules = sorted(_ROOT.rglob("*.py"))
+    return _sha256(
+        path for path in modules if path.relative_to(_ROOT).parts[0].removesuffix(".py") not in _NOT_COMPUTING
+    )
+
+
+def folder_sha256(folder: str) -> str:
+    """sha256 over a folder's modules, for results that depend on one that counts as not computing."""
+    return _sha256(sorted((_ROOT / folder).rglob("*.py")))
+
+
+def _sha256(modules: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        if path.relative_to(root).parts[0].removesuffix(".py") not in _NOT_COMPUTING:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in modules:
+        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -35,19 +35,18 @@ class Contestant:
 
     def model(self, backbone: str, timestep: int, file: Path | None) -> OneStepSR:
         """Its network: the backbone's in floating point, or the one in a packed file."""
-        if self.runtime is None:
-            return load_backbone(backbone, timestep).to(self.dtype)
-        return RUNTIMES.get(self.runtime)(load_packed(file))
+        if self.runtime is not None:
+            return RUNTIMES.get(self.runtime)(load_packed(file))
+        model = load_backbone(backbone, timestep).to(self.dtype)
+        # The image is enlarged in float32, whatever the network computes in.
+        model.register_forward_pre_hook(lambda _, inputs: tuple(image.to(self.dtype) for image in inputs))
+        if self.compiled:
+            model.compile()
+        return model
 
     def upscaler(self, model: OneStepSR) -> Upscaler:
-        """Function from a low-quality image, float32, to its upscaled one; works with what `model` gave."""
-        network = torch.compile(model) if self.compiled else model
-
-        @torch.no_grad()
-        def upscale(lq: torch.Tensor) -> torch.Tensor:
-            return network(model.prepare(lq).to(self.dtype)).float().clamp(0, 1)
-
-        return upscale
+        """Function from a low-quality image to its upscaled one, both float32; works with what `model` gave."""
+        return lambda lq: model.upscale(lq).float()
 
 
 FLOAT = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from qartsr_lib.deploy.geometry import Geometry
 
 Strips = list[tuple[slice, slice, torch.Tensor]]
 
 
-class IntegerProduct:
+class IntegerProduct(nn.Module):
     """Codes -> scale * (sum of c_w c_a) + constant.
 
     Args:
@@ -28,18 +29,23 @@ class IntegerProduct:
         bias: torch.Tensor | None,
         geometry: Geometry | None,
     ) -> None:
-        self.geometry, self.scale, self.per_tap = geometry, scale.float(), per_tap.double()
-        constant = self.per_tap if geometry is None else self.per_tap.sum((1, 2))
-        self.constant = (constant if bias is None else constant + bias.double()).float()
-        self.no_zero_point = torch.zeros(len(codes), dtype=torch.int64)
-        self.borders: dict[tuple[int, int], Strips] = {}
+        super().__init__()
+        self.geometry = geometry
+        constant = per_tap.double() if geometry is None else per_tap.double().sum((1, 2))
+        constant = constant if bias is None else constant + bias.double()
         if geometry is None:
-            self.packed = torch.ops.onednn.qlinear_prepack(codes, None)
+            packed = torch.ops.onednn.qlinear_prepack(codes, None)
         else:
             self.shape = [list(pair) for pair in (geometry.stride, geometry.padding, geometry.dilation)]
-            self.packed = torch.ops.onednn.qconv_prepack(codes, self.scale, 1.0, 0, *self.shape, 1, None)
+            packed = torch.ops.onednn.qconv_prepack(codes, scale.float(), 1.0, 0, *self.shape, 1, None)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("per_tap", per_tap.double())
+        self.register_buffer("constant", constant.float())
+        self.register_buffer("no_zero_point", torch.zeros(len(codes), dtype=torch.int64))
+        self.borders: dict[tuple[int, int], Strips] = {}
 
-    def __call__(self, codes: torch.Tensor) -> torch.Tensor:
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """uint8 (..., c_in) -> float32 (..., c_out), or (N, c_in, H, W) -> (N, c_out, H', W')."""
         y = self._multiply(codes, self.scale, self.constant)
         if self.geometry is not None:  # `constant` counts every tap; those outside are taken back

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from qartsr_lib import study
+from qartsr_lib import provenance, study
 from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.datasets.base import Pair
-from qartsr_lib.deploy.contestants import FLOAT, PACKED, tensor_bytes
+from qartsr_lib.deploy.contestants import FLOAT, PACKED, Upscaler, tensor_bytes
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.race import against, race
 from qartsr_lib.deploy.runtimes import RUNTIMES
@@ -39,8 +38,6 @@ COLUMNS = [
     *LATENCY_COLUMNS,
     *("max_grey_diff", "mean_grey_diff", "psnr_y", "n_images"),
 ]
-
-Upscaler = Callable[[torch.Tensor], torch.Tensor]
 
 
 def measure_deployment(
@@ -76,7 +73,7 @@ def measure_deployment(
         "images": [pair.id for pair in pairs],
         "low_quality": list(lq.shape[-2:]),
         "rounds": rounds,
-        "deploy_sha256": _sources(),
+        "deploy_sha256": provenance.folder_sha256("deploy"),
     }
     options = {(method, bits): training_options(method, bits, profile) for method, bits in models}
     full = {"method": FULL_PRECISION, "bits": FULL_BITS, "runtimes": list(floats)}
@@ -85,9 +82,9 @@ def measure_deployment(
         (method, bits): {
             "method": METHODS.get(method).label,
             "bits": bits,
-            "options": [list(o) for o in options[method, bits]],
+            "options": [list(pair) for pair in settings],
         }
-        for method, bits in models
+        for (method, bits), settings in options.items()
     }
     shared = {"weights_sha256": backbone.weights_sha256}
     questions = {key: {"parameters": asked | question, **shared} for key, question in questions.items()}
@@ -95,11 +92,11 @@ def measure_deployment(
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         method, bits = model
         if method == FULL_PRECISION:
-            rows = _float_rows(cell, floats, pairs, lq, rounds)
+            rows = _float_rows(backbone, floats, pairs, lq, rounds)
         else:
             experiment = study.Experiment(*cell, method, bits, dataset, profile.seeds[0], options[method, bits])
             quantized = study.build_model(experiment, profile, data_root=data_root)
-            rows = _packed_rows(cell, quantized, pairs, lq, rounds)
+            rows = _packed_rows(backbone, quantized, pairs, lq, rounds)
             method = METHODS.get(method).label
         fixed = {"dataset": dataset, "backbone": cell[0], "timestep": cell[1], "method": method, "bits": bits}
         return pd.DataFrame([fixed | row | {"n_images": len(pairs)} for row in rows])[COLUMNS]
@@ -108,10 +105,10 @@ def measure_deployment(
 
 
 def _float_rows(
-    cell: tuple[str, int], names: Sequence[str], pairs: Sequence[Pair], lq: torch.Tensor, rounds: int
+    backbone: OneStepSR, names: Sequence[str], pairs: Sequence[Pair], lq: torch.Tensor, rounds: int
 ) -> list[dict]:
+    cell = (backbone.name, backbone.timestep)
     times = race(names, *cell, None, lq, rounds)
-    backbone = load_backbone(*cell)
     half = FLOAT["bf16"]
     images = {"fp32": backbone.upscale, "bf16": half.upscaler(half.model(*cell, None))}
     quality = _quality(images, "fp32", pairs)
@@ -124,13 +121,15 @@ def _float_rows(
     return rows
 
 
-def _packed_rows(cell: tuple[str, int], quantized, pairs: Sequence[Pair], lq: torch.Tensor, rounds: int) -> list[dict]:
-    whole = tensor_bytes(load_backbone(*cell))
+def _packed_rows(
+    backbone: OneStepSR, quantized: OneStepSR, pairs: Sequence[Pair], lq: torch.Tensor, rounds: int
+) -> list[dict]:
+    whole = tensor_bytes(backbone)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.safetensors"
         packed = save_packed(quantized, file)
         size = file.stat().st_size
-        times = race(["fp32", "bf16", *PACKED], *cell, file, lq, rounds)
+        times = race(["fp32", "bf16", *PACKED], backbone.name, backbone.timestep, file, lq, rounds)
     images = {name: RUNTIMES.get(contestant.runtime)(packed).upscale for name, contestant in PACKED.items()}
     exact = copy.deepcopy(packed).double()
     images[EXACT] = lambda image: exact.upscale(image.double()).float()
@@ -148,27 +147,14 @@ def _size(size: int, whole: int) -> dict[str, float]:
 
 def _latency(times: dict[str, dict], name: str) -> dict[str, float]:
     """Nothing for a row that was not timed."""
-    columns = (
-        "latency_ms",
-        "latency_ratio_vs_fp32",
-        "latency_ratio_vs_bf16",
-        "ratio_lowest",
-        "ratio_highest",
-        "peak_MB",
-    )
     if name not in times:
-        return dict.fromkeys(columns, float("nan"))
+        return dict.fromkeys(LATENCY_COLUMNS, float("nan"))
     seconds = {other: times[other]["seconds"] for other in ("fp32", "bf16", name)}
     single = [against([fp32], [own]) for fp32, own in zip(seconds["fp32"], seconds[name], strict=True)]
     peak = times[name]["peak_mb"]
-    values = (1000 * float(np.median(seconds[name])), against(seconds["fp32"], seconds[name]))
-    values += (
-        against(seconds["bf16"], seconds[name]),
-        min(single),
-        max(single),
-        float("nan") if peak is None else peak,
-    )
-    return dict(zip(columns, values, strict=True))
+    ratios = [against(seconds[other], seconds[name]) for other in ("fp32", "bf16")]
+    values = [1000 * float(np.median(seconds[name])), *ratios, min(single), max(single)]
+    return dict(zip(LATENCY_COLUMNS, [*values, float("nan") if peak is None else peak], strict=True))
 
 
 def _quality(upscalers: dict[str, Upscaler], reference: str, pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
@@ -193,12 +179,3 @@ def _quality(upscalers: dict[str, Upscaler], reference: str, pairs: Sequence[Pai
 
 def _grey(path: Path, other: Path) -> np.ndarray:
     return np.abs(to_uint8(read_image(path)).astype(int) - to_uint8(read_image(other)))
-
-
-@lru_cache(maxsize=1)
-def _sources() -> str:
-    """This folder decides these numbers and no others, so that it is not part of every cached result's key."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from qartsr_lib.figures.style import styled
 
 COLOURS = ("#b2182b", "#2166ac", "#1b7837", "#762a83", "#e08214")
-MARKERS = {"fp32": "o", "fp32, memory kept": "o", "fp32, compiled": "P", "bf16": "D", "simulate": "v", "int8": "s"}
+MARKERS = {"fp32": "o", "fp32, memory kept": "X", "fp32, compiled": "P", "bf16": "D", "simulate": "v", "int8": "s"}
 FULL_COLOUR = "#111111"
 
 
@@ -33,7 +33,7 @@ def deployment_scatter(rows: pd.DataFrame) -> Figure:
                 if row.method != "FP" and row.runtime == "int8":
                     where = (getattr(row, column), row.psnr_y)
                     axis.annotate(row.bits, where, (4, 4), textcoords="offset points", fontsize=7, color=colour)
-        time.set_xlabel("milliseconds per image, 512x512 output, median")
+        time.set_xlabel("milliseconds per image, median")
         size.set_xlabel("MB on disk")
         size.set_xscale("log")
         time.set_ylabel("PSNR-Y, dB")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -39,33 +39,30 @@ def counted_ratios(network: str, methods: Sequence[str], bits: Sequence[str]) ->
 
 def _speed(rows: pd.DataFrame) -> pd.DataFrame:
     spread = [f"{row.ratio_lowest:.2f} to {row.ratio_highest:.2f}" for row in rows.itertuples()]
-    return pd.DataFrame(
+    return _shown(
+        rows.assign(spread=spread),
         {
-            "method": rows["method"],
-            "bits": rows["bits"],
-            "runtime": rows["runtime"],
-            "ms": rows["latency_ms"].map("{:.0f}".format),
-            "faster than fp32": rows["latency_ratio_vs_fp32"].map("{:.2f}".format),
-            "spread": spread,
-            "faster than bf16": rows["latency_ratio_vs_bf16"].map("{:.2f}".format),
-            "peak, MB": rows["peak_MB"].map(lambda value: "" if pd.isna(value) else f"{value:.0f}"),
-            "PSNR-Y": rows["psnr_y"].map("{:.2f}".format),
-        }
+            "runtime": ("runtime", str),
+            "ms": ("latency_ms", "{:.0f}".format),
+            "faster than fp32": ("latency_ratio_vs_fp32", "{:.2f}".format),
+            "spread": ("spread", str),
+            "faster than bf16": ("latency_ratio_vs_bf16", "{:.2f}".format),
+            "peak, MB": ("peak_MB", lambda value: "" if pd.isna(value) else f"{value:.0f}"),
+            "PSNR-Y": ("psnr_y", "{:.2f}".format),
+        },
     )
 
 
 def _sizes(rows: pd.DataFrame) -> pd.DataFrame:
-    percent = "{:.1f} %".format
-    return pd.DataFrame(
+    return _shown(
+        rows.assign(time=1 / rows["latency_ratio_vs_fp32"]),
         {
-            "method": rows["method"],
-            "bits": rows["bits"],
-            "file, MB": rows["file_MB"].map("{:.3f}".format),
-            "of the float32 file": (100 * rows["file_ratio"]).map(percent),
-            "counted parameters": (100 * rows["params_ratio"]).map(percent),
-            "counted operations": (100 * rows["ops_ratio"]).map(percent),
-            "measured time (1 / ratio to fp32)": (100 / rows["latency_ratio_vs_fp32"]).map(percent),
-        }
+            "file, MB": ("file_MB", "{:.3f}".format),
+            "of the float32 file": ("file_ratio", _percent),
+            "counted parameters": ("params_ratio", _percent),
+            "counted operations": ("ops_ratio", _percent),
+            "measured time (1 / ratio to fp32)": ("time", _percent),
+        },
     )
 
 
@@ -73,13 +70,22 @@ def _agreement(rows: pd.DataFrame) -> pd.DataFrame:
     shown = rows[rows["runtime"] != "simulate"]
     simulated = rows[rows["runtime"] == "simulate"].set_index(["method", "bits"])["psnr_y"]
     before = [simulated[key] for key in zip(shown["method"], shown["bits"], strict=True)]
-    return pd.DataFrame(
+    return _shown(
+        shown.assign(apart=shown["psnr_y"] - before),
         {
-            "method": shown["method"],
-            "bits": shown["bits"],
-            "against the simulation": shown["runtime"],
-            "mean grey levels": shown["mean_grey_diff"].map("{:.3f}".format),
-            "largest": shown["max_grey_diff"].map("{:.0f}".format),
-            "PSNR-Y, difference in dB": (shown["psnr_y"] - before).map("{:+.3f}".format),
-        }
+            "against the simulation": ("runtime", str),
+            "mean grey levels": ("mean_grey_diff", "{:.3f}".format),
+            "largest": ("max_grey_diff", "{:.0f}".format),
+            "PSNR-Y, difference in dB": ("apart", "{:+.3f}".format),
+        },
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _shown(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Callable[..., str]]]) -> pd.DataFrame:
+    """Method, bits, and each heading's column of `rows` as text."""
+    texts = {heading: rows[name].map(text) for heading, (name, text) in columns.items()}
+    return pd.DataFrame({"method": rows["method"], "bits": rows["bits"], **texts})

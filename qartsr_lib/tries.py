@@ -1,13 +1,15 @@
 """`python -m qartsr_lib.tries --data-root DIR`: the same learning-rate tries for every trained method.
 
-Each method is trained with each of FACTORS on its own published rates and judged on BSDS500/val by
-PSNR and perceptual distance to full precision, both alike (`choose`). No test set is looked at. The
-tries are results/study/tries.csv; the winners, one for each bit width, are methods/rates.json.
+Each method is trained with each of FIRST_LOOK on its own published rates and judged on BSDS500/val by
+PSNR and perceptual distance to full precision, both alike (`choose`); `--look second` then tries
+SECOND_LOOK around each winner. No test set is looked at. The tries are results/study/tries.csv; the
+winners, one for each bit width, are methods/rates.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -32,11 +34,15 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, OTHERS
 from qartsr_lib.profiles import get_profile
 
-FACTORS = (1, 10, 100, 1000)
+FIRST_LOOK = (1, 10, 100, 1000)
+#: Times the winner of the first look: half a decade down and up.
+SECOND_LOOK = (0.3, 3)
 #: The backbone whose UNet does its share at T = 1: the fair one for comparing methods.
 BACKBONE, TIMESTEP = "embedded-scaled", 1
 BITS = ("W4A4", "W2A2")
 VALIDATION, PHOTOGRAPHS, CROP = "BSDS500/val", 12, 128
+
+Try = tuple[str, str, float]
 
 
 def trained_methods() -> list[str]:
@@ -44,12 +50,30 @@ def trained_methods() -> list[str]:
     return [name for name in METHODS if METHODS.get(name).trains]
 
 
-def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, data_root: Path) -> Measured:
+def first_look(methods: Sequence[str]) -> list[Try]:
+    """The tries that every method gets."""
+    return list(itertools.product(methods, BITS, FIRST_LOOK))
+
+
+def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
+    """As many again for every method, around what it won with in the first look.
+
+    Args:
+        tries: of `run_tries`, the first look of all `methods` among them.
+    """
+    winners = choose(tries[tries["factor"].isin(FIRST_LOOK)])
+    absent = [method for method in methods if method not in winners]
+    if absent:
+        raise QartsrError(f"--look second: no first look at {', '.join(absent)} in tries.csv; run --look first")
+    around = itertools.product(methods, BITS, SECOND_LOOK)
+    return [(method, bits, round(share * winners[method][bits], 3)) for method, bits, share in around]
+
+
+def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
     """Rows dataset, method, bits, factor, image, psnr_fp, psnr_hr, feature_distance, image_loss; cached cell by cell.
 
     Args:
-        methods: names of trained methods.
-        factors: on each method's published rates.
+        cells: (name of a trained method, bits, factor on its published rates).
         images: budget of one try.
         data_root: folder that holds BSDS500/train (calibration) and BSDS500/val.
     """
@@ -64,7 +88,6 @@ def run_tries(methods: Sequence[str], factors: Sequence[float], images: int, dat
         "calibration": {"name": calibration.name, "sha256": calibration.sha256},
         "data": {"name": VALIDATION, "crop": CROP, "sha256": [file_sha256(path) for path in files]},
     }
-    cells = [(method, bits, factor) for method in methods for bits in BITS for factor in factors]
     questions = {
         (method, bits, factor): {
             "parameters": {"measurement": "tries", "backbone": BACKBONE, "timestep": TIMESTEP, "method": method}
@@ -98,16 +121,18 @@ def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:
     Both are relative to full precision and geometric means over images; in a sum such as Eq. (8)'s the
     perceptual distance would decide alone. A try that broke down loses.
     """
+    chosen = {}
+    for method, values in criterion(tries).groupby(level="method", sort=False):
+        by_bits = values.droplevel("method").unstack("bits")
+        chosen[method] = {bits: float(by_bits[bits].idxmin()) for bits in by_bits}
+        chosen[method][OTHERS] = float(by_bits.dropna().mean(axis=1).idxmin())  # of what was tried at all bit widths
+    return chosen
+
+
+def criterion(tries: pd.DataFrame) -> pd.Series:
+    """(method, bits, factor) -> log of squared error times perceptual distance, mean over images; inf if broken."""
     error = -np.log(10) / 10 * tries["psnr_fp"].astype(float) + np.log(tries["feature_distance"].astype(float))
-    tries = tries.assign(value=error.fillna(np.inf))
-    return {
-        method: {bits: _best(rows) for bits, rows in part.groupby("bits", sort=False)} | {OTHERS: _best(part)}
-        for method, part in tries.groupby("method", sort=False)
-    }
-
-
-def _best(tries: pd.DataFrame) -> float:
-    return float(tries.groupby("factor", sort=False)["value"].mean().idxmin())
+    return tries.assign(value=error.fillna(np.inf)).groupby(["method", "bits", "factor"], sort=False)["value"].mean()
 
 
 def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,18 +160,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-root", help="folder that holds BSDS500 (default: the environment's DATA_ROOT)")
     parser.add_argument("--images", type=int, default=256, help="budget of one try")
     parser.add_argument("--methods", nargs="+", help="default: all trained methods; rows and rates of the others stay")
+    parser.add_argument(
+        "--look", choices=["first", "second"], default="first", help="second: around the first's winners"
+    )
     options = parser.parse_args(arguments)
     try:
         root = paths.data_root(options.data_root)
         if root is None:
             raise QartsrError("--data-root: name the folder that holds BSDS500, or set DATA_ROOT")
-        tries = run_tries(options.methods or trained_methods(), FACTORS, options.images, root)
+        methods, table = options.methods or trained_methods(), paths.results_dir("study") / "tries.csv"
+        cells = first_look(methods) if options.look == "first" else second_look(methods, pd.read_csv(table))
+        tries = run_tries(cells, options.images, root)
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    tries.write("tries", by=("dataset", "method"))
-    present = json.loads(CHOSEN.read_text(encoding="utf-8")) if CHOSEN.exists() else {}
-    write_text(CHOSEN, json.dumps(present | choose(tries.frame), indent=1, sort_keys=True) + "\n")
+    tries.write("tries", by=("dataset", "method", "bits", "factor"))
+    write_text(CHOSEN, json.dumps(choose(pd.read_csv(table)), indent=1, sort_keys=True) + "\n")
     print(f"{CHOSEN} written")
     return 0
 

@@ -26,6 +26,7 @@ _NOT_COMPUTING = frozenset(
         "anatomy_measurement",
         "bench",
         "cache",
+        "claims",
         "cli",
         "colour_fix",
         "deploy",

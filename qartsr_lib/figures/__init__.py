@@ -2,6 +2,7 @@
 
 from qartsr_lib.figures.anatomy import channel_ranges, component_bars, layer_errors
 from qartsr_lib.figures.blocks import photograph_blocks
+from qartsr_lib.figures.claims import claim_bars
 from qartsr_lib.figures.comparison import loss_curves, metric_panels
 from qartsr_lib.figures.cost import cost_by_block, cost_components
 from qartsr_lib.figures.curves import (
@@ -18,6 +19,7 @@ from qartsr_lib.figures.style import save
 
 __all__ = [
     "channel_ranges",
+    "claim_bars",
     "comparison_grid",
     "component_bars",
     "contribution_bars",

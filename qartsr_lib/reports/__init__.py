@@ -2,6 +2,7 @@
 
 from qartsr_lib.reports.availability import dataset_availability, metric_availability
 from qartsr_lib.reports.backbones import backbone_sizes, time_shares, training_history
+from qartsr_lib.reports.claims import check_sections, verdict_sections
 from qartsr_lib.reports.comparison import ranks, table3_sections, table4_note, table4_sections
 from qartsr_lib.reports.crops import full_precision_crops, quantized_crops
 from qartsr_lib.reports.deployment import counted_ratios, deployment_sections
@@ -24,6 +25,7 @@ __all__ = [
     "Setting",
     "TABLE4_EFFECTS",
     "backbone_sizes",
+    "check_sections",
     "component_table",
     "computing_times",
     "counted_ratios",
@@ -58,4 +60,5 @@ __all__ = [
     "time_shares",
     "timestep_effect",
     "training_history",
+    "verdict_sections",
 ]

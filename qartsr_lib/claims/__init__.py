@@ -1,0 +1,18 @@
+"""The paper's claims, checked against result files by rules that are data (rules.toml)."""
+
+from qartsr_lib.claims.base import CHECKS, Finding, NoData
+from qartsr_lib.claims.ledger import VERDICTS, Ledger, make_ledger
+from qartsr_lib.claims.rules import Claim, Inconsistency, Rules, load_rules
+
+__all__ = [
+    "CHECKS",
+    "Claim",
+    "Finding",
+    "Inconsistency",
+    "Ledger",
+    "NoData",
+    "Rules",
+    "VERDICTS",
+    "load_rules",
+    "make_ledger",
+]

@@ -1,0 +1,49 @@
+"""What a check is: a function from its settings in rules.toml and a profile to what it found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.registry import Registry
+
+
+class NoData(QartsrError):
+    """What a check needs has not been measured; the text says what is absent."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        what: what was compared, for people.
+        test: the test used, for people.
+        n: number of pairs (photographs) behind it; 1 for a counted number.
+        effect: in the direction that the claim favours; units of `what`.
+        low, high: of its 95% interval; NaN where there is none.
+        p: one-sided, not corrected; NaN for a counted or timed number, which is compared as it is.
+        favours: whether effect and interval speak for the claim, before p is corrected.
+        run_ids: of the run records behind it.
+        missing: what has not been measured; nothing else counts then.
+    """
+
+    what: str
+    test: str
+    n: int = 0
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    favours: bool = False
+    run_ids: tuple[str, ...] = ()
+    missing: str = ""
+
+
+#: Settings (no lists left in them), profile -> finding. Raises NoData.
+Check = Callable[[Mapping[str, Any], str], Finding]
+
+CHECKS: Registry[Check] = Registry("check", "qartsr_lib.claims")

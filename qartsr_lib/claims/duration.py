@@ -1,0 +1,52 @@
+"""Check "duration": how long a method's models took to make, against another method's."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from qartsr_lib import paths
+from qartsr_lib.claims.base import CHECKS, Finding, NoData
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.results import read_table
+
+
+@CHECKS.register("duration")
+def duration(settings: Mapping[str, Any], profile: str) -> Finding:
+    """Median over models of seconds(method) / seconds(against), equal backbone, T, bits and data set; at most `below`.
+
+    Settings: table, method, against (names in the table). Times are those of the run records, per seed.
+    """
+    try:
+        table = read_table(profile, settings["table"])
+    except QartsrError as error:
+        raise NoData(f"results/{profile}/{settings['table']}.csv is not there yet") from error
+    keys = ["dataset", "backbone", "timestep", "bits"]
+    ours, others = (
+        table[table["method"] == settings[side]].drop_duplicates("run_id").set_index(keys)["run_id"]
+        for side in ("method", "against")
+    )
+    pairs = [(ours[key], others[key]) for key in ours.index.intersection(others.index)]
+    if not pairs:
+        raise NoData(f"{settings['table']}: no model of {settings['method']} beside one of {settings['against']}")
+    ratios = [_seconds(profile, first) / _seconds(profile, second) for first, second in pairs]
+    return Finding(
+        what=f"time to quantize, {settings['method']} / {settings['against']}",
+        test="measured number, no test",
+        n=len(ratios),
+        effect=statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        favours=statistics.median(ratios) <= settings["below"],
+        run_ids=tuple(dict.fromkeys(run for pair in pairs for run in pair)),
+    )
+
+
+def _seconds(profile: str, run_id: str) -> float:
+    path = paths.results_dir(profile) / "runs" / f"{run_id}.json"
+    if not path.is_file():
+        raise NoData(f"results/{profile}/runs/{run_id}.json is not there")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record["duration_s"]["build"] / len(record["parameters"]["seeds"])

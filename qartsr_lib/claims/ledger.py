@@ -1,0 +1,154 @@
+"""From rules and result files to verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from qartsr_lib import results
+from qartsr_lib.claims.base import CHECKS, Finding, NoData
+from qartsr_lib.claims.rules import Claim, Rules, expanded
+
+REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "partly", "not reproduced", "not testable here"
+VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
+COLUMNS = (
+    *("id", "claim", "where", "paper_evidence", "ours", "test", "n"),
+    *("effect", "ci_low", "ci_high", "p_corrected", "verdict", "run_ids"),
+)
+CHECK_COLUMNS = (
+    *("id", "check", "test", "n", "effect", "ci_low", "ci_high"),
+    *("p", "p_corrected", "holds", "missing", "run_ids"),
+)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Verdicts on a profile's results.
+
+    Attributes:
+        claims: one row per claim, COLUMNS. n, effect, interval and p are of the check that speaks least for it.
+        checks: one row per check, CHECK_COLUMNS.
+    """
+
+    profile: str
+    claims: pd.DataFrame
+    checks: pd.DataFrame
+
+    def write(self) -> None:
+        """results/<profile>/claims.csv and claims_checks.csv, replaced as a whole."""
+        results.write_measurement(self.profile, "claims", self.claims, by=(), front=COLUMNS)
+        results.write_measurement(self.profile, "claims_checks", self.checks, by=(), front=CHECK_COLUMNS)
+
+
+def make_ledger(rules: Rules, profile: str) -> Ledger:
+    """Run every check; a claim is reproduced where all its checks (or the share it asks for) hold.
+
+    A check holds where effect and interval speak for the claim and its p-value, corrected by Holm over all
+    checks of the ledger that have one, is below `rules.level`. Checks without results are left out and
+    told; a claim that has no other is not testable.
+    """
+    found = {claim.id: _findings(claim, rules, profile) for claim in rules.claims}
+    every = [finding for findings in found.values() for finding in findings]
+    corrected = dict(zip(map(id, every), holm([finding.p for finding in every]), strict=True))
+    claims, checks = [], []
+    for claim in rules.claims:
+        judged = [_judged(finding, corrected[id(finding)], rules.level) for finding in found[claim.id]]
+        claims.append(_claim_row(claim, judged))
+        checks += [_check_row(claim.id, *entry) for entry in judged]
+    return Ledger(
+        profile, pd.DataFrame(claims, columns=list(COLUMNS)), pd.DataFrame(checks, columns=list(CHECK_COLUMNS))
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979); NaN stays and does not count."""
+    values = np.asarray(p, dtype=float)
+    tested = np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    values[order] = np.minimum(1, np.maximum.accumulate(values[order] * factors))
+    return values.tolist()
+
+
+Judged = tuple[Finding, float, bool]
+
+
+def _findings(claim: Claim, rules: Rules, profile: str) -> list[Finding]:
+    findings = []
+    for check in claim.checks:
+        for settings in expanded(check, rules.datasets.get(profile, ())):
+            try:
+                finding = CHECKS.get(settings["test"])(settings, profile)
+            except NoData as error:
+                finding = Finding("", settings["test"], missing=str(error))
+            if not math.isnan(finding.p) and finding.n < rules.min_images:
+                reason = f"{finding.what}: {finding.n} photographs, fewer than {rules.min_images}"
+                finding = replace(finding, p=math.nan, missing=reason)
+            findings.append(finding)
+    return findings
+
+
+def _judged(finding: Finding, corrected: float, level: float) -> Judged:
+    return finding, corrected, not finding.missing and finding.favours and (math.isnan(corrected) or corrected < level)
+
+
+def _claim_row(claim: Claim, judged: Sequence[Judged]) -> dict[str, object]:
+    fixed = {name: getattr(claim, name) for name in ("id", "claim", "where", "paper_evidence")}
+    tested = [entry for entry in judged if not entry[0].missing]
+    if not tested:
+        missing = list(dict.fromkeys(finding.missing for finding, *_ in judged))
+        ours = claim.untestable or f"not measured: {missing[0]}" + (
+            f" (and {len(missing) - 1} more)" * (len(missing) > 1)
+        )
+        empty = {"test": "none", "n": 0, "verdict": NOT_TESTABLE, "run_ids": ""}
+        return fixed | {"ours": ours} | empty | dict.fromkeys(("effect", "ci_low", "ci_high", "p_corrected"), math.nan)
+    held = sum(holds for *_, holds in tested)
+    weakest, p, _ = max(tested, key=_weakness)
+    ours = f"{held} of {len(tested)} checks hold; weakest: {weakest.what}"
+    if len(tested) < len(judged):
+        ours += f"; {len(judged) - len(tested)} more could not be measured here"
+    runs = dict.fromkeys(run for finding, *_ in tested for run in finding.run_ids)
+    return fixed | {
+        "ours": ours,
+        "test": "; ".join(dict.fromkeys(finding.test for finding, *_ in tested)),
+        "n": weakest.n,
+        "effect": weakest.effect,
+        "ci_low": weakest.low,
+        "ci_high": weakest.high,
+        "p_corrected": p,
+        "verdict": _verdict(claim, held / len(tested)),
+        "run_ids": " ".join(runs),
+    }
+
+
+def _verdict(claim: Claim, share: float) -> str:
+    if share >= claim.reproduced_from:
+        return REPRODUCED
+    return PARTLY if share and share >= claim.partly_from else NOT_REPRODUCED
+
+
+def _weakness(entry: Judged) -> tuple[bool, float]:
+    """Sorts the check that speaks least for a claim last."""
+    finding, _, holds = entry
+    return not holds, 0.0 if math.isnan(finding.p) else finding.p
+
+
+def _check_row(claim: str, finding: Finding, corrected: float, holds: bool) -> dict[str, object]:
+    return {
+        "id": claim,
+        "check": finding.what,
+        "test": finding.test,
+        "n": finding.n,
+        "effect": finding.effect,
+        "ci_low": finding.low,
+        "ci_high": finding.high,
+        "p": finding.p,
+        "p_corrected": corrected,
+        "holds": holds,
+        "missing": finding.missing,
+        "run_ids": " ".join(finding.run_ids),
+    }

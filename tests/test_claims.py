@@ -1,0 +1,252 @@
+"""The claims ledger: rules, checks and verdicts, on result files whose answers are known."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from qartsr_lib import claims, figures, paths, reports, results
+from qartsr_lib.claims import rules as rules_module
+from qartsr_lib.claims.contrast import contrast
+from qartsr_lib.claims.counted import cell, share
+from qartsr_lib.claims.duration import duration
+from qartsr_lib.claims.ledger import CHECK_COLUMNS, COLUMNS, holm
+from qartsr_lib.errors import QartsrError
+
+IMAGES = [f"image{index:02d}" for index in range(20)]
+NOISE = np.random.default_rng(0).normal(0, 0.1, len(IMAGES))
+SHARED = {
+    "table": "table3",
+    "metric": "PSNR",
+    "dataset": "RealSR",
+    "backbone": "embedded",
+    "timestep": 1,
+    "bits": "W4A4",
+}
+
+
+def rows(method, value, metric="PSNR", seed=0, noise=NOISE, bits="W4A4", timestep=1):
+    fixed = {"dataset": "RealSR", "backbone": "embedded", "timestep": timestep, "method": method, "bits": bits}
+    fixed |= {"seed": seed, "metric": metric, "run_id": f"run-{method}"}
+    return [fixed | {"image": image, "value": value + part} for image, part in zip(IMAGES, noise, strict=True)]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Writes per-image rows as results/study/per_image/table3."""
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+
+    def write(*parts, table="table3"):
+        frame = pd.DataFrame([row for part in parts for row in part])
+        long = frame.groupby(["dataset", "backbone", "timestep", "method", "bits", "metric", "run_id"])
+        table_rows = long["value"].mean().reset_index().assign(ci_low=0, ci_high=0, n_images=len(IMAGES), n_seeds=1)
+        table_rows = table_rows.assign(steps=0, w_bits_effective=4, note="")
+        results.write_table("study", table, table_rows, frame)
+
+    return write
+
+
+def against(first, second, **settings):
+    return SHARED | {"plus": [{"method": first}], "minus": [{"method": second}]} | settings
+
+
+def test_a_contrast_is_the_paired_mean_with_a_wilcoxon_test(study):
+    study(rows("A", 26.0), rows("B", 25.0, noise=-NOISE))
+    found = contrast(against("A", "B", above=0), "study")
+    differences = 1 + 2 * NOISE
+    assert found.n == 20 and found.run_ids == ("run-A", "run-B")
+    assert found.effect == pytest.approx(differences.mean(), abs=1e-5)
+    assert found.low < found.effect < found.high and found.favours
+    assert found.p == pytest.approx(scipy.stats.wilcoxon(differences, alternative="greater").pvalue, rel=1e-3)
+    turned = contrast(against("B", "A", above=0), "study")
+    assert not turned.favours and turned.p > 0.9
+
+
+def test_where_less_is_better_the_sign_is_turned(study):
+    study(rows("A", 0.1, "GMSD"), rows("B", 0.3, "GMSD"))
+    found = contrast(against("A", "B", metric="GMSD", above=0), "study")
+    assert found.effect == pytest.approx(0.2) and found.favours
+
+
+def test_equivalence_needs_both_sides(study):
+    study(rows("A", 26.0), rows("B", 25.7, noise=-NOISE))
+    assert contrast(against("A", "B", above=-0.5, below=0.5), "study").favours
+    apart = contrast(against("A", "B", above=-0.2, below=0.2), "study")
+    assert not apart.favours and apart.p > 0.9
+
+
+def test_a_difference_of_differences(study):
+    study(rows("A", 26.0), rows("B", 25.0), rows("A", 20.0, bits="W2A2"), rows("B", 15.0, bits="W2A2"))
+    settings = {key: value for key, value in SHARED.items() if key != "bits"}
+    plus = [{"method": "A", "bits": "W2A2"}, {"method": "B", "bits": "W4A4"}]
+    minus = [{"method": "B", "bits": "W2A2"}, {"method": "A", "bits": "W4A4"}]
+    assert contrast(settings | {"plus": plus, "minus": minus, "above": 0}, "study").effect == pytest.approx(4.0)
+
+
+def test_every_seed_must_agree(study):
+    study(rows("A", 27.0, seed=0), rows("A", 26.0, seed=1), rows("A", 24.9, seed=2), rows("B", 25.0))
+    found = contrast(against("A", "B", above=0), "study")
+    assert found.effect == pytest.approx(29 / 30, abs=1e-4)
+    assert not found.favours and "2 of 3 seeds agree" in found.what
+
+
+@pytest.mark.parametrize("changed", [{"table": "table9"}, {"metric": "LPIPS"}, {"backbone": "osediff"}])
+def test_what_is_not_there_is_told(study, changed):
+    study(rows("A", 26.0), rows("B", 25.0))
+    with pytest.raises(claims.NoData):
+        contrast(against("A", "B", above=0, **changed), "study")
+
+
+def test_counted_numbers_are_compared_with_the_papers_or_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+    folder = paths.results_dir("paper")
+    folder.mkdir(parents=True)
+    (folder / "table2.csv").write_text("rule,bits,params,run_id\npaper,W4A4,90.7,r1\npaper,W2A2,95.0,r1\n")
+    (folder / "size.json").write_text(json.dumps({"part": 1, "whole": 8}))
+    settings = {"table": "table2", "where": {"rule": "paper"}, "bits": "W4A4", "column": "params", "profile": "paper"}
+    assert cell(settings | {"paper": 90.66, "within": 0.05}, "study").favours
+    assert not cell(settings | {"paper": 90.66, "within": 0.03}, "study").favours
+    assert cell(settings | {"above": 90}, "study").run_ids == ("r1",)
+    with pytest.raises(claims.NoData, match="0 rows"):
+        cell(settings | {"bits": "W3A3"}, "study")
+    assert share({"file": "size.json", "part": "part", "whole": "whole", "below": 0.2}, "paper").effect == 0.125
+    with pytest.raises(claims.NoData, match="not there"):
+        share({"file": "other.json", "part": "part", "whole": "whole", "below": 0.2}, "paper")
+
+
+def test_times_are_those_of_the_run_records_per_seed(study):
+    study(rows("A", 26.0), rows("B", 25.0))
+    for method, seconds, seeds in (("A", 30, [0, 1, 2]), ("B", 5, [0])):
+        record = {"duration_s": {"build": seconds}, "parameters": {"seeds": seeds}}
+        path = paths.results_dir("study") / "runs" / f"run-{method}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record))
+    settings = {"table": "table3", "method": "A", "against": "B"}
+    assert duration(settings | {"below": 2.5}, "study").effect == 2.0
+    assert not duration(settings | {"below": 1.5}, "study").favours
+    with pytest.raises(claims.NoData):
+        duration(settings | {"against": "C", "below": 1.5}, "study")
+
+
+def test_holm_by_hand():
+    nan = math.nan
+    assert holm([0.01, nan, 0.04, 0.03]) == pytest.approx([0.03, nan, 0.06, 0.06], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+RULES = """
+level = 0.05
+min_images = {minimum}
+[datasets]
+study = ["RealSR"]
+[[claim]]
+id = "one"
+claim = "A beats B and C"
+where = "here"
+paper_evidence = "none"
+{extra}
+[[claim.check]]
+test = "contrast"
+table = "table3"
+dataset = "all"
+metric = "PSNR"
+backbone = "embedded"
+timestep = 1
+bits = "W4A4"
+rival = ["B", "C"]
+plus = [{{ method = "A" }}]
+minus = [{{ method = "@rival" }}]
+above = 0
+[[claim]]
+id = "two"
+claim = "beauty"
+where = "there"
+paper_evidence = "none"
+untestable = "no judge"
+[[inconsistency]]
+where = "Table 1"
+what = "odd"
+"""
+
+
+def ledger_of(tmp_path, minimum=10, extra=""):
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES.format(minimum=minimum, extra=extra))
+    rules = claims.load_rules(path)
+    return rules, claims.make_ledger(rules, "study")
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "extra", "verdict"),
+    [
+        (25.0, 25.5, "", "reproduced"),
+        (25.0, 27.0, "", "partly"),
+        (27.0, 27.0, "", "not reproduced"),
+        (25.0, 27.0, "reproduced_from = 0.5", "reproduced"),
+        (25.0, 27.0, "partly_from = 0.6", "not reproduced"),
+    ],
+)
+def test_verdicts_follow_from_the_share_of_checks_that_hold(study, tmp_path, b, c, extra, verdict):
+    study(rows("A", 26.0), rows("B", b, noise=-NOISE), rows("C", c, noise=-NOISE))
+    _, ledger = ledger_of(tmp_path, extra=extra)
+    assert list(ledger.claims["verdict"]) == [verdict, "not testable here"]
+    assert list(ledger.checks["holds"]) == [b < 26, c < 26]
+    assert ledger.claims.loc[1, "ours"] == "no judge"
+
+
+def test_few_photographs_and_absent_rows_decide_nothing(study, tmp_path):
+    study(rows("A", 26.0), rows("B", 25.0, noise=-NOISE))
+    _, ledger = ledger_of(tmp_path)
+    assert "1 of 1 checks hold" in ledger.claims.loc[0, "ours"]
+    assert "1 more could not be measured" in ledger.claims.loc[0, "ours"]
+    _, ledger = ledger_of(tmp_path, minimum=21)
+    assert ledger.claims.loc[0, "verdict"] == "not testable here"
+    assert "fewer than 21" in ledger.claims.loc[0, "ours"]
+
+
+def test_the_ledger_is_written_by_its_contract_and_shown(study, tmp_path):
+    study(rows("A", 26.0), rows("B", 25.0, noise=-NOISE), rows("C", 27.0, noise=-NOISE))
+    rules, ledger = ledger_of(tmp_path)
+    ledger.write()
+    ledger.write()  # replaced, not appended
+    found = pd.read_csv(paths.results_dir("study") / "claims.csv")
+    assert list(found.columns) == list(COLUMNS) and len(found) == 2
+    assert found.loc[0, "run_ids"] == "run-A run-B run-C"
+    assert found.loc[0, "effect"] < 0  # of C, the weakest check
+    assert list(pd.read_csv(paths.results_dir("study") / "claims_checks.csv").columns) == list(CHECK_COLUMNS)
+    titles = [title for title, _ in reports.verdict_sections(ledger, rules)]
+    assert titles == ["Partly (1)", "Not testable here (1)", "Where the paper does not fit itself"]
+    assert list(reports.check_sections(ledger)[0][1]["holds"]) == ["yes", "no"]
+    figure = figures.claim_bars(ledger.claims, ledger.checks)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no data", "1 of 2"]
+
+
+def test_the_projects_rules_are_whole():
+    rules = claims.load_rules()
+    assert len(rules.claims) >= 13 and len(rules.inconsistencies) >= 7
+    for claim in rules.claims:
+        for check in claim.checks:
+            for settings in rules_module.expanded(check, ("RealSR", "Urban100")):
+                assert {"above", "below", "paper"} & set(settings), claim.id
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('test = "contrast"', 'test = "contrats"', "did you mean 'contrast'"),
+        ('id = "two"', 'id = "one"', "occurs twice"),
+        ("level = 0.05", "", "level"),
+        ('untestable = "no judge"', "", "untestable"),
+        ("[[claim]]", "[[claim", "rules.toml"),
+    ],
+)
+def test_broken_rules_are_told_in_one_line(tmp_path, before, after, told):
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES.format(minimum=10, extra="").replace(before, after, 1))
+    with pytest.raises(QartsrError, match=told) as error:
+        claims.load_rules(path)
+    assert "\n" not in str(error.value)

@@ -8,6 +8,7 @@ packages; `study` runs the embedded backbones on the real benchmarks, and verdic
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,7 @@ class Profile:
         finetune_bits: bit widths of Table 3.
         ablation_bits: bit widths of Table 4.
         finetune_metrics, finetune_images: metrics, and images per data set, of Tables 3 and 4.
+        deployed: (method, bits) of the models that are written to files and timed.
         train_images: budget of a trained method, images passed forward and backward.
         train_batch: images per step.
         image_loss: name in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none.
@@ -93,6 +95,7 @@ class Profile:
     ablation_bits: tuple[str, ...] = ("W4A4", "W2A2")
     finetune_metrics: tuple[str, ...] = FINETUNE_METRICS
     finetune_images: int | None = None
+    deployed: tuple[tuple[str, str], ...] = ()
     train_images: int = 32
     train_batch: int = 1
     image_loss: str = "vae-features+mse"
@@ -128,6 +131,7 @@ PROFILES = {
             finetune_cells=(("embedded", 1),),
             finetune_bits=("W4A4",),
             ablation_bits=("W4A4",),
+            deployed=(("maxmin", "W4A4"),),
             finetune_metrics=("PSNR", "SSIM"),
             finetune_images=1,
             train_images=8,
@@ -145,6 +149,7 @@ PROFILES = {
             n_calibration=48,
             finetune_bits=("W4A4",),  # 32 training images bear no method to W2A2: all fail, which decides nothing
             ablation_bits=("W4A4",),
+            deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2"), ("maxmin", "W4A4"), ("svdquant", "W4A4")),
             finetune_images=4,
         ),
         Profile(
@@ -159,6 +164,7 @@ PROFILES = {
             n_calibration=128,
             methods=(*SEVEN_METHODS, "lsq-qat", "svdquant-released"),
             finetune_bits=("W4A4", "W3A3", "W2A2"),
+            deployed=tuple(itertools.product(("qartsr", "maxmin", "svdquant"), ("W8A8", "W4A4", "W2A2"))),
             finetune_images=30,
             train_images=256,
             downloads=True,
@@ -176,6 +182,7 @@ PROFILES = {
             calibration_size=128,
             finetune_cells=(("osediff", 1000), ("osediff", 1)),
             finetune_bits=("W4A4", "W3A3", "W2A2"),
+            deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2")),
             train_images=16384,
             image_loss="lpips+mse",
             teacher="bfloat16",

@@ -29,8 +29,13 @@ def deployment_sections(rows: pd.DataFrame, counted: pd.DataFrame) -> Sections:
     ]
 
 
-def counted_ratios(network: str, methods: Sequence[str], bits: Sequence[str]) -> pd.DataFrame:
-    """Columns method, bits, params_ratio, ops_ratio: by the honest rule of Table 2, of a network in counting.MODELS."""
+def counted_ratios(network: str, models: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Columns method, bits, params_ratio, ops_ratio: by the honest rule of Table 2, of a network in counting.MODELS.
+
+    Args:
+        models: (name in METHODS, bits); all combinations of both are counted.
+    """
+    methods, bits = (list(dict.fromkeys(values)) for values in zip(*models, strict=True))
     rows = counting.honest_rows(counting.components(*counting.counted(network), methods, bits))
     full = rows.iloc[0]
     ratios = {"params_ratio": rows["params_M"] / full["params_M"], "ops_ratio": rows["ops_G"] / full["ops_G"]}

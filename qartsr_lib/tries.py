@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from qartsr_lib import paths
+from qartsr_lib import paths, tables
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.datasets.base import file_sha256
@@ -154,6 +154,14 @@ def _scores(student, teacher, lq: torch.Tensor, hr: torch.Tensor, distance: Feat
     )
 
 
+def show(tries: pd.DataFrame) -> Path:
+    """Write figures/study/tries.md: what was tried, and what the second look changed."""
+    from qartsr_lib.reports.rates import rate_sections  # imports this module
+
+    caption = f"Learning-rate tries on {VALIDATION}: factors on each method's published rates."
+    return tables.save_table("study", "tries", rate_sections(tries), caption)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run all tries and write the winners; the exit status is 2 for what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m qartsr_lib.tries", description=__doc__.split("\n\n")[0])
@@ -176,6 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     tries.write("tries", by=("dataset", "method", "bits", "factor"))
     write_text(CHOSEN, json.dumps(choose(pd.read_csv(table)), indent=1, sort_keys=True) + "\n")
+    show(pd.read_csv(table))
     print(f"{CHOSEN} written")
     return 0
 

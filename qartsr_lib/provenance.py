@@ -28,12 +28,15 @@ _NOT_COMPUTING = frozenset(
         "cache",
         "cli",
         "colour_fix",
+        "compare",
         "deploy",
         "figures",
         "finetuning_grids",
         "fullsize",
         "fullsize_training",
+        "gallery",
         "grids",
+        "noise_floor",
         "outside",
         "paths",
         "profiles",
@@ -47,6 +50,7 @@ _NOT_COMPUTING = frozenset(
         "tables",
         "training",
         "tries",
+        "webpage",
         "__main__",
     ]
 )

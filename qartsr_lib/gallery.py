@@ -1,11 +1,4 @@
-"""Whole upscaled sample photographs as result files, for the sliders of the web page.
-
-    figures/<profile>/gallery/index.json                    photographs, settings, one entry per picture
-    figures/<profile>/gallery/chelsea/original.webp
-    figures/<profile>/gallery/chelsea/QArtSR-W4A4-embedded-T1.webp
-
-A picture belongs to a model (backbone, T, method, bits), so settings that share a model share its file.
-"""
+"""Make the gallery: whole upscaled sample photographs as result files, for the sliders of the web page."""
 
 from __future__ import annotations
 
@@ -13,53 +6,25 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from qartsr_lib import paths
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.samples import photographs
 from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, Picture, gallery_dir
 from qartsr_lib.images import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.reports.crops import read_output
 from qartsr_lib.reports.pictures import DATASET, outputs_by_row
 from qartsr_lib.reports.settings import Setting
 from qartsr_lib.study import TableRun
 
-ORIGINAL, BICUBIC = "original", "bicubic"
 #: Of WebP: artefacts of quantization stay as they are, and a photograph of 320 pixels takes some 30 kB.
 QUALITY = 84
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One entry of the index.
-
-    Attributes:
-        photograph: id of the sample photograph.
-        backbone, timestep, method, bits: as in tables; "", 0 and "" for the original and the bicubic input.
-        psnr_y: of the whole picture in dB, before WebP; None for the original and where there is no picture.
-        run_id: of the run record; "" where no network was run.
-        file: relative to the gallery's folder; "" where a method diverged.
-    """
-
-    photograph: str
-    backbone: str
-    timestep: int
-    method: str
-    bits: str
-    psnr_y: float | None
-    run_id: str
-    file: str
-
-
-def gallery_dir(profile: str) -> Path:
-    """figures/<profile>/gallery."""
-    return paths.figures_dir(profile) / "gallery"
 
 
 def write_gallery(run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str]) -> Path:
@@ -86,7 +51,7 @@ def write_gallery(run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setti
         ],
         "pictures": [asdict(picture) for picture in pictures],
     }
-    path = write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
+    path = write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
     named = {picture.file for picture in pictures}
     for file in folder.rglob("*.webp"):
         if file.relative_to(folder).as_posix() not in named:

@@ -21,7 +21,14 @@
   // What stands behind a number: shown on hover and on keyboard focus.
   const facts = data("facts");
   const tip = byId("tip");
-  const hide = () => { tip.hidden = true; };
+  let shown = null;
+  const hide = () => { tip.hidden = true; shown = null; };
+  const place = () => {
+    const link = shown.getBoundingClientRect();
+    const below = link.bottom + 6 + tip.offsetHeight < innerHeight;
+    tip.style.left = `${Math.max(8, Math.min(link.left, innerWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${below ? link.bottom + 6 : link.top - tip.offsetHeight - 6}px`;
+  };
   const show = (event) => {
     const link = event.target.closest && event.target.closest("a[data-run]");
     if (!link || !facts[link.dataset.run]) return hide();
@@ -31,16 +38,15 @@
       return row;
     }));
     tip.hidden = false;
-    const place = link.getBoundingClientRect();
-    const left = Math.min(place.left, innerWidth - tip.offsetWidth - 8);
-    const below = place.bottom + 6 + tip.offsetHeight < innerHeight;
-    tip.style.left = `${Math.max(8, left)}px`;
-    tip.style.top = `${below ? place.bottom + 6 : place.top - tip.offsetHeight - 6}px`;
+    shown = link;
+    place();
   };
   document.addEventListener("mouseover", show);
   document.addEventListener("focusin", show);
   document.addEventListener("focusout", hide);
-  document.addEventListener("scroll", hide, { passive: true, capture: true });
+  // Focus scrolls to its link and the tip follows; a pointer's tip goes.
+  const scrolled = () => { if (shown) (shown === document.activeElement ? place : hide)(); };
+  document.addEventListener("scroll", scrolled, { passive: true, capture: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 
   // Two pictures and a line between them. The line stands in the frame; the sheet below it may be zoomed and scrolled.
@@ -92,11 +98,12 @@
     sheet.classList.toggle("sharp", zoom >= 4);
     clip();
   };
-  const choose = () => { // other pictures: keep what is compared where it is there, else full precision against the last
+  const choose = () => { // other pictures: keep what is compared where it is there, else full precision against the last picture
     const before = ["left", "right"].map((side) => byId(side).selectedOptions[0]?.textContent);
-    const labels = entries().map((entry) => entry.label);
+    const found = entries();
+    const labels = found.map((entry) => entry.label);
     const full = Math.max(0, labels.findIndex((label) => label.startsWith("full precision")));
-    const wanted = [full, labels.length - 1];
+    const wanted = [full, found.findLastIndex((entry) => entry.file)];
     ["left", "right"].forEach((side, index) => {
       fill(byId(side), labels);
       const kept = labels.indexOf(before[index]);

@@ -3,7 +3,7 @@
 Float32 sums come out in another order on another machine or with another number of threads, and
 low-bit networks amplify that. The ways of rounding (`VARIANTS`): one thread, two threads, and twice
 every weight moved by at most one unit in the last place. Ranges, training and images are made anew
-each time.
+each time. Finished cells lie in the cache: an interrupted measurement continues.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from qartsr_lib import metrics, provenance, theorem
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones import OneStepSR, load_backbone
 from qartsr_lib.datasets import DATASETS
-from qartsr_lib.datasets.base import Pair
+from qartsr_lib.datasets.base import Pair, fingerprint
 from qartsr_lib.datasets.calibration import calibration_list
 from qartsr_lib.finetuning_grids import training_options
 from qartsr_lib.images import read_image, write_png
+from qartsr_lib.measured import measure_cells
 from qartsr_lib.methods import METHODS
 from qartsr_lib.noise_floor import STATIC, TRAINED, floor_file
 from qartsr_lib.profiles import ALL_METRICS, Profile, get_profile
@@ -35,6 +36,8 @@ from qartsr_lib.progress import progress
 from qartsr_lib.results import cell_text
 from qartsr_lib.study import FULL_PRECISION
 
+#: Folder of the cache in which finished cells lie.
+NAME = "noise_floor"
 COLUMNS = ("kind", "bits", "quantity", "table", "image", "relative", "cells", "images", "variants")
 
 
@@ -96,12 +99,22 @@ def measure(
         raise ValueError("a range needs two variants")
     pairs = DATASETS.get("samples").pairs(max_images=profile.max_images) if pairs is None else pairs
     names = [name for name, reason in metrics.available(profile.metrics).items() if reason is None]
-    work = [(case, variant) for case in cases for variant in variants]
-    rows = []
-    for case, variant in progress(work, "noise floor"):
-        for image, values in _measured(case, variant, profile, pairs, names):
-            rows += [(case, variant, image, name, value) for name, value in values.items()]
-    return _floors(pd.DataFrame(rows, columns=["case", "variant", "image", "quantity", "value"]))
+    calibration = calibration_list(profile)
+    common = {"measurement": "noise floor", "data": fingerprint(list(pairs)), "metrics": metrics.identity(names)}
+    common |= {"calibration": calibration.sha256, "train_images": profile.train_images}
+
+    def one(cell: tuple[Case, int]) -> pd.DataFrame:
+        case, number = cell
+        found = _measured(case, variants[number], profile, calibration.images, pairs, names)
+        rows = [(image, name, value) for image, values in found for name, value in values.items()]
+        return pd.DataFrame(rows, columns=["image", "quantity", "value"])
+
+    frames = []
+    for case, number in progress([(case, number) for case in cases for number in range(len(variants))], "noise floor"):
+        question = common | {"case": asdict(case), "variant": asdict(variants[number]), "number": number}
+        measured = measure_cells(NAME, {(case, number): question}, one)
+        frames.append(measured.frame.assign(case=case, variant=number))
+    return _floors(pd.concat(frames, ignore_index=True))
 
 
 def _floors(values: pd.DataFrame) -> pd.DataFrame:
@@ -123,15 +136,19 @@ def _range(values: pd.Series) -> float:
 
 
 def _measured(
-    case: Case, variant: Variant, profile: Profile, pairs: Sequence[Pair], names: Sequence[str]
+    case: Case,
+    variant: Variant,
+    profile: Profile,
+    crops: list[torch.Tensor],
+    pairs: Sequence[Pair],
+    names: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """(image, quantity -> value) of one model made and used in one way of rounding."""
     with _threads(variant.threads):
         full = nudged(load_backbone(case.backbone, case.timestep), variant.nudge)
-        calibration = [] if case.method == "fp" else calibration_list(profile).images
         options = dict(training_options(case.method, case.bits, profile))
         torch.manual_seed(0)
-        model = METHODS.get(case.method).build(full, case.bits, calibration, seed=0, **options).backbone
+        model = METHODS.get(case.method).build(full, case.bits, crops, seed=0, **options).backbone
         for pair in pairs:
             values = _scores(model, pair, names)
             if case.method == "maxmin":
@@ -197,4 +214,4 @@ def measure_and_write() -> Path:
 
 def floor_profile() -> Profile:
     """Profile tiny, with as few images as tell how far rounding goes."""
-    return get_profile("tiny", max_images=3, n_calibration=12, metrics=(*ALL_METRICS, "VAE-FD"))
+    return get_profile("tiny", max_images=2, n_calibration=12, metrics=(*ALL_METRICS, "VAE-FD"))

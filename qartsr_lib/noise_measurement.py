@@ -3,7 +3,7 @@
 Float32 sums come out in another order on another machine or with another number of threads, and
 low-bit networks amplify that. The ways of rounding (`VARIANTS`): one thread, two threads, and twice
 every weight moved by at most one unit in the last place. Ranges, training and images are made anew
-each time. Finished cells lie in the cache: an interrupted measurement continues.
+each time. Finished cells lie in the cache, so that an interrupted measurement continues.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from qartsr_lib import metrics, provenance, theorem
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones import OneStepSR, load_backbone
+from qartsr_lib.cache import RunCache
 from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.base import Pair, fingerprint
 from qartsr_lib.datasets.calibration import calibration_list
@@ -196,11 +197,17 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure_and_write() -> Path:
-    """Measure the floors of `floor_profile` and write results/noise_floor.csv, beside it .json: how it was made."""
-    profile = floor_profile()
-    cases = default_cases(profile)
+def measure_and_write(cases: Sequence[Case] | None = None) -> Path:
+    """Measure the floors of `floor_profile` and write results/noise_floor.csv, beside it .json: how it was made.
+
+    Args:
+        cases: `default_cases` by default.
+    """
+    profile, cache = floor_profile(), RunCache.for_profile(NAME)
+    cases = default_cases(profile) if cases is None else cases
+    cache.begin()
     frame = measure(cases, profile)
+    cache.finish()
     made = {
         "cases": [asdict(case) for case in cases],
         "variants": [asdict(variant) for variant in VARIANTS],

@@ -1,4 +1,5 @@
 # make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"]
+# make report (figures/index.html), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
 # make test [ARGS="-k quant"], make lab, make lint, make bench, make backbone [IMAGES=folder] [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
 
@@ -12,15 +13,21 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(RECENT)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help reproduce test lab bench lint backbone clean
+.PHONY: help reproduce report compare test lab bench lint backbone clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 reproduce: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.runner --profile $(PROFILE) \
 		$(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS))
+
+report: $(INSTALLED)
+	@$(BIN)/python -m qartsr_lib.webpage
+
+compare: $(INSTALLED)
+	@$(BIN)/python -m qartsr_lib.compare $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)

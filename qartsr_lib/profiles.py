@@ -12,9 +12,8 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from qartsr_lib import metrics, paths
+from qartsr_lib import paths
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.metrics.weights import FOLDER_VARIABLE, locate, reachable, weights_folder
 
 #: The eight metrics of the paper's tables, in its order.
 PAPER_METRICS = ("PSNR", "SSIM", "LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA")
@@ -260,6 +259,9 @@ def missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:
     Only for profiles that need backbone files too: elsewhere an unavailable metric is a row marked
     n/a, and nothing is missing.
     """
+    from qartsr_lib import metrics  # takes seconds, and a profile is mostly needed for its names
+    from qartsr_lib.metrics.weights import FOLDER_VARIABLE, locate, reachable, weights_folder
+
     if not profile.weights:
         return []
     given = weights_folder()

@@ -12,6 +12,7 @@ import pandas as pd
 from qartsr_lib import paths
 from qartsr_lib.atomic import write_text
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.profiles import ALL_METRICS
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 LOWER_IS_BETTER = ("LPIPS", "DISTS", "NIQE", "GMSD", "PIQE", "VAE-FD")
@@ -39,6 +40,22 @@ def papers_rows(number: int) -> set[tuple[str, int]]:
     """(method by our name, T) of every row of the paper's Table 1 or 3: the setting that it reports."""
     paper = paper_table(number)
     return set(zip(paper["method"].replace(PAPER_NAMES), paper["timestep"].astype(int), strict=True))
+
+
+def paper_values(number: int, keys: Sequence[str], dataset: str, stand_in: str = "RealSR") -> dict[tuple, float]:
+    """(values of `keys`..., metric) -> the paper's number, of a data set or, where the paper lacks it, of `stand_in`.
+
+    Args:
+        number: of the paper's table.
+        keys: columns of the transcription; methods go by our names (PAPER_NAMES).
+    """
+    paper = paper_table(number)
+    if "method" in paper:
+        paper = paper.assign(method=paper["method"].replace(PAPER_NAMES))
+    rows = paper[paper["dataset"] == (dataset if dataset in set(paper["dataset"]) else stand_in)]
+    metrics = [column for column in paper if column in ALL_METRICS]
+    known = rows.melt(id_vars=list(keys), value_vars=metrics, var_name="metric").dropna(subset=["value"])
+    return dict(zip(known[[*keys, "metric"]].itertuples(index=False, name=None), known["value"], strict=True))
 
 
 def wide(results: pd.DataFrame, metrics: Sequence[str], compare: str | Sequence[str] = "timestep") -> pd.DataFrame:

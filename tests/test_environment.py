@@ -62,7 +62,7 @@ def test_every_imported_package_is_a_direct_dependency():
     assert set(foreign) <= {"huggingface_hub", "timm"}, foreign  # pyiqa's and diffusers' own, used as they load files
 
 
-@pytest.mark.parametrize("command", ["reproduce", "test", "lab", "lint", "backbone"])
+@pytest.mark.parametrize("command", ["reproduce", "report", "compare", "test", "lab", "lint", "backbone"])
 def test_each_make_target_installs_first(command):
     make = ["make", "-n", "-B", command, f"PYTHON={sys.executable}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -91,4 +91,4 @@ def test_ci_calls_the_make_targets():
 
 def test_weights_are_package_data():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
-    assert {"*.safetensors", "*.json", "*.md"} <= set(patterns)
+    assert {"*.safetensors", "*.json", "*.md", "*.j2", "*.css", "*.js"} <= set(patterns)

@@ -55,8 +55,8 @@ def test_missing_weights_name_place_and_what_they_block(tmp_path):
 
 
 def test_missing_metric_weights_are_listed_once_per_file(monkeypatch):
-    monkeypatch.setattr("qartsr_lib.profiles.locate", lambda file, folder: None)
-    monkeypatch.setattr("qartsr_lib.profiles.reachable", lambda: False)
+    monkeypatch.setattr("qartsr_lib.metrics.weights.locate", lambda file, folder: None)
+    monkeypatch.setattr("qartsr_lib.metrics.weights.reachable", lambda: False)
     rows = missing_metric_weights(get_profile("paper", metrics=("PSNR", "MUSIQ")))
     assert [blocks for _, _, blocks in rows] == ["the metric MUSIQ"]
     assert missing_metric_weights(get_profile("study")) == []

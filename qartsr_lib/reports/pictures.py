@@ -135,13 +135,13 @@ class _Photograph:
 
 
 def _photographs(run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting) -> list[_Photograph]:
-    outputs = _outputs(run)
+    outputs = outputs_by_row(run)
     originals = {pair.id: read_image(pair.hr) for pair in pairs}
     chosen = chosen_boxes(pairs, boxes, {name: tuple(image.shape[-2:]) for name, image in originals.items()})
     return [_Photograph(run, outputs, setting, pair, box, originals[pair.id]) for pair, box in chosen]
 
 
-def _outputs(run: TableRun) -> dict[Key, Experiment]:
+def outputs_by_row(run: TableRun) -> dict[Key, Experiment]:
     """(method as in tables, backbone, T, bits) -> the first seed's cell, of the photographs."""
     found: dict[Key, Experiment] = {}
     cells = dict.fromkeys(cell for cell, _ in run.images if cell.dataset == DATASET)

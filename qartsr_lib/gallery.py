@@ -1,0 +1,98 @@
+"""Make the gallery: whole upscaled sample photographs as result files, for the sliders of the web page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from qartsr_lib.atomic import write_atomically, write_text
+from qartsr_lib.datasets.base import Pair
+from qartsr_lib.datasets.samples import photographs
+from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, Picture, gallery_dir
+from qartsr_lib.images import read_image, to_uint8, upscale_bicubic
+from qartsr_lib.reports.crops import read_output
+from qartsr_lib.reports.pictures import DATASET, outputs_by_row
+from qartsr_lib.reports.settings import Setting
+from qartsr_lib.study import TableRun
+
+#: Of WebP: artefacts of quantization stay as they are, and a photograph of 320 pixels takes some 30 kB.
+QUALITY = 84
+
+
+def write_gallery(run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str]) -> Path:
+    """Write the pictures of every method of `settings`, and the index; pictures that it does not name are removed.
+
+    Args:
+        run: Table 3's. Of several seeds the first is shown.
+        pairs: photographs of the data set "samples".
+        settings: give the models.
+        wanted: photographs by id; those that the run lacks are left out, the first pair is taken where all are.
+
+    Returns:
+        The index.
+    """
+    folder = gallery_dir(run.profile)
+    chosen = [pair for name in wanted for pair in pairs if pair.id == name] or list(pairs)[:1]
+    pictures = [picture for pair in chosen for picture in _pictures(run, pair, settings, folder)]
+    licences = {photograph.id: photograph.licence for photograph in photographs("test")}
+    index = {
+        "photographs": [{"id": pair.id, "licence": licences.get(pair.id, "")} for pair in chosen],
+        "settings": [
+            {"name": item.name, "title": item.title, "backbone": item.backbone, "timesteps": dict(item.timesteps)}
+            for item in settings
+        ],
+        "pictures": [asdict(picture) for picture in pictures],
+    }
+    path = write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
+    named = {picture.file for picture in pictures}
+    for file in folder.rglob("*.webp"):
+        if file.relative_to(folder).as_posix() not in named:
+            file.unlink()
+    return path
+
+
+def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[Picture]:
+    original = read_image(pair.hr)
+    enlarged = upscale_bicubic(read_image(pair.lq))
+    yield Picture(pair.id, "", 0, ORIGINAL, "", None, "", _save(folder, pair.id, ORIGINAL, original))
+    yield Picture(
+        pair.id, "", 0, BICUBIC, "", _psnr_y(enlarged, original), "", _save(folder, pair.id, BICUBIC, enlarged)
+    )
+    experiments = outputs_by_row(run)
+    for backbone, timestep, method, bits, run_id in _rows(run, settings):
+        experiment = experiments.get((method, backbone, timestep, bits))
+        image = None if experiment is None else read_output(run, experiment, pair.id)
+        name = f"{method}_{bits}_{backbone}_T{timestep}"
+        file = "" if image is None else _save(folder, pair.id, name, image)
+        value = None if image is None else _psnr_y(image, original)
+        yield Picture(pair.id, backbone, timestep, method, bits, value, run_id, file)
+
+
+def _rows(run: TableRun, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
+    """(backbone, T, method, bits, run_id) of every row of the photographs in one of the settings, once each."""
+    table = run.table[run.table["dataset"] == DATASET]
+    columns = ["backbone", "timestep", "method", "bits", "run_id"]
+    rows = [row for item in settings for row in item.rows(table)[columns].itertuples(index=False, name=None)]
+    return list(dict.fromkeys(rows))
+
+
+def _psnr_y(image: torch.Tensor, original: torch.Tensor) -> float | None:
+    value = psnr(luma(image), luma(original))
+    return round(float(value), 4) if math.isfinite(value) else None
+
+
+def _save(folder: Path, photograph: str, name: str, image: torch.Tensor) -> str:
+    """Write one picture; returns its place in the gallery."""
+    file = Path(photograph, re.sub(r"[^A-Za-z0-9.]+", "-", name.replace("_", " ")).strip("-") + ".webp")
+    array = to_uint8(image)
+    options = {"format": "WEBP", "quality": QUALITY, "method": 6}
+    write_atomically(folder / file, lambda temporary: Image.fromarray(array).save(temporary, **options))
+    return file.as_posix()

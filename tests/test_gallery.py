@@ -1,0 +1,63 @@
+"""The gallery's files and index, from the small run of test_pictures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_pictures import pairs, run, setting  # noqa: F401
+
+from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.gallery import write_gallery
+from qartsr_lib.images import read_image, upscale_bicubic
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def entries(index, photograph="dog"):
+    found = json.loads(index.read_text(encoding="utf-8"))["pictures"]
+    return [entry for entry in found if entry["photograph"] == photograph]
+
+
+def test_every_model_of_the_settings_once(run, pairs):  # noqa: F811
+    settings = [setting("embedded_paper"), setting("embedded_T1")]
+    index = write_gallery(run, pairs, settings, ["absent", "dog"])
+    found = entries(index)
+    assert {entry["photograph"] for entry in json.loads(index.read_text())["pictures"]} == {"dog"}
+    keys = [(entry["backbone"], entry["timestep"], entry["method"], entry["bits"]) for entry in found]
+    assert len(set(keys)) == len(keys)
+    # original, bicubic, full precision on both models, DiffBIR; rivals on both, QArtSR on T = 1, at two bit widths
+    assert len(keys) == 2 + 2 + 1 + 2 * (2 * 2 + 1)
+    assert ("embedded", 1000, "QArtSR", "W4A4") not in keys
+
+
+def test_pictures_are_the_outputs_and_diverged_ones_have_none(run, pairs):  # noqa: F811
+    index = write_gallery(run, pairs, [setting("embedded_T1")], ["dog"])
+    found = {(entry["method"], entry["bits"]): entry for entry in entries(index)}
+    diverged = found["LSQ", "W2A2"]
+    assert diverged["file"] == "" and diverged["psnr_y"] is None
+    experiment = next(
+        cell for cell, _ in run.images if (cell.method, cell.bits, cell.timestep) == ("qartsr", "W4A4", 1)
+    )
+    ours = found["QArtSR", "W4A4"]
+    wanted = read_image(run.images[experiment, "dog"])
+    shown = np.asarray(Image.open(index.parent / ours["file"]), dtype=float)
+    assert np.abs(shown - 255 * wanted[0].permute(1, 2, 0).numpy()).mean() < 3
+    dog = next(pair for pair in pairs if pair.id == "dog")
+    original = luma(read_image(dog.hr))
+    assert ours["psnr_y"] == pytest.approx(float(psnr(luma(wanted), original)), abs=1e-4)
+    enlarged = psnr(luma(upscale_bicubic(read_image(dog.lq))), original)
+    assert found["bicubic", ""]["psnr_y"] == pytest.approx(float(enlarged), abs=1e-4)
+    assert found["original", ""]["psnr_y"] is None
+
+
+def test_pictures_of_an_earlier_choice_are_removed(run, pairs):  # noqa: F811
+    index = write_gallery(run, pairs, [setting("embedded_T1")], ["cat", "dog"])
+    assert len(list(index.parent.glob("cat/*.webp"))) > 3
+    write_gallery(run, pairs, [setting("embedded_T1")], ["dog"])
+    assert list(index.parent.glob("cat/*.webp")) == []
+    before = {path: path.read_bytes() for path in index.parent.rglob("*.*")}
+    write_gallery(run, pairs, [setting("embedded_T1")], ["dog"])
+    assert before == {path: path.read_bytes() for path in index.parent.rglob("*.*")}

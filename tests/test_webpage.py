@@ -1,0 +1,203 @@
+"""figures/index.html: every section, each left out alone, escaping, links that exist, nothing loaded from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import page_fakes
+import pytest
+
+from qartsr_lib import results
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.webpage.__main__ import main
+from qartsr_lib.webpage.page import write_page
+
+VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Attributes of every element, text by section, and whether each element is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, text):
+        if not {"script", "style"} & set(self.open):
+            self.texts.append(text)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def attributes(self, tag, name):
+        return [attributes[name] for found, attributes in self.elements if found == tag and name in attributes]
+
+
+@pytest.fixture
+def made(home) -> Path:
+    page_fakes.write_results(home)
+    return write_page()
+
+
+def read(path: Path) -> Page:
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    return page
+
+
+def cells(text: str, kind: str) -> list[str]:
+    """Numbers of the cells with a mark."""
+    return re.findall(rf'<td class="number {kind}"><a [^>]*>([^<]*)</a>', text)
+
+
+def test_every_section_is_there_and_links_to_records_that_exist(made):
+    page = read(made)
+    assert "Not made yet" not in page.text and "No verdicts yet" not in page.text
+    for words in ("2 reproduced", "1 not testable here", "effect 1.5 [1, 2]", "corrected p = 0.01", "aaaaaaaaaa"):
+        assert words in page.text
+    links = [href for href in page.attributes("a", "href") if not href.startswith(("#", "https://github.com/"))]
+    assert len(links) > 40
+    for href in links:
+        record = json.loads((made.parent / href).read_text(encoding="utf-8"))
+        assert record["run_id"] == Path(href).stem
+    targets = set(page.attributes("section", "id")) | set(page.attributes("main", "id"))
+    assert {href[1:] for href in page.attributes("a", "href") if href.startswith("#")} <= targets
+
+
+def test_nothing_is_loaded_from_outside(made):
+    text = made.read_text(encoding="utf-8")
+    page = read(made)
+    sources = [value for tag in ("img", "script", "link", "source", "iframe") for value in page.attributes(tag, "src")]
+    sources += page.attributes("link", "href")
+    assert sources and all(source.startswith("data:") or not source for source in sources)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", text)
+    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) == {"https://github.com/libozhu03/QArtSR"}
+
+
+def test_names_are_escaped(made):
+    text = made.read_text(encoding="utf-8")
+    assert page_fakes.NASTY in read(made).text
+    assert "<b>\"&'" not in text and "evil <b>" not in text
+
+
+def test_best_and_second_of_the_rows_that_compete(made):
+    text = made.read_text(encoding="utf-8")
+    third = text[text.index('id="table3"') : text.index('id="table4"')]
+    # Three settings: the paper's (rivals on T = 1000, QArtSR on T = 1), T = 1000 and T = 1; PSNR up, LPIPS down.
+    assert cells(third, "best") == ["0.1500", "24.00", "0.1500", "19.00", "0.2000", "24.00"]
+    assert cells(third, "second") == ["17.00", "0.1700", "17.00", "0.1700", "22.00", "0.2200"]
+    first = text[text.index('id="table1"') : text.index('id="table2"')]
+    assert "15.00" not in cells(first, "best") and "20.00" in cells(first, "best")
+
+
+def test_the_papers_value_stands_beside_its_own_rows(made):
+    text = made.read_text(encoding="utf-8")
+    third = text[text.index('id="table3"') : text.index('id="table4"')]
+    papers = [value for value in re.findall(r'<td class="paper">([^<]*)</td>', third) if value]
+    assert papers[:2] == ["25.27", "16.01"]  # OSEDiff and MaxMin on RealSR at T = 1000, Table 3 of the paper
+
+
+def test_values_that_are_not_there(made):
+    page = read(made)
+    assert "n/a" in page.text and "nan" not in page.text.lower()
+    assert "No values here for MUSIQ." in page.text
+
+
+@pytest.mark.parametrize(
+    ("file", "remark"),
+    [
+        ("results/tiny/claims.csv", "No verdicts yet"),
+        ("results/tiny/table1.csv", "results/<profile>/table1.csv"),
+        ("results/tiny/table2.csv", "results/<profile>/table2.csv"),
+        ("results/tiny/table3.csv", "results/<profile>/table3.csv"),
+        ("results/tiny/table4.csv", "results/<profile>/table4.csv"),
+        ("results/tiny/deployment.csv", "results/<profile>/deployment.csv"),
+        ("figures/tiny/gallery/index.json", "No pictures yet"),
+    ],
+)
+def test_a_section_without_its_file_says_so(home, file, remark):
+    page_fakes.write_results(home)
+    (home / file).unlink()
+    page = read(write_page())
+    assert remark in page.text
+    assert len(re.findall(r"yet: (no|note)", page.text)) == 1
+
+
+def test_without_figures_or_records(home):
+    page_fakes.write_results(home)
+    for path in [*home.glob("figures/tiny/*.png"), *home.glob("results/tiny/runs/*.json")]:
+        path.unlink()
+    page = read(write_page())
+    assert "No figures yet" in page.text and "No number of this page has a run record." in page.text
+    assert not any("/runs/" in href for href in page.attributes("a", "href"))
+
+
+def test_figures_have_words(made):
+    page = read(made)
+    words = [alt for alt in page.attributes("img", "alt") if alt]
+    assert len(words) == 3 and "something new" in words
+    assert "How the error grows with T." in page.text
+
+
+def test_the_most_telling_profile_comes_first_and_smoke_only_alone(home):
+    page_fakes.write_results(home, "smoke")
+    assert "PROFILE=smoke" in read(write_page()).text
+    page_fakes.write_results(home, "tiny")
+    page_fakes.write_results(home, "study")
+    text = read(write_page()).text
+    assert text.index("PROFILE=study") < text.index("PROFILE=tiny")
+    assert "PROFILE=smoke" not in text and "Profile study." in text
+
+
+def test_gallery_shows_a_setting_its_own_models(made):
+    text = made.read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="pictures">(.*?)</script>', text, re.DOTALL)[1])
+    labels = {name: [entry["label"] for entry in found["cat"]] for name, found in data["pictures"].items()}
+    assert labels["embedded_T1"][2:] == ["full precision", "QArtSR W4A4", f"{page_fakes.NASTY} W4A4"]
+    assert labels["mixed"][2:] == ["LSQ W4A4, T = 1000", "QArtSR W4A4, T = 1"]
+    assert data["pictures"]["embedded_T1"]["cat"][-1]["file"] == ""
+    assert all(uri.startswith("data:image/webp;base64,") for uri in data["files"].values())
+
+
+def test_the_same_files_give_the_same_page(made):
+    before = made.read_bytes()
+    assert write_page().read_bytes() == before
+
+
+def test_problems_are_one_line(home, capsys):
+    assert main([]) == 2
+    assert "holds no tables yet" in capsys.readouterr().err
+    page_fakes.write_results(home)
+    (home / "figures/tiny/gallery/cat/0.webp").unlink()
+    with pytest.raises(QartsrError, match=r"0\.webp: the gallery's index names it"):
+        write_page()
+    (home / "figures/tiny/gallery/index.json").write_text("[]")
+    with pytest.raises(QartsrError, match="is not a gallery's index"):
+        write_page()
+    (home / "results/tiny/claims.csv").write_text("id\n1\n")
+    with pytest.raises(QartsrError, match=r"claims\.csv: has no column claim"):
+        write_page()
+
+
+def test_command(home, capsys):
+    page_fakes.write_results(home)
+    assert main([]) == 0
+    assert "index.html" in capsys.readouterr().out
+    assert results.read_table("tiny", "table3").shape[0] == 26

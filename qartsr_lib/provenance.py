@@ -29,6 +29,7 @@ _NOT_COMPUTING = frozenset(
         "cli",
         "colour_fix",
         "deploy",
+        "faults",
         "figures",
         "finetuning_grids",
         "fullsize",
@@ -47,6 +48,7 @@ _NOT_COMPUTING = frozenset(
         "tables",
         "training",
         "tries",
+        "workers",
         "__main__",
     ]
 )

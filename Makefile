@@ -1,6 +1,6 @@
-# make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"]
+# make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"] [WORKERS=2]
 # make report (figures/index.html), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
-# make test [ARGS="-k quant"], make lab, make lint, make bench, make backbone [IMAGES=folder] [OUT=build/backbone]
+# make test [ARGS="-k quant"], make lab, make lint, make bench, make faults, make backbone [IMAGES=folder] [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
 
 PROFILE ?= tiny
@@ -13,7 +13,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(RECENT)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help reproduce report compare test lab bench lint backbone clean
+.PHONY: help reproduce report compare test lab bench faults lint backbone clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +21,8 @@ help:
 
 reproduce: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.runner --profile $(PROFILE) \
-		$(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS))
+		$(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS)) \
+		$(if $(WORKERS),--workers "$(WORKERS)")
 
 report: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.webpage
@@ -37,6 +38,9 @@ lab: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m qartsr_lib.bench
+
+faults: $(INSTALLED)
+	$(BIN)/python -m qartsr_lib.faults $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check qartsr_lib tests notebooks

@@ -69,7 +69,10 @@ class RunCache:
             return None
         if _is_whole(folder):
             return folder
-        shutil.rmtree(folder, ignore_errors=True)
+        with FileLock(self.root / ".damaged.lock"):
+            if _is_whole(folder):  # mended by another process since
+                return folder
+            shutil.rmtree(folder, ignore_errors=True)
         return None
 
     def put(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:

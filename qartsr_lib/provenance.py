@@ -31,6 +31,7 @@ _NOT_COMPUTING = frozenset(
         "colour_fix",
         "compare",
         "deploy",
+        "faults",
         "figures",
         "finetuning_grids",
         "fullsize",
@@ -54,6 +55,7 @@ _NOT_COMPUTING = frozenset(
         "training",
         "tries",
         "webpage",
+        "workers",
         "__main__",
     ]
 )

@@ -50,7 +50,7 @@ PER_IMAGE_COLUMNS = ("dataset", "backbone", "timestep", "method", "bits", "seed"
 SORT_COLUMNS = ("rule", "dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric")
 
 #: Record fields that differ between equal runs; a record is not rewritten for them alone.
-VOLATILE = ("git", "duration_s", "peak_memory_mib", "environment")
+VOLATILE = ("git", "duration_s", "peak_memory_mib", "environment", "workers")
 
 _ORDER = {
     "rule": ("paper", "honest"),

@@ -45,13 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         profile = get_profile(options.profile)
         root = paths.data_root(options.data_root)
         notebooks = select(find_notebooks(), options.notebooks)
-        return run(profile, notebooks, root)
+        return run(profile, notebooks, root, _workers(options.workers))
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
+
+
+def _workers(named: str) -> str:
+    if not named:
+        return ""
+    from qartsr_lib.workers import resolved  # a plain run needs no Dask
+
+    return resolved(named)
 
 
 def find_notebooks() -> list[Path]:
@@ -81,7 +89,7 @@ def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path
     return [path for path in notebooks if path.name.startswith(tuple(wanted))]
 
 
-def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None) -> int:
+def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None, workers: str = "") -> int:
     """Execute `notebooks` under `profile`; returns the exit status."""
     cache = RunCache.for_profile(profile.name)
     with cache.lock(), kernel():
@@ -91,7 +99,7 @@ def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None) -> 
         for number, notebook in enumerate(notebooks, start=1):
             print(f"[{number}/{len(notebooks)}] {notebook.stem}", flush=True)
             started = time.monotonic()
-            problem = execute(notebook, profile.name, data_root)
+            problem = execute(notebook, profile.name, data_root, workers)
             print(f"[{number}/{len(notebooks)}] {problem or 'done'} ({time.monotonic() - started:.0f} s)", flush=True)
             if problem:
                 failed.append((notebook.stem, problem))
@@ -101,7 +109,7 @@ def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None) -> 
     return _report(profile, failed, len(notebooks))
 
 
-def execute(notebook: Path, profile: str, data_root: Path | None) -> str | None:
+def execute(notebook: Path, profile: str, data_root: Path | None, workers: str = "") -> str | None:
     """Run one notebook; its executed copy and HTML are kept also when it fails.
 
     Returns:
@@ -110,7 +118,11 @@ def execute(notebook: Path, profile: str, data_root: Path | None) -> str | None:
     folder = paths.build_dir(profile)
     target = folder / notebook.name
     try:
-        parameters = {"PROFILE": profile, "DATA_ROOT": str(data_root) if data_root else None}
+        parameters = {
+            "PROFILE": profile,
+            "DATA_ROOT": str(data_root) if data_root else None,
+            "WORKERS": workers or None,
+        }
         declared = papermill.inspect_notebook(str(notebook))
         folder.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
@@ -185,6 +197,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
     parser.add_argument("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
     parser.add_argument("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
+    parser.add_argument(
+        "--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster"
+    )
     return parser.parse_args(arguments)
 
 

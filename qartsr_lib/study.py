@@ -12,9 +12,12 @@ belong to a run's key.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -25,9 +28,12 @@ from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.calibration import CalibrationList, calibration_list
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.evaluator import NO_CALIBRATION, Evaluator, Parts, default_parts
+from qartsr_lib.evaluator import NO_CALIBRATION, Evaluator, Measured, Parts, default_parts
 from qartsr_lib.profiles import Profile
 from qartsr_lib.progress import progress
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 FULL_PRECISION = ("fp", "W32A32")
 
@@ -134,6 +140,7 @@ def run_table(
     label: str = "table",
     parts: Parts | None = None,
     cache: RunCache | None = None,
+    workers: str | Client = "",
 ) -> TableRun:
     """Measure `experiments` and aggregate them over images and seeds.
 
@@ -148,9 +155,11 @@ def run_table(
         label: shown beside the progress bar.
         parts: suppliers of backbones, methods and metrics; tests pass fakes.
         cache: where finished images are kept; the profile's own by default.
+        workers: "" or "1" for this process, another number for so many local processes, or the
+            address or scheduler file of a Dask cluster (see `workers`); a Dask client is used as it is.
 
     Raises:
-        QartsrError: broken data, unknown names, missing weights, full disk.
+        QartsrError: broken data, unknown names, missing weights, full disk, workers that differ.
     """
     if len(set(experiments)) != len(experiments):
         raise ValueError("the same experiment is listed twice")
@@ -162,28 +171,52 @@ def run_table(
         (experiment for experiment in experiments if experiment.dataset in pairs), key=_building_order(experiments)
     )
     calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
-    evaluator = _evaluator(profile, root, calibrated, device, parts, cache)
+    make = partial(_evaluator, profile, root, calibrated, device, parts, cache or RunCache.for_profile(profile.name))
     work = [(experiment, pair) for experiment in experiments for pair in pairs[experiment.dataset]]
-    values = [(experiment, pair, evaluator.measure(experiment, pair)) for experiment, pair in progress(work, label)]
+    try:
+        values, evaluator, facts = _measured(work, make, workers, label)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was finished is kept, and the same command continues there", file=sys.stderr)
+        raise
     table, per_image, records = aggregate(values, evaluator, pairs, profile.name)
+    records = [record | facts for record in records]
     images = {(experiment, pair.id): measured.png for experiment, pair, measured in values if measured.png}
     trained = [experiment for experiment in experiments if evaluator.model_info(experiment)["steps"]]
     histories = {experiment: evaluator.history(experiment) for experiment in trained}
     return TableRun(profile.name, table, per_image, records, skipped, images, histories)
 
 
+def _measured(
+    work: Sequence[tuple[Experiment, Pair]], make: Callable[..., Evaluator], workers: str | Client, label: str
+) -> tuple[list[tuple[Experiment, Pair, Measured]], Evaluator, dict[str, Any]]:
+    """(values in the order of `work`, an evaluator that finds them, what records say about workers)."""
+    if workers in ("", "1"):
+        evaluator = make()
+        return [(*item, evaluator.measure(*item)) for item in progress(work, label)], evaluator, {}
+    from qartsr_lib.workers import measure  # a plain run needs no Dask
+
+    return measure(workers, make, work, label)
+
+
 def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Path | None = None, device: str = "cpu"):
     """The quantized backbone of an experiment, trained or found in the cache that `run_table` uses too."""
     calibrated = experiment.method not in NO_CALIBRATION
-    return _evaluator(profile, paths.data_root(data_root), calibrated, device, None, None).build(experiment)
+    cache = RunCache.for_profile(profile.name)
+    return _evaluator(profile, paths.data_root(data_root), calibrated, device, None, cache).build(experiment)
 
 
 def _evaluator(
-    profile: Profile, root: Path | None, calibrated: bool, device: str, parts: Parts | None, cache: RunCache | None
+    profile: Profile,
+    root: Path | None,
+    calibrated: bool,
+    device: str,
+    parts: Parts | None,
+    cache: RunCache,
+    kind: type[Evaluator] = Evaluator,
 ) -> Evaluator:
-    return Evaluator(
+    return kind(
         parts or default_parts(profile),
-        cache or RunCache.for_profile(profile.name),
+        cache,
         profile.metrics,
         calibration_list(profile, root) if calibrated else CalibrationList("none", [], ""),
         device,

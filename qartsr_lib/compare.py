@@ -38,7 +38,7 @@ LEFT_OUT = (
     *("latency_ms", "latency_ratio_vs_fp32", "latency_ratio_vs_bf16", "ratio_lowest", "ratio_highest", "peak_MB"),
     *("run_id", "run_ids", "note", "claim", "where", "paper_evidence", "ours", "test"),
 )
-#: Column -> the quantity whose floor it has; "" where none is measured, so that the largest relative one serves.
+#: Column -> the quantity whose floor it has; "" where none is measured, so that those of its bit width serve.
 FLOORS = {name: "PSNR" for name in ("psnr", "psnr_y", "psnr_fp", "psnr_hr")} | {
     "feature_distance": "VAE-FD",
     "image_loss": "",
@@ -244,7 +244,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--floor", type=Path, help="noise floor (default: the committed results/noise_floor.csv)")
     parser.add_argument("--lines", type=int, default=40, help="differences shown (default: 40)")
     parser.add_argument("--all", action="store_true", help="show every difference")
-    parser.add_argument("--measure-floor", action="store_true", help="measure the noise floor anew; some 20 minutes")
+    parser.add_argument(
+        "--measure-floor", action="store_true", help="measure the noise floor anew (some 20 minutes, resumable)"
+    )
     return parser.parse_args(arguments)
 
 

@@ -8,11 +8,11 @@ distribution have a mean range of 2.06 standard deviations, and the difference o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from qartsr_lib import paths
@@ -66,7 +66,7 @@ class Floor:
 
         A bit width that was not measured takes the next lower one, which is noisier, else the lowest
         there is; A quantity that was not measured takes
-        the largest relative floor of its bit width.
+        the upper quartile of the relative floors of its bit width.
 
         Args:
             kind: STATIC or TRAINED.
@@ -80,8 +80,8 @@ class Floor:
         own = self.rows.get((kind, width, quantity))
         if own is not None:
             return FACTOR * own[level] + DIGITS * size
-        borrowed = [row["relative"] for key, row in self.rows.items() if key[:2] == (kind, width)]
-        return (FACTOR * max(value for value in borrowed if not math.isnan(value)) + DIGITS) * size
+        relative = [row["relative"] for key, row in self.rows.items() if key[:2] == (kind, width)]
+        return (FACTOR * float(np.nanquantile(relative, 0.75)) + DIGITS) * size
 
 
 def _nearest(bits: str, widths: set[str]) -> str:

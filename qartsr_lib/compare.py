@@ -31,12 +31,26 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 #: Columns that say which row it is, of all tables.
 KEYS = (
     *("id", "rule", "dataset", "backbone", "timestep", "method", "bits", "metric", "seed", "image", "variant", "law"),
-    *("version", "order", "loss", "trq", "rpq", "et", "model", "part", "block", "component", "runtime", "factor"),
+    *(
+        "check",
+        "version",
+        "order",
+        "loss",
+        "trq",
+        "rpq",
+        "et",
+        "model",
+        "part",
+        "block",
+        "component",
+        "runtime",
+        "factor",
+    ),
 )
 #: Timings, prose, and names of records.
 LEFT_OUT = (
     *("latency_ms", "latency_ratio_vs_fp32", "latency_ratio_vs_bf16", "ratio_lowest", "ratio_highest", "peak_MB"),
-    *("run_id", "run_ids", "note", "claim", "where", "paper_evidence", "ours", "test"),
+    *("run_id", "run_ids", "note", "claim", "where", "paper_evidence", "ours", "test", "missing"),
 )
 #: Column -> the quantity whose floor it has; "" where none is measured, so that those of its bit width serve.
 FLOORS = {name: "PSNR" for name in ("psnr", "psnr_y", "psnr_fp", "psnr_hr")} | {
@@ -47,6 +61,7 @@ FLOORS = {name: "PSNR" for name in ("psnr", "psnr_y", "psnr_fp", "psnr_hr")} | {
     "constant": "error_z_h",
     "off_by": "error_z_h",
     "effect": "",
+    "p": "",
     "p_corrected": "",
 }
 FULL = "W32A32"

@@ -90,7 +90,7 @@ def test_every_seed_must_agree(study):
     study(rows("A", 27.0, seed=0), rows("A", 26.0, seed=1), rows("A", 24.9, seed=2), rows("B", 25.0))
     found = contrast(against("A", "B", above=0), "study")
     assert found.effect == pytest.approx(29 / 30, abs=1e-4)
-    assert not found.favours and "2 of 3 seeds agree" in found.what
+    assert not found.favours and "2 of 3 seeds agree" in found.test
 
 
 @pytest.mark.parametrize("changed", [{"table": "table9"}, {"metric": "LPIPS"}, {"backbone": "osediff"}])

@@ -47,8 +47,8 @@ def contrast(settings: Mapping[str, Any], profile: str) -> Finding:
     agree = sum(above < value < below for value in per_seed)
     seeds = f", {agree} of {len(per_seed)} seeds agree" if len(per_seed) > 1 else ""
     return Finding(
-        what=f"{_title(settings)}{seeds}",
-        test="Wilcoxon signed-rank, paired over images",
+        what=_title(settings),
+        test=f"Wilcoxon signed-rank, paired over images{seeds}",
         n=len(by_image),
         effect=effect,
         low=low,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,11 @@ def holm(p: Sequence[float]) -> list[float]:
     return values.tolist()
 
 
+def _asked(settings: Mapping[str, Any]) -> str:
+    """Names a check without results; no two of a claim are alike."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if key != "test")
+
+
 Judged = tuple[Finding, float, bool]
 
 
@@ -84,7 +90,7 @@ def _findings(claim: Claim, rules: Rules, profile: str) -> list[Finding]:
             try:
                 finding = CHECKS.get(settings["test"])(settings, profile)
             except NoData as error:
-                finding = Finding("", settings["test"], missing=str(error))
+                finding = Finding(_asked(settings), settings["test"], missing=str(error))
             if not math.isnan(finding.p) and finding.n < rules.min_images:
                 reason = f"{finding.what}: {finding.n} photographs, fewer than {rules.min_images}"
                 finding = replace(finding, p=math.nan, missing=reason)

@@ -22,7 +22,7 @@ from qartsr_lib import provenance, study
 from qartsr_lib.cache import RunCache
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.faults.__main__ import COMMAND, main
-from qartsr_lib.faults.strikes import CLUSTER, FAULTS, interrupt, strike
+from qartsr_lib.faults.strikes import CLUSTER, FAULTS, compared, interrupt, strike
 from qartsr_lib.faults.trial import Trial, loopback, sweep
 from qartsr_lib.study import Experiment, grid, run_table
 from qartsr_lib.workers import connected, connection, local, resolved, task
@@ -245,6 +245,15 @@ def test_workers_elsewhere_or_with_other_code_are_told(home):
             on_workers.agreed_environment(client, reader)
 
 
+def test_workers_that_lack_the_library_are_told(home):
+    def fail(found):
+        raise Exception("ModuleNotFoundError(\"No module named 'qartsr_lib'\")")
+
+    reader = one_image(home)[1](kind=on_workers.Reader)
+    with pytest.raises(QartsrError, match="workers cannot import the library"):
+        on_workers.agreed_environment(FakeClient(changes={"tcp://one": fail}), reader)
+
+
 def ended(result=None, cancelled=False):
     """A future that gives or raises `result`."""
 
@@ -296,6 +305,27 @@ def test_interrupted_plain_run_says_how_to_continue(home, capsys):
     with pytest.raises(KeyboardInterrupt):
         run_table(grid(PROFILE, ()), PROFILE, parts=replace(fake_parts(), score=interrupt))
     assert "the same command continues there" in capsys.readouterr().err
+
+
+def test_what_counts_as_done_twice(tmp_path):
+    trial = Trial(tmp_path, ())
+    lines = ["begin sr a 1", "begin sr a 2", "end sr a 1", "end sr a 2", "begin sr b 1", "begin sr b 2", "end sr b 2"]
+    (tmp_path / "log").write_text("\n".join(lines) + "\n")
+    assert trial.done_twice() == 0, "at once, and begun anew after its first computer died"
+    (tmp_path / "log").write_text("\n".join([*lines, "begin sr a 3", "end sr a 3", "begin scores b 3"]) + "\n")
+    assert trial.done_twice() == 1
+    assert trial.done_twice(damaged=["sr/a"]) == 0
+    assert trial.unfinished() == {}
+
+
+def test_what_counts_as_lost_and_changed(tmp_path):
+    rows = {"reference": ["samples,1,x", "samples,500,y", "samples,1000,z"], "run": ["samples,1,x", "samples,500,Y"]}
+    for home, lines in rows.items():
+        (tmp_path / home / "results").mkdir(parents=True)
+        (tmp_path / home / "results/t.csv").write_text("\n".join(["dataset,timestep,value", *lines]) + "\n")
+    assert compared(tmp_path / "reference", tmp_path / "run") == (1, 1)
+    assert compared(tmp_path / "run", tmp_path / "reference") == (0, 2), "changed, and one that was not asked for"
+    assert compared(tmp_path / "run", tmp_path / "nowhere") == (2, 0)
 
 
 def test_unknown_fault_is_one_line(capsys):

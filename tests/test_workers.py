@@ -23,7 +23,7 @@ from qartsr_lib.cache import RunCache
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.faults.__main__ import COMMAND, main
 from qartsr_lib.faults.strikes import CLUSTER, FAULTS, compared, interrupt, strike
-from qartsr_lib.faults.trial import Trial, loopback, sweep
+from qartsr_lib.faults.trial import Trial, end_with, loopback, sweep
 from qartsr_lib.study import Experiment, grid, run_table
 from qartsr_lib.workers import connected, connection, local, resolved, task
 from qartsr_lib.workers import sweep as on_workers
@@ -32,8 +32,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PYTHONPATH = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")])
 FAKE_SWEEP = (sys.executable, str(CHECKOUT / "tests" / "worker_fakes.py"))
 IMAGES = len(EXPERIMENTS) * PROFILE.max_images
-#: Killed workers and Ctrl-C have tests of their own; `python -m qartsr_lib.faults` has every fault in both places.
-TESTED = [fault for fault in FAULTS if fault[1] == CLUSTER and not fault[0].startswith(("worker", "Ctrl"))]
+#: Kills and Ctrl-C have tests of their own, which see more; `python -m qartsr_lib.faults` has every fault.
+TESTED = [fault for fault in FAULTS if fault[1] == CLUSTER and "signal" not in fault[0] and fault[0] != "Ctrl-C"]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,6 @@ def test_sweep_survives(fault, trial, reference, cluster):
     assert strike(fault, trial, reference, cluster) == (0, 0, 0)
     assert tables(trial.home) == tables(reference)
     assert len(set(images_begun(trial))) == IMAGES
-    if fault[0].startswith("client killed"):
-        assert len(images_begun(trial)) == IMAGES, "tasks outlive their client and are joined, not started again"
 
 
 @pytest.mark.slow
@@ -122,11 +120,29 @@ def test_interrupted_local_workers_end_and_a_plain_run_continues(trial, referenc
 
 @pytest.mark.slow
 def test_interrupted_work_on_a_cluster_ends_with_its_image(trial, cluster):
-    interrupt(trial, cluster, finished=1)
+    trial = replace(trial, pause=1.0)
+    process = trial.start(cluster)
+    trial.wait_until_in_the_middle(process, finished=1)
     begun = len(images_begun(trial))
-    time.sleep(1.0)
-    assert len(images_begun(trial)) <= begun + 1 < IMAGES
+    os.killpg(process.pid, signal.SIGINT)
+    end_with(process, "the same command continues")
+    time.sleep(1.5)
     assert not trial.unfinished()
+    assert len(images_begun(trial)) <= begun + 1, "each worker had one or two more images of its model before it"
+
+
+@pytest.mark.slow
+def test_work_on_a_cluster_outlives_its_client_and_is_joined_by_the_next(trial, cluster):
+    process = trial.start(cluster)
+    trial.wait_until_in_the_middle(process)
+    process.kill()
+    process.communicate()
+    while len(images_begun(trial)) < IMAGES - 3:
+        before = len(images_begun(trial))
+        time.sleep(3)
+        assert len(images_begun(trial)) > before, "nobody works on"
+    trial.run(cluster)
+    assert len(images_begun(trial)) == IMAGES
 
 
 @pytest.mark.slow

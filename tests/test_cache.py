@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from qartsr_lib import cache as cache_module
 from qartsr_lib.cache import RunCache, canonical_json, stable_hash
 from qartsr_lib.errors import QartsrError
 
@@ -69,6 +70,24 @@ def test_damaged_entry_is_made_again(cache, damage):
     assert cache.get("sr", KEY) is None
     folder = cache.get_or_put("sr", KEY, writer("one"))
     assert (folder / "value.txt").read_text() == "one"
+
+
+def test_entry_that_another_process_mended_meanwhile_stays(cache, monkeypatch):
+    """Two processes find the same damage; the slower one must not remove what the faster one made."""
+    damage_file(cache.put("sr", KEY, writer("one")))
+    looked = []
+
+    def late(folder):
+        looked.append(is_whole(folder))
+        if len(looked) == 1:
+            (folder / "value.txt").write_text("one")
+        return looked[-1]
+
+    is_whole = cache_module._is_whole
+    monkeypatch.setattr(cache_module, "_is_whole", late)
+    assert cache.get("sr", KEY) == cache.folder("sr", KEY)
+    assert looked == [False, True]
+    assert (cache.folder("sr", KEY) / "value.txt").read_text() == "one"
 
 
 def test_failing_fill_leaves_nothing(cache):

@@ -62,7 +62,9 @@ def test_every_imported_package_is_a_direct_dependency():
     assert set(foreign) <= {"huggingface_hub", "timm"}, foreign  # pyiqa's and diffusers' own, used as they load files
 
 
-@pytest.mark.parametrize("command", ["reproduce", "report", "compare", "test", "lab", "lint", "backbone"])
+@pytest.mark.parametrize(
+    "command", ["reproduce", "report", "compare", "test", "lab", "lint", "backbone", "bench", "faults"]
+)
 def test_each_make_target_installs_first(command):
     make = ["make", "-n", "-B", command, f"PYTHON={sys.executable}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}

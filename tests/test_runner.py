@@ -90,6 +90,19 @@ def test_data_root_reaches_the_notebook(home, tmp_path, monkeypatch):
     assert seen["parameters"] == {"PROFILE": "smoke"}
 
 
+def test_workers_reach_the_notebooks_that_have_them(home, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **options: seen.append(options["parameters"]))
+    add_notebook(home, "00_without.ipynb")
+    add_notebook(home, "01_with.ipynb")
+    notebook = nbformat.read(home / "notebooks/01_with.ipynb", as_version=4)
+    notebook.cells[0].source += '\nWORKERS = ""'
+    nbformat.write(notebook, home / "notebooks/01_with.ipynb")
+    assert runner.main(["--profile", "smoke", "--workers", "2"]) == 0
+    assert runner.main(["--profile", "smoke"]) == 0
+    assert [parameters.get("WORKERS") for parameters in seen] == [None, "2", None, None]
+
+
 def test_paper_without_weights_ends_with_status_3_and_a_line_per_file(home, monkeypatch, capsys):
     monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
     weights = (WeightFile("osediff.pkl", "osediff/osediff.pkl", "Table 3"), WeightFile("unet", "sd/unet", "Table 4"))
@@ -123,6 +136,7 @@ def test_a_file_that_is_no_notebook_does_not_stop_the_others(home, monkeypatch, 
         (["--profile", "huge"], "unknown profile 'huge'"),
         (["--profile", "smoke", "--data-root", "/nowhere/at/all"], "no such folder; check DATA_ROOT"),
         (["--profile", "smoke", "--notebooks", "77"], "no notebook starts with '77'"),
+        (["--profile", "smoke", "--workers", "many"], "workers 'many': give a number of processes"),
     ],
 )
 def test_wrong_options_give_one_line(home, capsys, arguments, message):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ EXPERIMENTS = [*grid(PROFILE, ("maxmin",)), TRAINED]
 
 
 class PhasedMethod:
-    """A training whose checkpoint holds the number of finished phases; each adds a line to HOME/phases."""
+    """A training whose checkpoint holds the number of finished phases; each adds "phase process" to HOME/phases."""
 
     label, trains = "LSQ", True
 
@@ -28,9 +30,9 @@ class PhasedMethod:
         done = int(checkpoint.read_text()) if checkpoint.exists() else 0
         for phase in range(done, PHASES):
             time.sleep(PHASE_SECONDS)
-            with open(checkpoint.parents[4] / "phases", "a", encoding="utf-8") as stream:
-                stream.write(f"{phase}\n")
             write_text(checkpoint, str(phase + 1))
+            with open(checkpoint.parents[4] / "phases", "a", encoding="utf-8") as stream:
+                stream.write(f"{phase} {os.getpid()}\n")
         model = FakeBackbone(backbone.timestep, levels=30)
         return SimpleNamespace(backbone=model, report=None, w_bits_effective=4.0, steps=0, note="")
 
@@ -47,3 +49,5 @@ if __name__ == "__main__":
     parser.add_argument("--pause", type=float, default=0.0)
     options = parser.parse_args()
     sweep(EXPERIMENTS, PROFILE, options.workers, options.pause, parts())
+    if not options.workers and "distributed" in sys.modules:
+        sys.exit("a plain run has imported Dask")

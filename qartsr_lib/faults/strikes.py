@@ -59,11 +59,15 @@ def two_runs_at_once(trial: Trial, workers: str) -> None:
         raise RuntimeError("one of the two runs computed everything before the other began")
 
 
-def interrupted(trial: Trial, workers: str) -> None:
+def interrupt(trial: Trial, workers: str, finished: int = 3) -> None:
     process = trial.start(workers)
-    trial.wait_until_in_the_middle(process)
+    trial.wait_until_in_the_middle(process, finished)
     os.killpg(process.pid, signal.SIGINT)
     end_with(process, "the same command continues")
+
+
+def interrupted(trial: Trial, workers: str) -> None:
+    interrupt(trial, workers)
     trial.run(workers)
 
 

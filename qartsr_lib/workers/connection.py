@@ -16,9 +16,10 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from qartsr_lib.errors import QartsrError
 
 CONNECT_TIMEOUT = 30  # seconds
-#: What local workers take their number of threads from. Dask's nanny writes the last one too, here and there.
+#: What local workers take their number of threads from.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_NANNY_WRITES = (*THREADS, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")
+#: What Dask leaves in this process's environment; removed afterwards.
+_NANNY_WRITES = (*THREADS, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED", "__DASK_PARENT_PID")
 
 
 def resolved(workers: str) -> str:
@@ -78,9 +79,10 @@ def local(count: int, threads: int) -> Iterator[Client]:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # None would take port 8787, and warn where that is taken
                 memory_limit=0,
-                env={"QARTSR_LOG_PROGRESS": "1"},
+                # Lines every 30 s, of long trainings alone: bars of several processes would only mix.
+                env={"QARTSR_LOG_PROGRESS": "1", "TQDM_DELAY": "30"},
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
             _quiet_end(),

@@ -96,7 +96,9 @@ def agreed_environment(client: Client, reader: Evaluator) -> dict[str, Any]:
     token = write_text(reader.cache.root / f".seen-{uuid.uuid4().hex}", "do workers see this?")
     try:
         found = client.run(survey, reader.workers_device, token)
-    except ImportError as error:
+    except Exception as error:  # Dask passes on the text alone
+        if "ModuleNotFoundError" not in str(error):
+            raise
         raise QartsrError(f"workers cannot import the library ({error}); start them from its environment") from error
     finally:
         token.unlink(missing_ok=True)

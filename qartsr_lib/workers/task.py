@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 #: One experiment at a time, however many threads a worker has: a GPU's memory holds one.
 _TURN = threading.Lock()
-_kept: list[Evaluator] = []
+#: The evaluator of the task before, with its loaded backbone, and what that task was about.
+_kept: list[tuple[Evaluator, dict[str, Any]]] = []
 
 
 def measure_model(make: Callable[..., Evaluator], identity: dict[str, Any], work: Work) -> QartsrError | None:
@@ -29,24 +30,27 @@ def measure_model(make: Callable[..., Evaluator], identity: dict[str, Any], work
     with _TURN:
         try:
             evaluator = _fitting(make, identity, work[0][0])
+            evaluator.model_info(work[0][0])
             for experiment, pair in work:
                 if _unwanted():
                     return None
                 evaluator.measure(experiment, pair)
-            for experiment, _ in work:
-                evaluator.model_info(experiment)
         except QartsrError as error:
             return error
     return None
 
 
 def _fitting(make: Callable[..., Evaluator], identity: dict[str, Any], experiment: Experiment) -> Evaluator:
-    """The evaluator of the task before, with its loaded backbone, or a new one where it does not fit."""
-    if not _kept or identity_of(_kept[0], experiment) != identity:
+    """The evaluator of the task before where it fits, else a new one."""
+    # The same model again: its entries were lost, and one that is still in memory would not be written again.
+    if not _kept or _kept[0][1] == identity or identity_of(_kept[0][0], experiment) != identity:
         _kept[:] = []  # free the old one before loading
-        _kept[:] = [make()]
-        require_equal(identity, identity_of(_kept[0], experiment), f"worker {get_worker().address} differs")
-    return _kept[0]
+        evaluator = make()
+        require_equal(identity, identity_of(evaluator, experiment), f"worker {get_worker().address} differs")
+    else:
+        evaluator = _kept[0][0]
+    _kept[:] = [(evaluator, identity)]
+    return evaluator
 
 
 def _unwanted() -> bool:

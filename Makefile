@@ -30,8 +30,9 @@ report: $(INSTALLED)
 compare: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.compare $(ARGS)
 
+# One thread for each of the processes; ARGS="-n 0" for one process.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab --notebook-dir=.

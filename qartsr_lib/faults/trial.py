@@ -82,7 +82,12 @@ class Trial:
         self.home.mkdir(parents=True, exist_ok=True)
         words = [*self.command, "--workers", workers, "--pause", str(self.pause)]
         return subprocess.Popen(
-            words, env=_environment(self.home), start_new_session=True, stderr=subprocess.PIPE, text=True
+            words,
+            env=_environment(self.home),
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_heed_interrupts,
         )
 
     def run(self, workers: str) -> None:
@@ -145,6 +150,11 @@ def end_with(process: subprocess.Popen, message: str) -> None:
     _, errors = process.communicate(timeout=TIMEOUT)
     if not process.returncode or message not in errors:
         raise RuntimeError(f"expected a failure with {message!r}, got status {process.returncode}: {errors}")
+
+
+def _heed_interrupts() -> None:
+    """A shell starts what runs in its background deaf to SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -43,12 +43,13 @@ class Verdicts:
 
 
 def read_verdicts(profiles: Sequence[str], records: Records) -> Verdicts | None:
-    """The claims of the first profile that has some; None where none has."""
+    """The claims of the first profile that has some, the reproduced ones first; None where none has."""
     profile = first_with(profiles, FILE)
     if profile is None:
         return None
     rows = read_csv(paths.results_dir(profile) / FILE, COLUMNS).to_dict("records")
-    claims = tuple(_verdict(row, profile, records) for row in rows)
+    found = [_verdict(row, profile, records) for row in rows]
+    claims = tuple(sorted(found, key=lambda claim: list(KINDS.values()).index(claim.kind)))
     count = Counter(claim.verdict for claim in claims)
     order = [*KINDS, *(name for name in count if name not in KINDS)]
     counts = tuple((name, KINDS.get(name, "open"), count[name]) for name in order if count[name])

@@ -30,22 +30,9 @@ from qartsr_lib.noise_floor import DIGITS, STATIC, TRAINED, Floor, floor_file
 CHECKOUT = Path(__file__).resolve().parent.parent
 #: Columns that say which row it is, of all tables.
 KEYS = (
-    *("id", "rule", "dataset", "backbone", "timestep", "method", "bits", "metric", "seed", "image", "variant", "law"),
-    *(
-        "check",
-        "version",
-        "order",
-        "loss",
-        "trq",
-        "rpq",
-        "et",
-        "model",
-        "part",
-        "block",
-        "component",
-        "runtime",
-        "factor",
-    ),
+    *("id", "check", "rule", "dataset", "backbone", "timestep", "method", "bits", "metric", "seed", "image"),
+    *("variant", "layer", "law", "version", "order", "loss", "trq", "rpq", "et", "model", "part", "block"),
+    *("component", "runtime", "factor"),
 )
 #: Timings, prose, and names of records.
 LEFT_OUT = (
@@ -61,6 +48,7 @@ FLOORS = {name: "PSNR" for name in ("psnr", "psnr_y", "psnr_fp", "psnr_hr")} | {
     "constant": "error_z_h",
     "off_by": "error_z_h",
     "effect": "",
+    "error": "",
     "p": "",
     "p_corrected": "",
 }

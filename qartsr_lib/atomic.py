@@ -47,7 +47,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
 
 def explained(error: OSError, path: Path) -> Exception:
     """What to raise for an error met while writing `path`: one line for what users can mend, else `error`."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QartsrError(f"{path}: the disk is full; free some space and run again, finished work is kept")
     if isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return QartsrError(f"{path}: cannot be written ({error.strerror}); choose another folder (or set QARTSR_HOME)")

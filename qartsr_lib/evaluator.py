@@ -190,6 +190,7 @@ class Evaluator:
     def _model_folder(self, experiment: Experiment) -> Path:
         key = self._key("model", self.model_key(experiment))
         if self.cache.get("model", key) is None:
+            self._model = None  # one in memory would not be written again
             with suppress(Diverged):  # remembered in the folder
                 self.build(experiment)
         return self.cache.get("model", key)

@@ -1,6 +1,7 @@
 """Images at the seam: reading, writing, padding, resizing, atomic files."""
 
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -73,12 +74,13 @@ def test_bicubic_equals_pillow(photograph):
         assert np.abs(ours - expected.clip(0, 255)).max() < 0.01
 
 
-def test_full_disk_keeps_the_old_file_and_says_so(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_keeps_the_old_file_and_says_so(tmp_path, number):
     target = atomic.write_text(tmp_path / "table.csv", "old")
 
     def fail(path):
         path.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     with pytest.raises(QartsrError, match="table.csv: the disk is full"):
         atomic.write_atomically(target, fail)

@@ -172,6 +172,15 @@ def test_damaged_cache_entry_is_computed_again(finished):
     assert before.table.equals(after.table)
 
 
+def test_lost_description_of_a_model_in_memory_is_made_again(home):
+    profile, experiment = replace(PROFILE, max_images=1), Experiment("plain", 1, "maxmin", "W4A4", "samples")
+    evaluator = study._evaluator(profile, None, True, "cpu", fake_parts(), RunCache(home / "cache"))
+    before = evaluator.model_info(experiment)
+    for path in (home / "cache/model").rglob("model.json"):
+        path.write_text("{")
+    assert evaluator.model_info(experiment) == before | {"seconds": evaluator.model_info(experiment)["seconds"]}
+
+
 def test_records_name_the_run_and_hold_no_paths(finished):
     run, _ = finished
     assert {record["run_id"] for record in run.records} == set(run.table["run_id"])

@@ -21,8 +21,9 @@ from qartsr_lib import paths
 from qartsr_lib.aggregate import aggregate
 from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets import DATASETS
-from qartsr_lib.datasets.base import Pair, file_sha256
+from qartsr_lib.datasets.base import SCALE, Pair, file_sha256
 from qartsr_lib.datasets.calibration import CalibrationList
+from qartsr_lib.datasets.central import central_file
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluate import pair_folders
 from qartsr_lib.evaluator import Evaluator, Measured, Parts, default_parts
@@ -75,7 +76,7 @@ def find_outputs(
         systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data
             set, or, where the run has one data set only, the images themselves. Files are paired as
             `evaluate.pair_folders` does; a data set that the run lacks is left out.
-        profile: gives data sets and max_images.
+        profile: gives data sets, max_images and max_side; whole images are given, and cropped as the references are.
         data_root: folder of the benchmarks.
 
     Raises:
@@ -86,13 +87,16 @@ def find_outputs(
         return []
     root = paths.data_root(data_root)
     pairs, _ = available_data(profile.datasets, root, profile.max_images)
+    measured, _ = available_data(profile.datasets, root, profile.max_images, profile.max_side)
     found = []
     for name, folders in systems.items():
         try:
             _check_name(name)
             for dataset, folder in _by_dataset(folders, list(pairs)).items():
                 files = _files(folder, pairs[dataset], DATASETS.get(dataset).pairs(root))
-                found.append(Outputs(name, dataset, tuple(pairs[dataset]), files))
+                if profile.max_side is not None:
+                    files = {key: central_file(path, profile.max_side, multiple=SCALE) for key, path in files.items()}
+                found.append(Outputs(name, dataset, tuple(measured[dataset]), files))
         except QartsrError as error:
             raise QartsrError(f"OUTSIDE[{name!r}]: {error}") from error
     return found

@@ -64,7 +64,7 @@ class Profile:
         finetune_cells: (backbone, T) of Tables 3 and 4.
         finetune_bits: bit widths of Table 3.
         ablation_bits: bit widths of Table 4.
-        finetune_metrics, finetune_images: metrics, and images per data set, of Tables 3 and 4.
+        finetune_metrics, finetune_images, finetune_side: metrics, images per data set and max_side of Tables 3 and 4.
         deployed: (method, bits) of the models that are written to files and timed.
         train_images: budget of a trained method, images passed forward and backward.
         train_batch: images per step.
@@ -73,6 +73,7 @@ class Profile:
         published_rates: train with the papers' learning rates, made for long schedules, instead of
             the factor on them that was chosen on BSDS500/val.
         max_images: per data set, by a fixed stride; None for all.
+        max_side: larger photographs are cropped at their centre to this many HR pixels a side; None for whole ones.
         weights: backbone files that are not shipped.
         downloads: whether metric weights may be fetched; where not, every machine regenerates the
             same tables from the installed packages alone.
@@ -94,6 +95,7 @@ class Profile:
     ablation_bits: tuple[str, ...] = ("W4A4", "W2A2")
     finetune_metrics: tuple[str, ...] = FINETUNE_METRICS
     finetune_images: int | None = None
+    finetune_side: int | None = None
     deployed: tuple[tuple[str, str], ...] = ()
     train_images: int = 32
     train_batch: int = 1
@@ -101,12 +103,14 @@ class Profile:
     teacher: str = "float32"
     published_rates: bool = False
     max_images: int | None = None
+    max_side: int | None = None
     weights: tuple[WeightFile, ...] = ()
     downloads: bool = False
 
     def for_finetuning(self) -> Profile:
         """This profile with the metrics and images of Tables 3 and 4."""
-        return dataclasses.replace(self, metrics=self.finetune_metrics, max_images=self.finetune_images)
+        shared = {"metrics": self.finetune_metrics, "max_images": self.finetune_images, "max_side": self.finetune_side}
+        return dataclasses.replace(self, **shared)
 
 
 _TIMESTEPS = (1000, 500, 1)
@@ -165,6 +169,7 @@ PROFILES = {
             finetune_bits=("W4A4", "W3A3", "W2A2"),
             deployed=tuple(itertools.product(("qartsr", "maxmin", "svdquant"), ("W8A8", "W4A4", "W2A2"))),
             finetune_images=30,
+            finetune_side=320,  # as large as the samples; whole photographs would take days
             train_images=256,
             downloads=True,
         ),

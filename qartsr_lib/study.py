@@ -27,6 +27,7 @@ from qartsr_lib.cache import RunCache
 from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.calibration import CalibrationList, calibration_list
+from qartsr_lib.datasets.central import central_pairs
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluator import NO_CALIBRATION, Evaluator, Measured, Parts, default_parts
 from qartsr_lib.profiles import Profile
@@ -116,9 +117,9 @@ class TableRun:
 
 
 def available_data(
-    names: Sequence[str], data_root: Path | None, max_images: int | None = None
+    names: Sequence[str], data_root: Path | None, max_images: int | None = None, max_side: int | None = None
 ) -> tuple[dict[str, list[Pair]], dict[str, str]]:
-    """({data set: checked pairs}, {data set: why it is absent}).
+    """({data set: checked pairs}, {data set: why it is absent}); for the limits see `Profile`.
 
     Raises:
         QartsrError: a data set is present but broken (the file is named), or none is present.
@@ -128,7 +129,7 @@ def available_data(
     pairs = {name: DATASETS.get(name).pairs(data_root, max_images) for name in reasons if name not in skipped}
     if not pairs:
         raise QartsrError("no data set of this run is available: " + "; ".join(f"{n}: {r}" for n, r in skipped.items()))
-    return pairs, skipped
+    return {name: central_pairs(found, max_side) for name, found in pairs.items()}, skipped
 
 
 def run_table(
@@ -149,7 +150,7 @@ def run_table(
 
     Args:
         experiments: such as `grid` gives; seeds of one cell are aggregated into one row.
-        profile: gives metrics, calibration list and max_images.
+        profile: gives metrics, calibration list, max_images and max_side.
         data_root: folder of the benchmarks; else the environment's DATA_ROOT.
         device: where models run.
         label: shown beside the progress bar.
@@ -164,7 +165,8 @@ def run_table(
     if len(set(experiments)) != len(experiments):
         raise ValueError("the same experiment is listed twice")
     root = paths.data_root(data_root)
-    pairs, skipped = available_data([experiment.dataset for experiment in experiments], root, profile.max_images)
+    asked = [experiment.dataset for experiment in experiments]
+    pairs, skipped = available_data(asked, root, profile.max_images, profile.max_side)
     for dataset, reason in skipped.items():
         print(f"data set {dataset} is skipped: {reason}", flush=True)
     experiments = sorted(
@@ -179,7 +181,8 @@ def run_table(
         print("\ninterrupted; what was finished is kept, and the same command continues there", file=sys.stderr)
         raise
     table, per_image, records = aggregate(values, evaluator, pairs, profile.name)
-    records = [record | facts for record in records]
+    limits = {} if profile.max_side is None else {"max_side": profile.max_side}
+    records = [record | limits | facts for record in records]
     images = {(experiment, pair.id): measured.png for experiment, pair, measured in values if measured.png}
     trained = [experiment for experiment in experiments if evaluator.model_info(experiment)["steps"]]
     histories = {experiment: evaluator.history(experiment) for experiment in trained}

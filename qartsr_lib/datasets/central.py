@@ -1,0 +1,58 @@
+"""The central part of large photographs, so that a sweep over hundreds of models measures many images."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from qartsr_lib import paths
+from qartsr_lib.datasets.base import SCALE, Pair, file_sha256
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.images import read_image, write_png
+
+
+def central_pairs(pairs: list[Pair], side: int | None) -> list[Pair]:
+    """Pairs of at most `side` x `side` HR pixels: larger ones are cropped at their centre, never resized.
+
+    The crops are PNG files in the untracked cache, named by what they were made from.
+
+    Args:
+        side: in HR pixels, a multiple of SCALE; None leaves everything whole.
+
+    Raises:
+        QartsrError: `side` is no positive multiple of SCALE, or an image cannot be read.
+    """
+    if side is None:
+        return list(pairs)
+    if side < SCALE or side % SCALE:
+        raise QartsrError(f"max_side is {side}; choose a positive multiple of {SCALE}, or None for whole images")
+    return [
+        Pair(pair.id, central_file(pair.lq, side // SCALE), central_file(pair.hr, side, multiple=SCALE))
+        for pair in pairs
+    ]
+
+
+def central_file(path: Path, side: int, multiple: int = 1) -> Path:
+    """A file with the central `side` x `side` pixels of an image; `path` itself where it is no larger.
+
+    Args:
+        multiple: the crop begins at a multiple of it, so that LQ and HR show the same part.
+    """
+    made_from = f"{file_sha256(path)} {side} {multiple}"
+    name = f"{path.stem}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}.png"
+    target = paths.cache_dir() / "datasets" / "central" / name
+    if target.is_file():
+        return target
+    image = read_image(path)
+    part = _central(image, side, multiple)
+    return path if part.shape == image.shape else write_png(target, part)
+
+
+def _central(image: torch.Tensor, side: int, multiple: int) -> torch.Tensor:
+    for axis in (-2, -1):
+        length = image.shape[axis]
+        start = max(0, (length - side) // (2 * multiple) * multiple)
+        image = image.narrow(axis, start, min(side, length))
+    return image

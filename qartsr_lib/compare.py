@@ -12,7 +12,6 @@ something does, 2 wrong options.
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import pandas as pd
 from qartsr_lib import paths
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.noise_floor import DIGITS, STATIC, TRAINED, Floor, floor_file
+from qartsr_lib.results import parse_cells, read_cells
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 #: Columns that say which row it is, of all tables.
@@ -118,7 +118,7 @@ def differences(now: Tables, reference: Tables, floor: Floor) -> list[Difference
 
 def read_folder(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables of a folder as text."""
-    return {path.stem: _table(path.name, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.csv"))}
+    return {path.stem: read_cells(path) for path in sorted(folder.glob("*.csv"))}
 
 
 def read_revision(revision: str, profile: str, checkout: Path = CHECKOUT) -> dict[str, pd.DataFrame]:
@@ -129,7 +129,8 @@ def read_revision(revision: str, profile: str, checkout: Path = CHECKOUT) -> dic
     """
     folder = f"results/{profile}/"
     files = _git(checkout, "ls-tree", "--name-only", revision, folder).splitlines()
-    return {Path(file).stem: _table(file, _git(checkout, "show", f"{revision}:{file}")) for file in files if _csv(file)}
+    tables = [file for file in files if file.endswith(".csv")]
+    return {Path(file).stem: parse_cells(file, _git(checkout, "show", f"{revision}:{file}")) for file in tables}
 
 
 def _in_table(name: str, now: pd.DataFrame, reference: pd.DataFrame, floor: Floor) -> Iterator[Difference]:
@@ -192,17 +193,6 @@ def _by_key(name: str, table: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[s
 
 def _words(key: Sequence[str]) -> str:
     return " ".join(part for part in key if part)
-
-
-def _table(name: str, text: str) -> pd.DataFrame:
-    try:
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise QartsrError(f"{name}: is not a readable table; restore it from git or remove it") from error
-
-
-def _csv(file: str) -> bool:
-    return file.endswith(".csv")
 
 
 def _git(checkout: Path, *words: str) -> str:

@@ -65,8 +65,8 @@ class Floor:
         """Largest difference of two runs that rounding explains.
 
         A bit width that was not measured takes the next lower one, which is noisier, else the lowest
-        there is; A quantity that was not measured takes
-        the upper quartile of the relative floors of its bit width.
+        there is. A quantity that was not measured takes the upper quartile of the relative floors of
+        its bit width.
 
         Args:
             kind: STATIC or TRAINED.

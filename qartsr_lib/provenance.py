@@ -45,6 +45,7 @@ _NOT_COMPUTING = frozenset(
         "paths",
         "profiles",
         "progress",
+        "rate_choice",
         "provenance",
         "reports",
         "results",

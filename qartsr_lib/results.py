@@ -12,6 +12,7 @@ that making a table again on one machine gives the same bytes.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -129,17 +130,62 @@ def read_table(profile: str, table: str) -> pd.DataFrame:
     """The committed table with numeric columns as numbers; empty values are NaN, empty notes "".
 
     Raises:
-        QartsrError: no such table, or not a table.
+        QartsrError: no such table, not a table, or one of another kind.
     """
-    frame = _read_text(paths.results_dir(profile) / f"{table}.csv")
+    frame = read_cells(paths.results_dir(profile) / f"{table}.csv", COLUMNS)
     for column in ("timestep", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"):
         frame[column] = pd.to_numeric(frame[column])
     return frame
 
 
+def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """results/<profile>/<name>.csv; columns that hold nothing but numbers as numbers, empty ones NaN.
+
+    Raises:
+        QartsrError: no such table, not a table, or without one of `columns`.
+    """
+    cells = read_cells(paths.results_dir(profile) / f"{name}.csv", columns)
+    return pd.read_csv(io.StringIO(cells.to_csv(index=False)))
+
+
+def read_cells(source: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A table with every cell as text.
+
+    Raises:
+        QartsrError: no such file, not a readable table, or without one of `columns`.
+    """
+    try:
+        text = source.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise QartsrError(f"{source}: no such table; make reproduce writes it") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(source) from error
+    frame = parse_cells(source, text)
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise QartsrError(f"{source}: has no column {', '.join(absent)}; make the table again")
+    return frame
+
+
+def parse_cells(name: object, text: str) -> pd.DataFrame:
+    """The text of a table, every cell as text.
+
+    Raises:
+        QartsrError: it is none; the message begins with `name`.
+    """
+    try:
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise _unreadable(name) from error
+
+
+def _unreadable(name: object) -> QartsrError:
+    return QartsrError(f"{name}: is not a readable table; restore it from git or remove it")
+
+
 def read_per_image(profile: str, table: str, dataset: str) -> pd.DataFrame:
     """Per-image values in long format, `PER_IMAGE_COLUMNS`; unavailable ones are left out."""
-    wide = _read_text(paths.results_dir(profile) / "per_image" / table / f"{dataset}.csv")
+    wide = read_cells(paths.results_dir(profile) / "per_image" / table / f"{dataset}.csv")
     fixed = [column for column in wide.columns if column in PER_IMAGE_COLUMNS]
     long = wide.melt(id_vars=fixed, var_name="metric", value_name="value")
     long = long[long["value"] != ""].reset_index(drop=True)
@@ -182,7 +228,7 @@ def _merged(
     path: Path, new: pd.DataFrame, by: Sequence[str] = ("dataset",), front: Sequence[str] = COLUMNS
 ) -> pd.DataFrame:
     if path.is_file() and by:
-        old = _read_text(path)
+        old = read_cells(path)
         if not set(by) <= set(old.columns):
             raise QartsrError(f"{path}: is not a results table; restore it from git or remove it")
         replaced = set(new[list(by)].itertuples(index=False, name=None))
@@ -239,15 +285,6 @@ def _rank(column: str, value: str) -> tuple[int, float, str]:
     known = _ORDER.get(column, ())
     base = value.split(" [")[0] if column == "method" else value
     return (known.index(base) if base in known else len(known), 0.0, value)
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-    except FileNotFoundError as error:
-        raise QartsrError(f"{path}: no such table; make reproduce writes it") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise QartsrError(f"{path}: is not a readable table; restore it from git or remove it") from error
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

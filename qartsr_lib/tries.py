@@ -31,10 +31,12 @@ from qartsr_lib.finetuning.losses import FeatureDistance, perceptual_and_squared
 from qartsr_lib.images import list_images, read_image
 from qartsr_lib.measured import Measured, measure_cells
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.rates import CHOSEN, OTHERS
+from qartsr_lib.methods.rates import CHOSEN
 from qartsr_lib.profiles import get_profile
+from qartsr_lib.rate_choice import FIRST_LOOK, choose
+from qartsr_lib.reports.rates import rate_sections
+from qartsr_lib.results import read_measurement
 
-FIRST_LOOK = (1, 10, 100, 1000)
 #: Times the winner of the first look: half a decade down and up.
 SECOND_LOOK = (0.3, 3)
 #: The backbone whose UNet does its share at T = 1: the fair one for comparing methods.
@@ -115,26 +117,6 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
     return measure_cells("study", questions, measure)
 
 
-def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Method -> bits (and OTHERS: all together) -> factor with the smallest error times perceptual distance.
-
-    Both are relative to full precision and geometric means over images; in a sum such as Eq. (8)'s the
-    perceptual distance would decide alone. A try that broke down loses.
-    """
-    chosen = {}
-    for method, values in criterion(tries).groupby(level="method", sort=False):
-        by_bits = values.droplevel("method").unstack("bits")
-        chosen[method] = {bits: float(by_bits[bits].idxmin()) for bits in by_bits}
-        chosen[method][OTHERS] = float(by_bits.dropna().mean(axis=1).idxmin())  # of what was tried at all bit widths
-    return chosen
-
-
-def criterion(tries: pd.DataFrame) -> pd.Series:
-    """(method, bits, factor) -> log of squared error times perceptual distance, mean over images; inf if broken."""
-    error = -np.log(10) / 10 * tries["psnr_fp"].astype(float) + np.log(tries["feature_distance"].astype(float))
-    return tries.assign(value=error.fillna(np.inf)).groupby(["method", "bits", "factor"], sort=False)["value"].mean()
-
-
 def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(LQ, HR) of a photograph's central crop, bicubic and realistic by turns."""
     image = read_image(path)
@@ -156,8 +138,6 @@ def _scores(student, teacher, lq: torch.Tensor, hr: torch.Tensor, distance: Feat
 
 def show(tries: pd.DataFrame) -> Path:
     """Write figures/study/tries.md: what was tried, and what the second look changed."""
-    from qartsr_lib.reports.rates import rate_sections  # imports this module
-
     caption = f"Learning-rate tries on {VALIDATION}: factors on each method's published rates."
     return tables.save_table("study", "tries", rate_sections(tries), caption)
 
@@ -176,15 +156,16 @@ def main(arguments: list[str] | None = None) -> int:
         root = paths.data_root(options.data_root)
         if root is None:
             raise QartsrError("--data-root: name the folder that holds BSDS500, or set DATA_ROOT")
-        methods, table = options.methods or trained_methods(), paths.results_dir("study") / "tries.csv"
-        cells = first_look(methods) if options.look == "first" else second_look(methods, pd.read_csv(table))
-        tries = run_tries(cells, options.images, root)
+        methods = options.methods or trained_methods()
+        second = options.look == "second"
+        cells = second_look(methods, read_measurement("study", "tries")) if second else first_look(methods)
+        run_tries(cells, options.images, root).write("tries", by=("dataset", "method", "bits", "factor"))
+        tries = read_measurement("study", "tries")
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    tries.write("tries", by=("dataset", "method", "bits", "factor"))
-    write_text(CHOSEN, json.dumps(choose(pd.read_csv(table)), indent=1, sort_keys=True) + "\n")
-    show(pd.read_csv(table))
+    write_text(CHOSEN, json.dumps(choose(tries), indent=1, sort_keys=True) + "\n")
+    show(tries)
     print(f"{CHOSEN} written")
     return 0
 

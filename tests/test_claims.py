@@ -100,6 +100,22 @@ def test_what_is_not_there_is_told(study, changed):
         contrast(against("A", "B", above=0, **changed), "study")
 
 
+@pytest.mark.parametrize("content", ["", "a,b\n1,2,3,4\n1\n", "other,columns\n1,2\n"])
+@pytest.mark.parametrize("check", [cell, contrast, duration])
+def test_a_damaged_table_is_no_table_that_is_not_there_yet(tmp_path, monkeypatch, check, content):
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+    settings = against("A", "B", above=0) | {"table": "broken", "where": {"a": 1}, "column": "b", "below": 1}
+    settings |= {"method": "A", "against": "B"}
+    with pytest.raises(claims.NoData, match="results/study/broken.csv is not there yet"):
+        check(settings, "study")
+    results_file = tmp_path / "results" / "study" / "broken.csv"
+    results_file.parent.mkdir(parents=True)
+    results_file.write_text(content)
+    with pytest.raises(QartsrError, match="broken.csv: (is not a readable table|has no column)") as told:
+        check(settings, "study")
+    assert not isinstance(told.value, claims.NoData)
+
+
 def test_counted_numbers_are_compared_with_the_papers_or_a_bound(tmp_path, monkeypatch):
     monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
     folder = paths.results_dir("paper")

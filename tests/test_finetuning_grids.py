@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from qartsr_lib import finetuning_grids as grids
-from qartsr_lib import reports, tries
+from qartsr_lib import rate_choice, reports, tries
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, chosen_rate
@@ -73,7 +73,7 @@ def test_every_trained_method_had_as_many_tries_and_its_rates_are_their_winners(
     committed = pd.read_csv(Path(tries.__file__).parents[1] / "results" / "study" / "tries.csv")
     assert set(committed["method"]) == set(tries.trained_methods())
     assert committed.groupby(["method", "bits"])["factor"].nunique().nunique() == 1
-    assert tries.choose(committed) == json.loads(CHOSEN.read_text(encoding="utf-8"))
+    assert rate_choice.choose(committed) == json.loads(CHOSEN.read_text(encoding="utf-8"))
 
 
 def test_all_trained_methods_have_a_chosen_rate_among_the_tries():
@@ -90,16 +90,16 @@ def test_the_smallest_error_times_distance_wins_at_each_bit_width_and_a_breakdow
     rows += [("b", "W4A4", 1, 20.0, 0.5), ("b", "W4A4", 10, nothing, nothing)]
     frame = pd.DataFrame(rows, columns=["method", "bits", "factor", "psnr_fp", "feature_distance"])
     wanted = {"a": {"W4A4": 1.0, "W2A2": 10.0, "others": 10.0}, "b": {"W4A4": 1.0, "others": 1.0}}
-    assert tries.choose(frame) == wanted
+    assert rate_choice.choose(frame) == wanted
 
 
 def test_the_second_look_goes_around_the_winners_of_the_first_and_others_need_a_factor_tried_everywhere():
-    rows = [("a", bits, factor, 30.0, 0.1) for bits in tries.BITS for factor in tries.FIRST_LOOK]
+    rows = [("a", bits, factor, 30.0, 0.1) for bits in tries.BITS for factor in rate_choice.FIRST_LOOK]
     rows += [("a", "W4A4", 10, 40.0, 0.1), ("a", "W2A2", 100, 40.0, 0.1), ("a", "W2A2", 30, 50.0, 0.1)]
     frame = pd.DataFrame(rows, columns=["method", "bits", "factor", "psnr_fp", "feature_distance"])
     around = [("a", "W4A4", 3.0), ("a", "W4A4", 30.0), ("a", "W2A2", 30.0), ("a", "W2A2", 300.0)]
     assert tries.second_look(["a"], frame) == around
-    assert tries.choose(frame)["a"] == {"W4A4": 10.0, "W2A2": 30.0, "others": 10.0}
+    assert rate_choice.choose(frame)["a"] == {"W4A4": 10.0, "W2A2": 30.0, "others": 10.0}
     with pytest.raises(QartsrError, match="no first look at b"):
         tries.second_look(["a", "b"], frame)
 

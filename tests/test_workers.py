@@ -179,7 +179,7 @@ def one_image(folder: Path):
 def test_workers_are_named_by_number_address_or_file(tmp_path, monkeypatch):
     (tmp_path / "scheduler.json").touch()
     monkeypatch.chdir(tmp_path)
-    assert [resolved(name) for name in ("2", "tcp://host:8786")] == ["2", "tcp://host:8786"]
+    assert [resolved(name) for name in ("2", 2, "tcp://host:8786")] == ["2", "2", "tcp://host:8786"]
     assert resolved("scheduler.json") == str(tmp_path / "scheduler.json")
     for wrong in ("0", "-1", "two", "host:8786", "nowhere.json"):
         with pytest.raises(QartsrError, match="workers '"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from qartsr_lib import paths
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.registry import Registry
 
@@ -41,6 +43,18 @@ class Finding:
     favours: bool = False
     run_ids: tuple[str, ...] = ()
     missing: str = ""
+
+
+def measured_file(profile: str, name: str) -> Path:
+    """results/<profile>/<name>, which may lie deeper.
+
+    Raises:
+        NoData: it is not there yet.
+    """
+    path = paths.results_dir(profile) / name
+    if not path.is_file():
+        raise NoData(f"results/{profile}/{name} is not there yet")
+    return path
 
 
 #: Settings (no lists left in them), profile -> finding. Raises NoData.

@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.stats
 
 from qartsr_lib import paths, results
-from qartsr_lib.claims.base import CHECKS, Finding, NoData
+from qartsr_lib.claims.base import CHECKS, Finding, NoData, measured_file
 from qartsr_lib.stats import paired_bootstrap
 from qartsr_lib.tables import LOWER_IS_BETTER
 
@@ -62,10 +62,7 @@ def contrast(settings: Mapping[str, Any], profile: str) -> Finding:
 def _long(profile: str, table: str) -> pd.DataFrame:
     """Per-image values of a table, or of a measurement that has a column "image"."""
     files = sorted((paths.results_dir(profile) / "per_image" / table).glob("*.csv"))
-    single = paths.results_dir(profile) / f"{table}.csv"
-    if not files and not single.is_file():
-        raise NoData(f"results/{profile}/{table}.csv is not there yet")
-    files = files or [single]
+    files = files or [measured_file(profile, f"{table}.csv")]
     return _read(profile, table, tuple((path, path.stat().st_mtime_ns) for path in files))
 
 
@@ -74,7 +71,7 @@ def _read(profile: str, table: str, files: tuple[tuple[Path, int], ...]) -> pd.D
     first = files[0][0]
     if first.parent.name == table:
         return pd.concat([results.read_per_image(profile, table, path.stem) for path, _ in files])
-    wide = pd.read_csv(first)
+    wide = results.read_measurement(profile, table, ("image", "run_id"))
     fixed = [column for column in (*KEYS, "variant", "image", "run_id") if column in wide]
     return wide.melt(id_vars=fixed, var_name="metric", value_name="value").assign(seed=0)
 

@@ -7,10 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
-from qartsr_lib import paths
-from qartsr_lib.claims.base import CHECKS, Finding, NoData
+from qartsr_lib.claims.base import CHECKS, Finding, NoData, measured_file
+from qartsr_lib.results import read_measurement
 
 
 @CHECKS.register("cell")
@@ -22,12 +20,11 @@ def cell(settings: Mapping[str, Any], profile: str) -> Finding:
     With `profile` the table is that profile's.
     """
     profile = settings.get("profile", profile)
-    path = paths.results_dir(profile) / f"{settings['table']}.csv"
-    if not path.is_file():
-        raise NoData(f"results/{profile}/{path.name} is not there yet")
-    rows, where = pd.read_csv(path), dict(settings["where"])
+    path = measured_file(profile, f"{settings['table']}.csv")
+    where = dict(settings["where"])
     for key in ("bits", "method", "dataset", "backbone"):
         where |= {key: settings[key]} if key in settings else {}
+    rows = read_measurement(profile, settings["table"], (*where, settings["column"]))
     for column, value in where.items():
         rows = rows[rows[column] == value]
     named = ", ".join(str(value) for value in where.values())
@@ -52,9 +49,7 @@ def cell(settings: Mapping[str, Any], profile: str) -> Finding:
 def share(settings: Mapping[str, Any], profile: str) -> Finding:
     """Quotient of two numbers of a JSON file of the results (`part` / `whole`), at most `below`."""
     profile = settings.get("profile", profile)
-    path = paths.results_dir(profile) / settings["file"]
-    if not path.is_file():
-        raise NoData(f"results/{profile}/{path.name} is not there yet")
+    path = measured_file(profile, settings["file"])
     found = json.loads(path.read_text(encoding="utf-8"))
     part, whole = settings["part"], settings["whole"]
     value, (above, below) = found[part] / found[whole], _bounds(settings)

@@ -7,9 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from qartsr_lib import paths
-from qartsr_lib.claims.base import CHECKS, Finding, NoData
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.claims.base import CHECKS, Finding, NoData, measured_file
 from qartsr_lib.results import read_table
 
 
@@ -19,10 +17,8 @@ def duration(settings: Mapping[str, Any], profile: str) -> Finding:
 
     Settings: table, method, against (names in the table). Times are those of the run records, per seed.
     """
-    try:
-        table = read_table(profile, settings["table"])
-    except QartsrError as error:
-        raise NoData(f"results/{profile}/{settings['table']}.csv is not there yet") from error
+    measured_file(profile, f"{settings['table']}.csv")
+    table = read_table(profile, settings["table"])
     keys = ["dataset", "backbone", "timestep", "bits"]
     ours, others = (
         table[table["method"] == settings[side]].drop_duplicates("run_id").set_index(keys)["run_id"]
@@ -45,8 +41,5 @@ def duration(settings: Mapping[str, Any], profile: str) -> Finding:
 
 
 def _seconds(profile: str, run_id: str) -> float:
-    path = paths.results_dir(profile) / "runs" / f"{run_id}.json"
-    if not path.is_file():
-        raise NoData(f"results/{profile}/runs/{run_id}.json is not there")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(measured_file(profile, f"runs/{run_id}.json").read_text(encoding="utf-8"))
     return record["duration_s"]["build"] / len(record["parameters"]["seeds"])

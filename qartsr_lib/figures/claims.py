@@ -7,14 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from qartsr_lib.claims.ledger import VERDICTS
 from qartsr_lib.figures.style import styled
 
-COLOURS = {
-    "reproduced": "#1b7837",
-    "partly": "#e08214",
-    "not reproduced": "#b2182b",
-    "not testable here": "#bdbdbd",
-}
+#: Verdict -> colour, from good to open.
+COLOURS = dict(zip(VERDICTS, ("#1b7837", "#e08214", "#b2182b", "#bdbdbd"), strict=True))
 
 
 def claim_bars(claims: pd.DataFrame, checks: pd.DataFrame) -> Figure:

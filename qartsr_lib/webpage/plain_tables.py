@@ -9,7 +9,8 @@ import pandas as pd
 
 from qartsr_lib import paths
 from qartsr_lib.reports.table2 import honest_rule_table, paper_rule_table
-from qartsr_lib.webpage.sources import Records, read_csv
+from qartsr_lib.results import read_cells
+from qartsr_lib.webpage.sources import Records
 
 NOT_NUMBERS = ("method", "bits", "runtime", "data set", "backbone")
 
@@ -34,7 +35,7 @@ def table2(profile: str, records: Records) -> list[PlainTable]:
     path = paths.results_dir(profile) / "table2.csv"
     if not path.is_file():
         return []
-    frame = read_csv(path, ("rule", "method", "bits", "run_id"))
+    frame = read_cells(path, ("rule", "method", "bits", "run_id"))
     for column in frame.columns.difference(["rule", "method", "bits", "run_id"]):
         frame[column] = pd.to_numeric(frame[column])
     made = (
@@ -74,7 +75,7 @@ def deployment(profile: str, records: Records) -> list[PlainTable]:
     path = paths.results_dir(profile) / "deployment.csv"
     if not path.is_file():
         return []
-    frame = read_csv(path, (*DEPLOYMENT, "backbone", "timestep", "run_id"))
+    frame = read_cells(path, (*DEPLOYMENT, "backbone", "timestep", "run_id"))
     found = []
     for (backbone, timestep), rows in frame.groupby(["backbone", "timestep"], sort=False):
         shown = pd.DataFrame({heading: rows[name].map(text) for name, (heading, text) in DEPLOYMENT.items()})

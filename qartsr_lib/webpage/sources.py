@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from qartsr_lib import paths
 from qartsr_lib.errors import QartsrError
 
@@ -27,22 +25,6 @@ def first_with(names: Sequence[str], file: str, figures: bool = False) -> str | 
     """The first of the profiles that has the file in its results (or figures)."""
     folder = paths.figures_dir if figures else paths.results_dir
     return next((name for name in names if (folder(name) / file).is_file()), None)
-
-
-def read_csv(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """A table with every cell as text.
-
-    Raises:
-        QartsrError: not a readable table, or without one of `columns`.
-    """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise QartsrError(f"{path}: is not a readable table; restore it from git or remove it") from error
-    absent = [column for column in columns if column not in frame]
-    if absent:
-        raise QartsrError(f"{path}: has no column {', '.join(absent)}; make the table again")
-    return frame
 
 
 class Records:

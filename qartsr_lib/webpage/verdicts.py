@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qartsr_lib import paths
-from qartsr_lib.webpage.sources import Records, first_with, read_csv
+from qartsr_lib.claims.ledger import COLUMNS, VERDICTS
+from qartsr_lib.results import read_cells
+from qartsr_lib.webpage.sources import Records, first_with
 
 FILE = "claims.csv"
-COLUMNS = (
-    *("id", "claim", "where", "paper_evidence", "ours", "test", "n", "effect", "ci_low", "ci_high"),
-    *("p_corrected", "verdict", "run_ids"),
-)
 #: Verdict -> class in the style sheet, from good to open.
-KINDS = {"reproduced": "yes", "partly": "partly", "not reproduced": "no", "not testable here": "open"}
+KINDS = dict(zip(VERDICTS, ("yes", "partly", "no", "open"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def read_verdicts(profiles: Sequence[str], records: Records) -> Verdicts | None:
     profile = first_with(profiles, FILE)
     if profile is None:
         return None
-    rows = read_csv(paths.results_dir(profile) / FILE, COLUMNS).to_dict("records")
+    rows = read_cells(paths.results_dir(profile) / FILE, COLUMNS).to_dict("records")
     found = [_verdict(row, profile, records) for row in rows]
     claims = tuple(sorted(found, key=lambda claim: list(KINDS.values()).index(claim.kind)))
     count = Counter(claim.verdict for claim in claims)

@@ -22,12 +22,13 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _NANNY_WRITES = (*THREADS, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED", "__DASK_PARENT_PID")
 
 
-def resolved(workers: str) -> str:
+def resolved(workers: str | int) -> str:
     """`workers` if it is a number of processes or the address of a scheduler, the full path of a scheduler file.
 
     Raises:
         QartsrError: it is none of them.
     """
+    workers = str(workers)  # papermill's -p makes a number of "2"
     if workers.isdigit() and int(workers) or "://" in workers:
         return workers
     if Path(workers).is_file():

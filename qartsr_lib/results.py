@@ -6,7 +6,8 @@
 
 Writes are atomic and take a lock, so that several runs may share one folder. A table is merged by
 data set: rows of data sets that this run has are replaced, the others are kept as they are, so a
-run that lacks a data set never overwrites results that have it. Numbers and order are fixed, so
+run that lacks a data set never overwrites results that have it; with `keep` it is merged by cell, so
+that a large table can be made in parts. Numbers and order are fixed, so
 that making a table again on one machine gives the same bytes.
 """
 
@@ -47,6 +48,14 @@ COLUMNS = (
 )
 PER_IMAGE_COLUMNS = ("dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric", "value", "run_id")
 
+#: Columns of numbers, those of Table 4's stages among them.
+NUMBERS = (
+    *("timestep", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"),
+    *("trq", "rpq", "et"),
+)
+#: What one quantized model on one data set is called in a table.
+CELL = ("dataset", "backbone", "timestep", "method", "bits")
+
 #: Rows are sorted by these, each in the paper's order where it has one, then by everything else.
 SORT_COLUMNS = ("rule", "dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric")
 
@@ -69,6 +78,7 @@ def write_table(
     frame: pd.DataFrame,
     per_image: pd.DataFrame | None = None,
     records: Sequence[dict] = (),
+    keep: bool = False,
 ) -> Path:
     """Merge a run into results/<profile>/<table>.csv and write what stands behind it.
 
@@ -78,6 +88,7 @@ def write_table(
         frame: has at least `COLUMNS`; further columns follow them.
         per_image: has at least `PER_IMAGE_COLUMNS`.
         records: run records, each with its "run_id".
+        keep: replace only the `CELL`s that this run has, not all rows of its data sets: for a part of a table.
 
     Returns:
         The path of the table.
@@ -96,8 +107,9 @@ def write_table(
             _write_record(folder / "runs" / f"{record['run_id']}.json", record)
         if per_image is not None:
             for dataset, rows in per_image.groupby("dataset", sort=True):
-                _write_csv(folder / "per_image" / table / f"{dataset}.csv", _wide(rows))
-        _write_csv(path, _merged(path, _as_text(frame)))
+                images = folder / "per_image" / table / f"{dataset}.csv"
+                _write_csv(images, _merged(images, _wide(rows), CELL, ()) if keep else _wide(rows))
+        _write_csv(path, _merged(path, _as_text(frame), CELL if keep else ("dataset",)))
     return path
 
 
@@ -133,9 +145,20 @@ def read_table(profile: str, table: str) -> pd.DataFrame:
         QartsrError: no such table, not a table, or one of another kind.
     """
     frame = read_cells(paths.results_dir(profile) / f"{table}.csv", COLUMNS)
-    for column in ("timestep", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"):
-        frame[column] = pd.to_numeric(frame[column])
+    for column in NUMBERS:
+        if column in frame:
+            frame[column] = pd.to_numeric(frame[column])
     return frame
+
+
+def read_run(profile: str, table: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(table, per-image values of all data sets) as they are on disk.
+
+    Raises:
+        QartsrError: no such table, or not a table.
+    """
+    files = sorted((paths.results_dir(profile) / "per_image" / table).glob("*.csv"))
+    return read_table(profile, table), pd.concat([read_per_image(profile, table, path.stem) for path in files])
 
 
 def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:

@@ -101,9 +101,17 @@ class TableRun:
     images: dict[tuple[Experiment, str], Path] = field(repr=False)
     histories: dict[Experiment, list[dict[str, float]]] = field(repr=False, default_factory=dict)
 
-    def write(self, name: str) -> Path:
-        """Merge into results/<profile>/<name>.csv, with per-image values and run records."""
-        return results.write_table(self.profile, name, self.table, self.per_image, self.records)
+    def write(self, name: str, keep: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Merge into results/<profile>/<name>.csv, with per-image values and run records.
+
+        Args:
+            keep: this run is a part of the table: other cells stay as they are, see `results.write_table`.
+
+        Returns:
+            (table, per-image values): this run's, or, of a part, those of the whole table.
+        """
+        results.write_table(self.profile, name, self.table, self.per_image, self.records, keep)
+        return results.read_run(self.profile, name) if keep else (self.table, self.per_image)
 
     def png_path(self, experiment: Experiment, image_id: str) -> Path:
         """The upscaled image, as it was scored.

@@ -113,12 +113,35 @@ def test_rows_of_a_present_data_set_are_replaced_as_a_whole(home):
     assert set(results.read_table("tiny", "table1")["bits"]) == {"W32A32", "W4A4"}
 
 
+def test_a_part_of_a_table_replaces_its_own_cells_alone(home):
+    results.write_table("tiny", "table3", rows("samples", 20.0), images("samples"))
+    part, part_images = rows("samples", 30.0, "bbb", bits=("W4A4", "W2A2")), images("samples", "bbb")
+    results.write_table("tiny", "table3", part, part_images.assign(bits="W2A2", value=9.0), keep=True)
+    table, per_image = results.read_run("tiny", "table3")
+    values = table[table["metric"] == "PSNR"].groupby("bits")["value"].unique()
+    assert {bits: list(found) for bits, found in values.items()} == {"W32A32": [20.0], "W4A4": [30.0], "W2A2": [30.0]}
+    assert set(per_image["bits"]) == {"W4A4", "W2A2"}
+    assert set(per_image[per_image["bits"] == "W2A2"]["value"]) == {9.0}
+    assert set(per_image[per_image["bits"] == "W4A4"]["run_id"]) == {"aaa"}
+
+
+def test_a_table_in_two_parts_is_the_table_made_at_once(home):
+    results.write_table("tiny", "table3", rows("samples"), images("samples"))
+    whole = {path: path.read_bytes() for path in sorted((home / "results/tiny").rglob("*.csv"))}
+    for path in whole:
+        path.unlink()
+    for _, part in sorted(rows("samples").groupby("bits"), reverse=True):
+        own = images("samples")[lambda frame, part=part: frame["bits"].isin(part["bits"])]
+        results.write_table("tiny", "table3", part, own if len(own) else None, keep=True)
+    assert {path: path.read_bytes() for path in sorted((home / "results/tiny").rglob("*.csv"))} == whole
+
+
 def test_further_columns_follow_and_survive_merging(home):
     results.write_table("tiny", "table4", rows("samples").assign(trq=1))
     results.write_table("tiny", "table4", rows("RealSR").assign(trq=0))
     table = results.read_table("tiny", "table4")
     assert list(table.columns) == [*results.COLUMNS, "trq"]
-    assert dict(table.groupby("dataset")["trq"].first()) == {"RealSR": "0", "samples": "1"}
+    assert dict(table.groupby("dataset")["trq"].first()) == {"RealSR": 0, "samples": 1}
 
 
 def test_writing_again_gives_the_same_bytes(home):

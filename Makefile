@@ -1,4 +1,4 @@
-# make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"] [WORKERS=2]
+# make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"] [WORKERS=2] [DEVICE=cuda]
 # make report (figures/index.html), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
 # make test [ARGS="-k quant"], make lab, make lint, make bench, make faults, make backbone [IMAGES=folder] [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
@@ -22,7 +22,7 @@ help:
 reproduce: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.runner --profile $(PROFILE) \
 		$(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS)) \
-		$(if $(WORKERS),--workers "$(WORKERS)")
+		$(if $(WORKERS),--workers "$(WORKERS)") $(if $(DEVICE),--device "$(DEVICE)")
 
 report: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.webpage

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qartsr_lib import provenance
+from qartsr_lib import devices, provenance
 from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets.base import Pair, file_sha256
 from qartsr_lib.datasets.calibration import CalibrationList
@@ -99,6 +99,7 @@ class Evaluator:
         self.metrics = tuple(metrics)
         self.reasons = {name: reason for name, reason in parts.available(metrics).items() if reason}
         self.identity = dict(parts.identity(self.metrics))
+        devices.make_exact(devices.checked(device))
         self.environment = provenance.environment(device)
         self._weights: dict[tuple[str, int], str] = {}
         self._backbone: tuple[tuple[str, int], Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 _ROOT = Path(__file__).resolve().parent
+REVISION_VARIABLE = "QARTSR_REVISION"
 #: Packages whose version can move a digit.
 PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pillow")
 
@@ -35,6 +37,7 @@ _NOT_COMPUTING = frozenset(
         "figures",
         "finetuning_grids",
         "fullsize",
+        "fullsize_deployment",
         "fullsize_training",
         "gallery",
         "gallery_index",
@@ -63,7 +66,10 @@ _NOT_COMPUTING = frozenset(
 
 
 def git_state(folder: Path | None = None) -> dict[str, object]:
-    """{"revision": sha or None, "dirty": bool or None} of the checkout; None outside git or without git."""
+    """{"revision": sha or None, "dirty": bool or None} of the checkout; None outside git or without git.
+
+    A machine that got the files without their history is told the revision by QARTSR_REVISION.
+    """
     return dict(_git_state(folder or Path(__file__).resolve().parent))
 
 
@@ -72,7 +78,8 @@ def _git_state(folder: Path) -> dict[str, object]:
     """Asked once: what a process has loaded does not change with the checkout."""
     revision = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"revision": revision or None, "dirty": None if changes is None else bool(changes)}
+    told = None if revision else os.environ.get(REVISION_VARIABLE)
+    return {"revision": revision or told or None, "dirty": None if changes is None else bool(changes)}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -104,8 +111,13 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "versions": versions(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
         "threads": torch.get_num_threads() if device == "cpu" else None,
-        "tf32": torch.backends.cuda.matmul.allow_tf32 if device.startswith("cuda") else None,
+        "tf32": _tf32() if device.startswith("cuda") else None,
     }
+
+
+def _tf32() -> bool:
+    """Whether float32 is rounded to TF32 in matrix products or convolutions."""
+    return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
 
 
 @lru_cache(maxsize=1)

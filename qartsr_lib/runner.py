@@ -31,6 +31,7 @@ from papermill.exceptions import PapermillExecutionError
 from qartsr_lib import paths, results
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.cache import RunCache
+from qartsr_lib.devices import checked
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         profile = get_profile(options.profile)
         root = paths.data_root(options.data_root)
         notebooks = select(find_notebooks(), options.notebooks)
-        return run(profile, notebooks, root, _workers(options.workers))
+        return run(profile, notebooks, root, _workers(options.workers), checked(options.device))
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,7 +90,9 @@ def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path
     return [path for path in notebooks if path.name.startswith(tuple(wanted))]
 
 
-def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None, workers: str = "") -> int:
+def run(
+    profile: Profile, notebooks: Sequence[Path], data_root: Path | None, workers: str = "", device: str = "cpu"
+) -> int:
     """Execute `notebooks` under `profile`; returns the exit status."""
     cache = RunCache.for_profile(profile.name)
     with cache.lock(), kernel():
@@ -99,7 +102,7 @@ def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None, wor
         for number, notebook in enumerate(notebooks, start=1):
             print(f"[{number}/{len(notebooks)}] {notebook.stem}", flush=True)
             started = time.monotonic()
-            problem = execute(notebook, profile.name, data_root, workers)
+            problem = execute(notebook, profile.name, data_root, workers, device)
             print(f"[{number}/{len(notebooks)}] {problem or 'done'} ({time.monotonic() - started:.0f} s)", flush=True)
             if problem:
                 failed.append((notebook.stem, problem))
@@ -109,7 +112,9 @@ def run(profile: Profile, notebooks: Sequence[Path], data_root: Path | None, wor
     return _report(profile, failed, len(notebooks))
 
 
-def execute(notebook: Path, profile: str, data_root: Path | None, workers: str = "") -> str | None:
+def execute(
+    notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu"
+) -> str | None:
     """Run one notebook; its executed copy and HTML are kept also when it fails.
 
     Returns:
@@ -122,6 +127,7 @@ def execute(notebook: Path, profile: str, data_root: Path | None, workers: str =
             "PROFILE": profile,
             "DATA_ROOT": str(data_root) if data_root else None,
             "WORKERS": workers or None,
+            "DEVICE": device if device != "cpu" else None,
         }
         declared = papermill.inspect_notebook(str(notebook))
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +205,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
     parser.add_argument(
         "--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N"
     )
     return parser.parse_args(arguments)
 

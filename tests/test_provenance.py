@@ -61,3 +61,13 @@ def test_peak_memory_is_in_mebibytes():
 def test_source_hash_is_stable():
     assert provenance.source_sha256() == provenance.source_sha256()
     assert len(provenance.source_sha256()) == 64
+
+
+def test_a_copy_without_git_is_told_its_revision(tmp_path, monkeypatch):
+    monkeypatch.setenv(provenance.REVISION_VARIABLE, "ab" * 20)
+    assert fresh_state(tmp_path) == {"revision": "ab" * 20, "dirty": None}
+    git(tmp_path, "init", "-q")
+    (tmp_path / "a.txt").write_text("one")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    assert fresh_state(tmp_path)["revision"] != "ab" * 20

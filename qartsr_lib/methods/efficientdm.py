@@ -8,15 +8,13 @@ convolutions that stay in full precision, and packing that leaves 3 bits out.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
 from qartsr_lib.finetuning.parts import LATENT, NOISE, PIXELS, everything
 from qartsr_lib.finetuning.phases import Phase
 from qartsr_lib.methods.base import METHODS
-from qartsr_lib.methods.low_rank import MERGED_DIVISOR, scaled_rank
+from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
 from qartsr_lib.methods.lsq import StepLayer
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLinear
@@ -46,8 +44,7 @@ class LoraLayer(StepLayer):
             base = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
         self.register_buffer("base", base.clone())
         self.lora_out = nn.Parameter(weight.new_zeros(len(weight), rank))
-        self.lora_in = nn.Parameter(weight.new_empty(rank, fan_in))
-        nn.init.kaiming_uniform_(self.lora_in, a=math.sqrt(5))
+        self.lora_in = nn.Parameter(kaiming_start(rank, fan_in, weight))
         with torch.no_grad():
             self.lora_in.div_(self.lora_unit)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from qartsr_lib.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 from qartsr_lib.quant.side_branch import spread
@@ -29,6 +32,13 @@ def truncated_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.
     left, singular, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
     # LAPACK's factors lie column by column; the bits of a product depend on that, and a file does not keep it.
     return (left[:, :rank] * singular[:rank]).contiguous(), right[:rank].contiguous()
+
+
+def kaiming_start(rank: int, fan_in: int, like: torch.Tensor) -> torch.Tensor:
+    """(rank, fan_in) as LoRA's A starts: Kaiming uniform, the same numbers for a seed on every device of `like`."""
+    drawn = torch.empty(rank, fan_in)
+    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+    return drawn.to(like)
 
 
 class _SideBranch:

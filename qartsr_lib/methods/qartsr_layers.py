@@ -9,7 +9,6 @@ What the paper leaves open (ranks, starts) is listed in DEVIATIONS.md.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -21,6 +20,7 @@ from qartsr_lib.methods.low_rank import (
     SIDE_DIVISOR,
     SideBranchConv2d,
     SideBranchLinear,
+    kaiming_start,
     published_rank,
     scaled_rank,
     truncated_svd,
@@ -62,8 +62,7 @@ class FinetuneLayer(SearchedLayer):
         side_out, side_in = truncated_svd(weight, side)
         self.side_out, self.side_in = nn.Parameter(side_out.clone()), nn.Parameter(side_in.clone())
         self.merged_out = nn.Parameter(weight.new_zeros(len(weight), merged))
-        self.merged_in = nn.Parameter(weight.new_empty(merged, weight[0].numel()))
-        nn.init.kaiming_uniform_(self.merged_in, a=math.sqrt(5))
+        self.merged_in = nn.Parameter(kaiming_start(merged, weight[0].numel(), weight))
 
     @torch.no_grad()
     def start(self, exponent: float = PHI_EXPONENT) -> None:

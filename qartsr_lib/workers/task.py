@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import get_worker
 
-from qartsr_lib import provenance
+from qartsr_lib import devices, provenance
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluator import Evaluator
@@ -62,6 +62,7 @@ def _unwanted() -> bool:
 
 def survey(device: str, token: Path) -> dict[str, Any]:
     """What a worker is, and whether it sees `token`."""
+    devices.make_exact(devices.checked(device))
     return {
         "environment": provenance.environment(device),
         "source": provenance.source_sha256(),

@@ -47,6 +47,34 @@ def comparison_grid(profile: Profile) -> list[Experiment]:
     return grid
 
 
+def budget_grid(profile: Profile) -> list[Experiment]:
+    """Whether longer training closes the gap to full precision: the profile's budget and its multiples, one seed.
+
+    At the highest bit width of Table 3 and T = SEEDED_TIMESTEP; rates stay as they were chosen for the plain budget.
+    """
+    bits, seed = profile.finetune_bits[0], profile.seeds[0]
+    cells = [cell for cell in profile.finetune_cells if cell[1] == SEEDED_TIMESTEP]
+    trained = [method for method in profile.methods if METHODS.get(method).trains]
+    models: list[tuple[str, str, Options, str]] = [(*FULL_PRECISION, (), "")]
+    for factor in (1, *profile.budget_factors):
+        models += [
+            (method, bits, training_options(method, bits, profile, factor), budget_label(method, factor))
+            for method in trained
+        ]
+    return [
+        Experiment(*cell, method, bits, dataset, seed, options, label)
+        for cell in cells
+        for method, bits, options, label in models
+        for dataset in profile.datasets
+    ]
+
+
+def budget_label(method: str, factor: int) -> str:
+    """Name in the table of a method that was trained for `factor` times the budget."""
+    label = METHODS.get(method).label
+    return label if factor == 1 else f"{label} [{factor}x images]"
+
+
 def _seeds(profile: Profile, method: str, timestep: int, bits: str) -> tuple[int, ...]:
     repeated = METHODS.get(method).trains and timestep == SEEDED_TIMESTEP and bits in SEEDED_BITS
     return profile.seeds if repeated else profile.seeds[:1]

@@ -132,3 +132,19 @@ def test_times_count_a_model_once_and_scale_the_first_cell():
     assert list(training)[:2] == [30.0, 3] and training["hours, measured"] == round(70 / 3600, 2)
     assert list(images)[:2] == [2.0, 12] and images["hours, estimated"] == round(24 / 3600, 2)
     assert table.loc["together", "hours, estimated"] == pytest.approx((90 + 24) / 3600, abs=0.006)
+
+
+def test_longer_training_changes_the_budget_alone():
+    grid = grids.budget_grid(STUDY)
+    assert {(e.backbone, e.timestep) for e in grid} == {("embedded", 1), ("embedded-scaled", 1)}
+    assert {e.bits for e in grid if e.method != "fp"} == {"W4A4"} and len(set(grid)) == len(grid)
+    plain = {(e.method, e.backbone): dict(e.options) for e in grid if not e.label.endswith("images]")}
+    longer = [e for e in grid if e.label.endswith("[8x images]")]
+    assert {e.method for e in longer} == {m for m in STUDY.methods if METHODS.get(m).trains}
+    for e in longer:
+        assert dict(e.options) == plain[e.method, e.backbone] | {"images": 8 * STUDY.train_images}
+    table3 = {e.options for e in grids.comparison_grid(STUDY)}
+    assert {e.options for e in grid if e.label and e not in longer} <= table3  # the same models, not trained again
+    assert grids.budget_grid(get_profile("smoke"))  # no multiples: the plain budget alone
+    effects = reports.budget_effects(["lsq"], (8,))
+    assert [(a.method, b.method) for a, b in effects["What a longer training gains"]] == [("LSQ [8x images]", "LSQ")]

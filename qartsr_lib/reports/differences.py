@@ -80,6 +80,21 @@ def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: st
     }
 
 
+def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, Pairs]:
+    """Pairs of `finetuning_grids.budget_grid`, title -> pairs.
+
+    Args:
+        methods: registered names of trained methods.
+        factors: of the budget.
+    """
+    longer = [(grids.budget_label(method, 1), grids.budget_label(method, n)) for method in methods for n in factors]
+    plain = [Row(grids.budget_label(method, 1)) for method in methods]
+    return {
+        "What a longer training gains": [(Row(long), Row(short)) for short, long in longer],
+        "Distance to full precision": [(row, Row("FP")) for row in [*plain, *(Row(long) for _, long in longer)]],
+    }
+
+
 def paired_differences(per_image: pd.DataFrame, pairs: Pairs, metric: str = "PSNR") -> pd.DataFrame:
     """`metric` of the first row minus the second, paired over images (means over seeds), with 95% intervals.
 

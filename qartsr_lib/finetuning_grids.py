@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -47,8 +48,8 @@ def comparison_grid(profile: Profile) -> list[Experiment]:
     return grid
 
 
-def budget_grid(profile: Profile) -> list[Experiment]:
-    """Whether longer training closes the gap to full precision: the profile's budget and its multiples, one seed.
+def budget_grid(profile: Profile, factors: Sequence[int]) -> list[Experiment]:
+    """Whether longer training closes the gap to full precision: the profile's budget and multiples of it, one seed.
 
     At the highest bit width of Table 3 and T = SEEDED_TIMESTEP; rates stay as they were chosen for the plain budget.
     """
@@ -56,7 +57,7 @@ def budget_grid(profile: Profile) -> list[Experiment]:
     cells = [cell for cell in profile.finetune_cells if cell[1] == SEEDED_TIMESTEP]
     trained = [method for method in profile.methods if METHODS.get(method).trains]
     models: list[tuple[str, str, Options, str]] = [(*FULL_PRECISION, (), "")]
-    for factor in (1, *profile.budget_factors):
+    for factor in (1, *factors):
         models += [
             (method, bits, training_options(method, bits, profile, factor), budget_label(method, factor))
             for method in trained

@@ -68,7 +68,6 @@ class Profile:
         deployed: (method, bits) of the models that are written to files and timed.
         train_images: budget of a trained method, images passed forward and backward.
         train_batch: images per step.
-        budget_factors: multiples of that budget whose gain is measured too (`finetuning_grids.budget_grid`).
         image_loss: name in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none.
         teacher: precision in which trained methods imitate full precision, see `methods.trained.Budget`.
         published_rates: train with the papers' learning rates, made for long schedules, instead of
@@ -100,7 +99,6 @@ class Profile:
     deployed: tuple[tuple[str, str], ...] = ()
     train_images: int = 32
     train_batch: int = 1
-    budget_factors: tuple[int, ...] = ()
     image_loss: str = "vae-features+mse"
     teacher: str = "float32"
     published_rates: bool = False
@@ -173,7 +171,6 @@ PROFILES = {
             finetune_images=30,
             finetune_side=320,  # as large as the samples; whole photographs would take days
             train_images=256,
-            budget_factors=(8,),
             downloads=True,
         ),
         Profile(

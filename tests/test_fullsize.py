@@ -1,14 +1,17 @@
 """The full-size measurement, on the tiny configuration: the record, and the way through files."""
 
 import json
+import time
 from functools import partial
 
 import pytest
 import torch
+from int8_cuda_reference import reference_encode, reference_multiply
 from osediff_stand_in import UNET_CONFIG, VAE_CONFIG
 
-from qartsr_lib import fullsize, fullsize_training
+from qartsr_lib import fullsize, fullsize_deployment, fullsize_training
 from qartsr_lib.backbones import load_backbone
+from qartsr_lib.deploy import gpu_contestants, gpu_race, int8_cuda
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import write_png
 
@@ -65,3 +68,48 @@ def test_projection():
     hours = fullsize_training.projected_hours(3, history, images=720, start=4.0, crops=2, drawn=180)
     assert hours == pytest.approx((360 * 2.0 + 360 * 5.0 + 360) / 3600)
     assert fullsize_training.main(["--side", "4"]) == 2
+
+
+class _Border:
+    def __init__(self, table, row_class, column_class):
+        self.table, self.row_class, self.column_class = table, row_class, column_class
+
+
+def test_deployment_record(home, monkeypatch):
+    """Everything but what only a GPU has; who fails is named and does not stop the others."""
+    kernels = int8_cuda.Kernels(reference_encode, reference_multiply, _Border)
+    monkeypatch.setattr(int8_cuda, "triton_kernels", lambda: kernels)
+    monkeypatch.setattr(gpu_race, "warmed_up", lambda call: 0.0 * float(call().sum()))
+    monkeypatch.setattr(gpu_race, "graphed", lambda call: call)
+    monkeypatch.setattr(gpu_race, "milliseconds", lambda call: 1.0 + 0.0 * float(call().sum()))
+    monkeypatch.setattr(gpu_race, "peak_mib", lambda call: 1.0)
+    monkeypatch.setattr(gpu_race, "breakdown", lambda call: {"ms": 1.0})
+    models = fullsize_deployment.Models("cpu", torch.rand(1, 3, 16, 16), TINY)
+    monkeypatch.setattr(fullsize_deployment.Models, "bf16", property(lambda _: int("none")))
+    monkeypatch.setattr(gpu_contestants, "_compiled", lambda model: model)
+    kept, deadline = [], gpu_race.Deadline(600)
+    record = fullsize_deployment.measure(models, 2, deadline, lambda found: kept.append(json.dumps(found)))
+    assert record["output"] == [64, 64] and len(kept) > len(record["contestants"])
+    assert record["contestants"]["bf16"]["failed"].startswith("ValueError: invalid literal")
+    assert record["contestants"]["int8"]["weights_mib"] > 0 and "failed" in record["contestants"]["bf16, compiled"]
+    assert record["ms"]["int8, graph"]["rounds"] == 2 and record["times_as_fast_as"]["fp32"]["int8"] == 1.0
+    assert record["agreement"]["layers"]["layers"] > 300 and record["agreement"]["layers"]["integer"]["worst"] < 1e-5
+    assert "failed" in record["agreement"]["images"] and set(record["breakdown"]) == {"int8", "int8, compiled"}
+
+
+def test_deployment_needs_a_gpu(home, capsys):
+    assert fullsize_deployment.main(["--device", "cpu"]) == 2
+    assert "no CUDA device here" in capsys.readouterr().err
+
+
+def test_time_limit():
+    deadline = gpu_race.Deadline(0.2)
+    with pytest.raises(TimeoutError, match="not ready after"), deadline.within(reserve=0.1):
+        time.sleep(5)
+    with pytest.raises(TimeoutError, match="no time left"), deadline.within(reserve=10):
+        pass
+    calls = {"slow": lambda: None}
+    assert gpu_race.by_turns(calls, 3, gpu_race.Deadline(-1)) == ({"slow": []}, {})
+    assert gpu_race.ratio([], []) is None and gpu_race.ratio([4.0, 6.0], [2.0, 2.0]) == 2.5
+    assert gpu_race.kind_of("void cutlass_80_wmma_gemm") == "convolutions and matrix products"
+    assert gpu_race.by_turns(calls, 3, gpu_race.Deadline(9))[1]["slow"] and not calls

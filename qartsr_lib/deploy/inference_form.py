@@ -68,7 +68,7 @@ def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
     values |= {"side_out": parts.side_out, "side_in": parts.side_in, "scale": scale, "zero_point": zero_point}
     if of_input is not None and not dynamic:
         values["input_scale"], values["input_zero_point"] = of_input.qparams(weight)
-    new = InferenceLayer(layer, form, None if half else weight)
+    new = InferenceLayer(layer, form, None if half else weight).to(weight.device)
     for what, buffer in new.float_parts().items():
         value = keep(values[what], what)
         if half and what == "side_in":

@@ -1,12 +1,7 @@
 """Integer execution on a CPU: convolutions and linear layers as int8 products with int32 sums (oneDNN).
 
-With codes c_w and c_a, W^ = s_w c_w + z_w and x^ = s_a c_a + z_a, a layer's output is
-
-    sum W^ x^ = s_w s_a (sum c_w c_a) + z_w s_a (sum c_a) + z_a (sum W^)
-
-each sum over the taps inside the image. The first is the integer product; the second one channel,
-the same for all outputs; the third depends on the output channel and on which taps the border cuts
-off, and lies in a small table together with the bias and PassionSR's W o.
+The algebra is deploy.integer_algebra's: an integer product, sums of codes that are one channel, and a small
+table for what the border cuts off.
 
 Codes of up to 8 bits are held in 8: activations unsigned, weights shifted to signed. Sums are exact
 on CPUs with VNNI or AMX; older ones (AVX2 alone) may saturate at 8 bits, not at 6 and fewer.
@@ -21,20 +16,11 @@ from torch import nn
 
 from qartsr_lib.deploy.around_product import encode, finish_
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
+from qartsr_lib.deploy.integer_algebra import Algebra, is_integer
 from qartsr_lib.deploy.integer_product import IntegerProduct
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.quant.granularity import PerChannel, PerTensor
 from qartsr_lib.quant.replace import replace_layers
-
-
-def is_integer(layer: InferenceLayer) -> bool:
-    """Whether `layer` is one integer product: static activations per tensor, weights per channel or tensor."""
-    form = layer.form
-    plain = form.input is not None and not form.dynamic and isinstance(form.input.granularity, PerTensor)
-    by_channel = isinstance(form.weight.granularity, PerTensor) or form.weight.granularity == PerChannel(0)
-    whole = (layer.geometry or {}).get("groups", 1) == 1 and (not form.side_rank or form.side_half)
-    return plain and not form.input.symmetric and by_channel and whole
 
 
 def int8_form(model: nn.Module) -> nn.Module:
@@ -68,19 +54,9 @@ class IntegerLayer(nn.Module):
 
     def __init__(self, layer: InferenceLayer) -> None:
         super().__init__()
-        channels, middle = len(layer.codes), 2 ** (layer.form.weight.bits - 1)
-        scale = layer.scale.reshape(-1).expand(channels).double()
-        zero_point = scale * (middle + layer.lowest_code)  # of codes counted from the middle
-        if layer.zero_point is not None:
-            zero_point = zero_point + layer.zero_point.reshape(-1).double()
-        input_scale = layer.input_scale.double()
-        per_tap = layer.input_zero_point.double() * layer.weight().double().sum(1)
-        if layer.behind is not None:
-            per_tap = per_tap + layer.behind.double().reshape(per_tap.shape)
-        codes = (layer.codes.to(torch.int16) - middle).to(torch.int8)
-        geometry = Geometry.of(layer.codes.shape[2:], layer.geometry)
-        self.product = IntegerProduct(codes, scale * input_scale, per_tap, layer.bias, geometry)
-        self.register_buffer("sum_scale", (zero_point * input_scale).float())
+        algebra, geometry = Algebra.of(layer), Geometry.of(layer.codes.shape[2:], layer.geometry)
+        self.product = IntegerProduct(algebra.codes, algebra.scale, algebra.per_tap, layer.bias, geometry)
+        self.register_buffer("sum_scale", algebra.sum_scale.float())
         for name in ("phi", "offset", "side_out"):
             self.register_buffer(name, getattr(layer, name))
         for name in ("input_scale", "input_zero_point"):

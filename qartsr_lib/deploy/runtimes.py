@@ -9,6 +9,7 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.deploy.int8 import int8_form
+from qartsr_lib.deploy.int8_cuda import int8_cuda_form
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.registry import Registry
 from qartsr_lib.tiling import blended
@@ -28,8 +29,13 @@ def simulate(model: OneStepSR) -> OneStepSR:
 
 @RUNTIMES.register("int8")
 def int8(model: OneStepSR) -> OneStepSR:
-    """Integer products on a CPU."""
-    return int8_form(model)
+    """Integer products, on a CPU or, where the model lies on one, an NVIDIA GPU.
+
+    Raises:
+        QartsrError: see int8_form and int8_cuda_form.
+    """
+    forms = {"cpu": int8_form, "cuda": int8_cuda_form}
+    return forms[model.prompt_embedding.device.type](model)
 
 
 def upscale_in_tiles(model: OneStepSR, lq: torch.Tensor, tile: int = TILE) -> torch.Tensor:

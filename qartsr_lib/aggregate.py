@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,8 @@ from qartsr_lib import provenance, results
 from qartsr_lib.cache import stable_hash
 from qartsr_lib.datasets.base import Pair, fingerprint
 from qartsr_lib.evaluator import EVALUATION, NO_CALIBRATION, Evaluator, Measured
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.stats import bootstrap_interval, is_small
-
-if TYPE_CHECKING:
-    from qartsr_lib.study import Experiment
 
 FEW_NOTE = "interval over fewer than ten photographs"
 

@@ -25,13 +25,13 @@ from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets.base import Pair, file_sha256
 from qartsr_lib.datasets.calibration import CalibrationList
 from qartsr_lib.errors import Diverged
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.images import read_image, write_png
 from qartsr_lib.quant.storage import DESCRIPTION, load_quantized, save_quantized
 
 if TYPE_CHECKING:
     from qartsr_lib.methods import Method
     from qartsr_lib.profiles import Profile
-    from qartsr_lib.study import Experiment
 
 #: How every image is evaluated; part of every key.
 EVALUATION = {"dtype": "float32", "batch": 1, "memory_format": "channels_last", "png_bits": 8}

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import QArtSR
 from qartsr_lib.methods.rates import chosen_rate
 from qartsr_lib.profiles import Profile
-from qartsr_lib.study import FULL_PRECISION, Experiment
 
 Options = tuple[tuple[str, object], ...]
 #: Bit widths and T at which trained methods are repeated over all seeds.

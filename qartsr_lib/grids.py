@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.methods.maxmin import PARTS
 from qartsr_lib.profiles import Profile
-from qartsr_lib.study import FULL_PRECISION, Experiment
 
 #: Label in tables -> options of MaxMin; each turns one knob of the shared setting.
 KNOBS: dict[str, tuple[tuple[str, object], ...]] = {

@@ -27,6 +27,7 @@ from qartsr_lib.cache import RunCache
 from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.base import Pair, fingerprint
 from qartsr_lib.datasets.calibration import calibration_list
+from qartsr_lib.experiment import FULL_PRECISION
 from qartsr_lib.finetuning_grids import training_options
 from qartsr_lib.images import read_image, write_png
 from qartsr_lib.measured import measure_cells
@@ -35,7 +36,6 @@ from qartsr_lib.noise_floor import STATIC, TRAINED, floor_file
 from qartsr_lib.profiles import ALL_METRICS, Profile, get_profile
 from qartsr_lib.progress import progress
 from qartsr_lib.results import cell_text
-from qartsr_lib.study import FULL_PRECISION
 
 #: Folder of the cache in which finished cells lie.
 NAME = "noise_floor"

@@ -27,12 +27,13 @@ from qartsr_lib.datasets.central import central_file
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluate import pair_folders
 from qartsr_lib.evaluator import Evaluator, Measured, Parts, default_parts
+from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.images import read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.metrics.scoring import require_equal_size
 from qartsr_lib.profiles import Profile
 from qartsr_lib.progress import progress
-from qartsr_lib.study import FULL_PRECISION, Experiment, TableRun, available_data
+from qartsr_lib.study import TableRun, available_data
 from qartsr_lib.tables import NO_TIMESTEP, OUTSIDE
 
 NOTE = "outside system"

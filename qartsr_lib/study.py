@@ -30,39 +30,12 @@ from qartsr_lib.datasets.calibration import CalibrationList, calibration_list
 from qartsr_lib.datasets.central import central_pairs
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluator import NO_CALIBRATION, Evaluator, Measured, Parts, default_parts
+from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.profiles import Profile
 from qartsr_lib.progress import progress
 
 if TYPE_CHECKING:
     from distributed import Client
-
-FULL_PRECISION = ("fp", "W32A32")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One cell of a table for one seed.
-
-    Attributes:
-        backbone: name in `backbones.BACKBONES`.
-        timestep: label T.
-        method: name in `methods.METHODS`.
-        bits: such as "W4A4"; "W32A32" with method "fp".
-        dataset: name in `datasets.DATASETS`.
-        seed: of the method.
-        options: the method's own options as (name, value) pairs.
-        label: name in tables; the method's own when empty. Needed to tell variants apart.
-    """
-
-    backbone: str
-    timestep: int
-    method: str
-    bits: str
-    dataset: str
-    seed: int = 0
-    options: tuple[tuple[str, object], ...] = ()
-    label: str = ""
-
 
 def grid(profile: Profile, methods: Sequence[str], seeds: Sequence[int] | None = None) -> list[Experiment]:
     """Full precision once per backbone and timestep, then every method at every bit width, on every data set.

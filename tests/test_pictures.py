@@ -8,11 +8,12 @@ import torch
 from qartsr_lib import figures, reports, tables
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.figures.blocks import Block, Panel
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import write_png
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study import Experiment, TableRun
+from qartsr_lib.study import TableRun
 
 METHOD_NAMES = ("maxmin", "lsq", "qartsr")
 LABELS = ["MaxMin", "LSQ", "QArtSR"]

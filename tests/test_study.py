@@ -22,8 +22,9 @@ from qartsr_lib import results, study
 from qartsr_lib.cache import RunCache
 from qartsr_lib.datasets import DATASETS
 from qartsr_lib.errors import Diverged, QartsrError
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.profiles import get_profile
-from qartsr_lib.study import Experiment, grid, run_table
+from qartsr_lib.study import grid, run_table
 
 CELLS = len(PROFILE.timesteps) * (1 + len(PROFILE.bits))
 

@@ -21,10 +21,11 @@ from worker_fakes import EXPERIMENTS, PHASES, parts
 from qartsr_lib import provenance, study
 from qartsr_lib.cache import RunCache
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.faults.__main__ import COMMAND, main
 from qartsr_lib.faults.strikes import CLUSTER, FAULTS, compared, interrupt, strike
 from qartsr_lib.faults.trial import Trial, end_with, loopback, sweep
-from qartsr_lib.study import Experiment, grid, run_table
+from qartsr_lib.study import grid, run_table
 from qartsr_lib.workers import connected, connection, local, resolved, task
 from qartsr_lib.workers import sweep as on_workers
 

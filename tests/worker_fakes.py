@@ -13,8 +13,9 @@ from study_fakes import PROFILE, FakeBackbone, fake_parts
 
 from qartsr_lib.atomic import write_text
 from qartsr_lib.evaluator import Parts
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.faults.trial import sweep
-from qartsr_lib.study import Experiment, grid
+from qartsr_lib.study import grid
 
 PHASES, PHASE_SECONDS = 4, 0.3
 TRAINED = Experiment("plain", 1, "lsq", "W4A4", "samples")

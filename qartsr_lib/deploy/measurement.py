@@ -20,6 +20,7 @@ from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.race import against, race
 from qartsr_lib.deploy.runtimes import RUNTIMES
 from qartsr_lib.evaluate import evaluate_pairs
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.finetuning_grids import training_options
 from qartsr_lib.images import read_image, to_uint8, write_png
 from qartsr_lib.measured import Measured, measure_cells
@@ -94,7 +95,7 @@ def measure_deployment(
         if method == FULL_PRECISION:
             rows = _float_rows(backbone, floats, pairs, lq, rounds)
         else:
-            experiment = study.Experiment(*cell, method, bits, dataset, profile.seeds[0], options[method, bits])
+            experiment = Experiment(*cell, method, bits, dataset, profile.seeds[0], options[method, bits])
             quantized = study.build_model(experiment, profile, data_root=data_root)
             rows = _packed_rows(backbone, quantized, pairs, lq, rounds)
             method = METHODS.get(method).label

@@ -29,12 +29,13 @@ from qartsr_lib.atomic import write_text
 from qartsr_lib.bench import summary
 from qartsr_lib.cache import RunCache
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.faults.strikes import FAULTS, compared, strike
 from qartsr_lib.faults.trial import Trial, loopback, sweep
 from qartsr_lib.finetuning_grids import training_options
 from qartsr_lib.profiles import get_profile
 from qartsr_lib.progress import progress
-from qartsr_lib.study import Experiment, grid, run_table
+from qartsr_lib.study import grid, run_table
 
 PROFILE = get_profile("smoke", max_images=2, metrics=("PSNR",))
 TRAIN_IMAGES = 8

@@ -17,8 +17,9 @@ from pathlib import Path
 from qartsr_lib import paths
 from qartsr_lib.cache import RunCache
 from qartsr_lib.evaluator import Parts
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.profiles import Profile
-from qartsr_lib.study import Experiment, run_table
+from qartsr_lib.study import run_table
 
 TABLE = "faults"
 TIMEOUT = 600  # seconds that a sweep may take

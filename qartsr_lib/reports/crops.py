@@ -9,10 +9,11 @@ import torch
 
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import read_image
-from qartsr_lib.study import FULL_PRECISION, Experiment, TableRun
+from qartsr_lib.study import TableRun
 
 Crops = tuple[str, torch.Tensor, Box, dict[str, torch.Tensor | None]]
 

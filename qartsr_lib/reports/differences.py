@@ -11,8 +11,8 @@ import pandas as pd
 
 from qartsr_lib import finetuning_grids as grids
 from qartsr_lib.aggregate import FEW_NOTE
+from qartsr_lib.experiment import FULL_PRECISION
 from qartsr_lib.stats import is_small, paired_bootstrap
-from qartsr_lib.study import FULL_PRECISION
 from qartsr_lib.tables import LOWER_IS_BETTER, NO_TIMESTEP, OUTSIDE
 
 NOT_QUANTIZED = FULL_PRECISION[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from qartsr_lib.datasets.base import Pair
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.figures.blocks import Block, Panel
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import read_image, upscale_bicubic
@@ -15,7 +16,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.reports.crops import chosen_boxes, psnr_text, read_output
 from qartsr_lib.reports.differences import NOT_QUANTIZED
 from qartsr_lib.reports.settings import FULL, Setting
-from qartsr_lib.study import Experiment, TableRun
+from qartsr_lib.study import TableRun
 from qartsr_lib.tables import OUTSIDE, is_number
 
 Boxes = Mapping[str, Sequence[int]]

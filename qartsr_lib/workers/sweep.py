@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed import Client, Future, KilledWorker, as_completed, fire_and_forget
 
@@ -15,13 +15,10 @@ from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluator import Evaluator, Measured
+from qartsr_lib.experiment import Experiment
 from qartsr_lib.progress import progress
 from qartsr_lib.workers.connection import connected
-from qartsr_lib.workers.task import identity_of, measure_model, require_equal, survey
-
-if TYPE_CHECKING:
-    from qartsr_lib.study import Experiment
-    from qartsr_lib.workers.task import Work
+from qartsr_lib.workers.task import Work, identity_of, measure_model, require_equal, survey
 
 #: How often work may come back unfinished (entries damaged, tasks cancelled by somebody else) before that is an error.
 ROUNDS = 5

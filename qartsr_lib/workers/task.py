@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed import get_worker
 
@@ -13,11 +13,9 @@ from qartsr_lib import devices, provenance
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluator import Evaluator
+from qartsr_lib.experiment import Experiment
 
-if TYPE_CHECKING:
-    from qartsr_lib.study import Experiment
-
-    Work = Sequence[tuple[Experiment, Pair]]
+Work = Sequence[tuple[Experiment, Pair]]
 
 #: One experiment at a time, however many threads a worker has: a GPU's memory holds one.
 _TURN = threading.Lock()

@@ -8,6 +8,7 @@ from fractions import Fraction
 import torch
 
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.deploy.blocks import fuse_
 from qartsr_lib.deploy.int8 import int8_form
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.registry import Registry
@@ -29,7 +30,9 @@ def simulate(model: OneStepSR) -> OneStepSR:
 @RUNTIMES.register("int8")
 def int8(model: OneStepSR) -> OneStepSR:
     """Integer products on a CPU."""
-    return int8_form(model)
+    converted = int8_form(model)
+    fuse_(converted)
+    return converted
 
 
 def upscale_in_tiles(model: OneStepSR, lq: torch.Tensor, tile: int = TILE) -> torch.Tensor:

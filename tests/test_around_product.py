@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from qartsr_lib.deploy import around_product, native
@@ -17,8 +18,9 @@ from qartsr_lib.deploy.around_product import (
     moments_of,
     plain_encode,
     plain_finish_,
+    remember,
 )
-from qartsr_lib.deploy.blocks import NormedLayer, ResidualBlock, folded, fuse_, with_moments
+from qartsr_lib.deploy.blocks import Enlarging, NormedLayer, ResidualBlock, folded, fuse_
 from qartsr_lib.deploy.geometry import Geometry
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import int8_form
@@ -108,7 +110,7 @@ def test_folded_norm_is_groupnorm(monkeypatch, plain):
 def test_moments_are_forgotten_when_the_tensor_changes():
     x, norm = torch.randn(1, 4, 5, 6), nn.GroupNorm(2, 4)
     with torch.no_grad():
-        wrong = with_moments(x, torch.zeros(1, 1, 2, 4, dtype=torch.float64))
+        wrong = remember(x, torch.zeros(1, 1, 2, 4, dtype=torch.float64))
         first = folded(norm, True, wrong)
         again = folded(norm, True, wrong.mul_(1.0))
         assert not torch.allclose(first.scale, again.scale)
@@ -181,3 +183,20 @@ def test_normed_layer_is_the_chain():
     apart = (found - simulation(x)).abs() / simulation(x).abs().max()
     assert float(apart.quantile(0.95)) <= 1e-5
     assert not torch.allclose(found, F.silu(simulation[2](simulation[0](x))))
+
+
+@pytest.mark.parametrize("size", [None, (17, 15)])
+def test_enlarging_is_the_simulations(size):
+    """Quantizing and enlarging may change places: outputs agree as a layer's do."""
+    torch.manual_seed(0)
+    net = nn.Sequential(Upsample2D(8, use_conv=True)).requires_grad_(False)
+    x = torch.randn(2, 8, 9, 7).contiguous(memory_format=torch.channels_last)
+    quantize_(net, SHARED_SETTING.at("W4A4"))
+    calibrate(net, net, [x])
+    simulation = inference_form(net, half=True)
+    integer = int8_form(simulation)
+    fuse_(integer)
+    assert isinstance(integer[0], Enlarging)
+    wanted = simulation[0](x, size)
+    assert integer[0](x, size).shape == wanted.shape
+    assert torch.allclose(integer[0](x, size), wanted, atol=1e-5 * float(wanted.abs().max()))

@@ -152,6 +152,19 @@ def plain_finish_(y, sums, planes, how: Finish, added=None, residual=None) -> No
         y += residual
 
 
+def remember(y: torch.Tensor, moments: torch.Tensor | None) -> torch.Tensor:
+    """y (N, C, H, W), which keeps its moments for a GroupNorm behind it, for as long as it is not changed."""
+    if moments is not None and not y.is_inference():
+        y.known_moments = (moments, y._version)
+    return y
+
+
+def remembered_moments(x: torch.Tensor) -> torch.Tensor:
+    """Moments of x (N, C, H, W): those it keeps, or new ones."""
+    found, version = getattr(x, "known_moments", (None, None))
+    return found if found is not None and version == x._version else moments_of(x.permute(0, 2, 3, 1))
+
+
 def moments_of(x: torch.Tensor) -> torch.Tensor:
     """Sums and sums of squares of x (N, H, W, C) by channel, over parts of an image: (N, parts, 2, C), float64."""
     loops = library()

@@ -12,9 +12,10 @@ from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from qartsr_lib.deploy.around_product import Norm, fold, moments_of
+from qartsr_lib.deploy.around_product import Norm, fold, remember, remembered_moments
 from qartsr_lib.deploy.int8 import IntegerLayer
 from qartsr_lib.quant.replace import replace_layers
 
@@ -30,6 +31,7 @@ SEQUENCES = {
 def fuse_(model: nn.Module) -> None:
     """Put the fused forms in the place of blocks and layers, in place; what does not fit stays."""
     replace_layers(model, lambda _, block: _is_plain_block(block), lambda _, block: ResidualBlock(block))
+    replace_layers(model, lambda _, block: _is_plain_upsampling(block), lambda _, block: Enlarging(block))
     for parent in list(model.modules()):
         if type(parent) not in SEQUENCES:
             continue
@@ -60,20 +62,32 @@ def _is_plain_block(block: nn.Module) -> bool:
     return plain and all(map(_is_norm, layers[:2])) and all(map(_is_convolution, layers[2:]))
 
 
+def _is_plain_upsampling(block: nn.Module) -> bool:
+    if not isinstance(block, Upsample2D):
+        return False
+    plain = block.norm is None and not block.use_conv_transpose and block.interpolate and block.use_conv
+    return plain and block.name == "conv" and _is_convolution(block.conv)
+
+
 def folded(norm: nn.GroupNorm, silu: bool, x: torch.Tensor) -> Norm:
     """A GroupNorm for one input (N, C, H, W)."""
-    found, version = getattr(x, "known_moments", (None, None))
-    if found is None or version != x._version:
-        found = moments_of(x.permute(0, 2, 3, 1))
-    scale, shift = fold(found, x.shape[-2] * x.shape[-1], norm.num_groups, norm.eps, norm.weight, norm.bias)
+    scale, shift = fold(
+        remembered_moments(x), x.shape[-2] * x.shape[-1], norm.num_groups, norm.eps, norm.weight, norm.bias
+    )
     return Norm(scale, shift, silu)
 
 
-def with_moments(y: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    """y, remembering its moments for as long as it is not changed."""
-    if not y.is_inference():
-        y.known_moments = (moments, y._version)
-    return y
+class Enlarging(nn.Module):
+    """Twice the size by nearest neighbours, then a convolution: quantized before there are four times as many."""
+
+    def __init__(self, block: Upsample2D) -> None:
+        super().__init__()
+        self.conv = block.conv
+
+    def forward(self, x: torch.Tensor, output_size: tuple[int, int] | None = None) -> torch.Tensor:
+        """As diffusers' block."""
+        size = output_size or [2 * side for side in x.shape[-2:]]
+        return remember(*self.conv.run(x, moments=True, size=tuple(size)))
 
 
 class NormedLayer(nn.Module):
@@ -103,6 +117,6 @@ class ResidualBlock(nn.Module):
             temb = self.time_emb_proj(temb if self.skip_time_act else nn.functional.silu(temb))
         added = None if temb is None or not self.adds else temb.expand(len(x), -1).float().contiguous()
         y, moments = self.conv1.run(x, folded(self.norm1, True, x), added, moments=True)
-        y = with_moments(y, moments)
+        remember(y, moments)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return with_moments(*self.conv2.run(y, folded(self.norm2, True, y), None, shortcut.float(), moments=True))
+        return remember(*self.conv2.run(y, folded(self.norm2, True, y), None, shortcut.float(), moments=True))

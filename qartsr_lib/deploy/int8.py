@@ -18,9 +18,10 @@ import copy
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.deploy.around_product import Finish, Norm, Quantizer, encode, finish_
+from qartsr_lib.deploy.around_product import Finish, Norm, Quantizer, encode, finish_, remember
 from qartsr_lib.deploy.geometry import POINTWISE, Geometry, rows_by_tap, side_products
 from qartsr_lib.deploy.integer_product import IntegerProduct
 from qartsr_lib.deploy.layer import InferenceLayer
@@ -99,7 +100,7 @@ class IntegerLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; x float32 as for the float layer."""
-        return self.run(x)[0]
+        return remember(*self.run(x, moments=self.product.geometry is not None))
 
     def run(
         self,
@@ -108,6 +109,7 @@ class IntegerLayer(nn.Module):
         added: torch.Tensor | None = None,
         residual: torch.Tensor | None = None,
         moments: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output and, if asked, its moments; a convolution takes in what lies around it.
 
@@ -117,12 +119,18 @@ class IntegerLayer(nn.Module):
             added: (N, c_out), to the output.
             residual: like the output, to the output.
             moments: of the output, for the next GroupNorm (`moments_of`).
+            size: to which the input is enlarged by nearest neighbours.
         """
         geometry = self.product.geometry
         last = x if geometry is None else x.permute(0, 2, 3, 1)
         codes, sums, half = encode(last, self.quantizer, norm)
         products = None if half is None else side_products(half, self.side_in, geometry)
         del half  # memory: large images have large intermediate results
+        if size is not None:  # in the layout of (N, C, H, W)
+            codes = F.interpolate(codes.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+            sums = F.interpolate(sums[:, None], size)[:, 0]
+            if products is not None:
+                products = F.interpolate(products.flatten(0, 1), size).view(*products.shape[:3], *size)
         y = self.product(codes if geometry is None else codes.permute(0, 3, 1, 2))
         del codes
         if geometry is None:

@@ -147,8 +147,8 @@ def source_sha256() -> str:
 
 
 def folder_sha256(folder: str) -> str:
-    """sha256 over a folder's modules, for results that depend on one that counts as not computing."""
-    return _sha256(sorted((_ROOT / folder).rglob("*.py")))
+    """sha256 over a folder's sources, for results that depend on one that counts as not computing."""
+    return _sha256(sorted(path for kind in ("*.py", "*.cpp", "*.h") for path in (_ROOT / folder).rglob(kind)))
 
 
 def _sha256(modules: Iterable[Path]) -> str:

@@ -1,96 +1,197 @@
-"""What an integer layer does before and after its product: element by element, compiled into one loop each.
+"""What an integer layer does before and after its product, each in one loop: compiled where possible, else by PyTorch.
 
-torch.compile makes them for all sizes at the first call (seconds, kept on disk); without a C++ compiler they run
-uncompiled and slower. Compiling whole networks was tried: minutes for every size of image, and not faster.
+The PyTorch forms (`plain_...`) say what the loops compute. Loops give codes with the same bits; of a normed input
+and of outputs, numbers differ by a few units in the last place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from qartsr_lib.deploy.geometry import Geometry, side_output
+from qartsr_lib.deploy.native import library
 
-#: Layers differ in a few things that compiled code cannot leave open; torch's own limit is 8.
-VARIANTS = 64
-
-
-def compiled(function: Callable) -> Callable:
-    """`function`, compiled at its first call where that is possible."""
-
-    @lru_cache(maxsize=1)
-    def made() -> Callable:
-        if not compiler_found():
-            return function
-        torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
-        return torch.compile(function, dynamic=True, fullgraph=True)
-
-    @wraps(function)
-    def call(*arguments):
-        return made()(*arguments)
-
-    return call
+HALVES = ("none", "input", "scaled")
+#: GroupNorm's sums are taken over this many stretches of an image.
+PARTS = 64
 
 
-@lru_cache(maxsize=1)
-def compiler_found() -> bool:
-    """Whether torch.compile can work here."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
+@dataclass(frozen=True)
+class Norm:
+    """GroupNorm as scale * x + shift, each (N, C), and whether SiLU follows."""
 
-    try:
-        return bool(get_cpp_compiler())
-    except RuntimeError:
-        return False
+    scale: torch.Tensor
+    shift: torch.Tensor
+    silu: bool
 
 
-@compiled
-def encode(
-    x: torch.Tensor,
-    phi: torch.Tensor | None,
-    offset: torch.Tensor | None,
-    zero_point: torch.Tensor,
-    scale: torch.Tensor,
-    largest: torch.Tensor,
-    half: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Q_A of (x - offset) / phi.
+@dataclass(frozen=True)
+class Quantizer:
+    """Q_A of (x - offset) / phi, with codes in 0..largest.
 
-    Args:
-        x: (..., c_in).
-        phi, offset: (c_in,) or None.
-        zero_point, scale, largest: single numbers; codes lie in 0..largest.
+    Attributes:
+        offset, phi: (c_in,), float32; zeros and ones where there are none.
+        zero_point, scale, largest: single numbers.
         half: which input to return in bfloat16: "input", "scaled" (after phi) or "none".
-
-    Returns:
-        Codes, uint8; their sums over the channels, float32 (...); and that input.
     """
-    scaled = x if offset is None else x - offset
-    scaled = scaled if phi is None else scaled / phi
-    codes = torch.sub(scaled, zero_point).div(scale).clamp(torch.zeros_like(largest), largest).round()
-    seen = None if half == "none" else (x if half == "input" else scaled).to(torch.bfloat16)
-    return codes.to(torch.uint8), codes.sum(-1), seen
+
+    offset: torch.Tensor
+    phi: torch.Tensor
+    zero_point: float
+    scale: float
+    largest: float
+    half: str
+
+    def __post_init__(self) -> None:
+        step = self.phi.double() * self.scale
+        summand = -(self.offset.double() / self.phi.double() + self.zero_point) / self.scale
+        folded = {"reciprocal": self.phi.reciprocal(), "factor": (1 / step).float(), "summand": summand.float()}
+        for name, tensor in folded.items():  # what the loops multiply by
+            object.__setattr__(self, name, tensor)
 
 
-@compiled
+def encode(
+    x: torch.Tensor, quantizer: Quantizer, norm: Norm | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Codes of x (N, ..., c_in) or of its normed form, uint8; their sums over the channels, float32; bfloat16 input."""
+    loops = library()
+    if loops is None:
+        return plain_encode(x, quantizer, norm)
+    x = x.float().contiguous()
+    channels = x.shape[-1]
+    images = 1 if norm is None else len(x)
+    codes, sums = torch.empty_like(x, dtype=torch.uint8), x.new_empty(x.shape[:-1])
+    half = None if quantizer.half == "none" else torch.empty_like(x, dtype=torch.bfloat16)
+    folded = (quantizer.offset, quantizer.phi, quantizer.reciprocal, quantizer.factor, quantizer.summand)
+    loops.encode(
+        *(x.data_ptr(), *((None, None, 0) if norm is None else (*_at(norm.scale, norm.shift), norm.silu))),
+        *(*_at(*folded), quantizer.zero_point, quantizer.scale, quantizer.largest, HALVES.index(quantizer.half)),
+        *(images, sums.numel() // images, channels, *_at(codes, sums, half)),
+    )
+    return codes, sums, half
+
+
+def plain_encode(x: torch.Tensor, quantizer: Quantizer, norm: Norm | None = None):
+    """`encode` by PyTorch."""
+    if norm is not None:
+        shape = (len(x), *[1] * (x.ndim - 2), -1)
+        x = x * norm.scale.view(shape) + norm.shift.view(shape)
+        x = F.silu(x) if norm.silu else x
+    scaled = (x - quantizer.offset) / quantizer.phi
+    steps = (scaled - quantizer.zero_point) / torch.tensor(quantizer.scale)
+    codes = steps.clamp(0, quantizer.largest).round()
+    half = {"none": None, "input": x, "scaled": scaled}[quantizer.half]
+    return codes.to(torch.uint8), codes.sum(-1), None if half is None else half.bfloat16()
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is added to a layer's integer product besides what comes from its input.
+
+    Attributes:
+        geometry: of the product; linear layers are convolutions of 1 x 1.
+        sum_scale: (c_out,), of the codes' sums under the kernel.
+        side_out: (r, c_out), L1 transposed, or None.
+        constants: (row kinds, column kinds, c_out).
+        rows, columns: which kind each output row and column is, int32.
+    """
+
+    geometry: Geometry
+    sum_scale: torch.Tensor
+    side_out: torch.Tensor | None
+    constants: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+
 def finish_(
     y: torch.Tensor,
     sums: torch.Tensor,
-    sum_scale: torch.Tensor,
-    products: torch.Tensor | None,
-    side_out: torch.Tensor | None,
-    geometry: Geometry | None,
-) -> None:
-    """Add to y: sum_scale * (sum of the codes under the kernel) + L1 L2 x.
+    planes: torch.Tensor | None,
+    how: Finish,
+    added: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    moments: bool = False,
+) -> torch.Tensor | None:
+    """Add to y (N, H', W', c_out): sum_scale * (sum of the codes under the kernel) + L1 L2 x + constants, and more.
 
     Args:
-        y: (..., c_out).
-        sums: from `encode`.
-        sum_scale: (c_out,).
-        products, side_out: L2 x from `side_products`, and L1; or None.
-        geometry: of a convolution.
+        sums: (N, H, W), from `encode`.
+        planes: L2 x from `side_products`, or None.
+        added: (N, c_out), or None.
+        residual: like y, or None.
+        moments: whether to return those of the finished y, see `moments_of`.
     """
-    under = sums if geometry is None else geometry.window_sums(sums)
-    more = under[..., None] * sum_scale
-    y += more if products is None else more + side_output(products, side_out, geometry)
+    loops = library()
+    if loops is None:
+        plain_finish_(y, sums, planes, how, added, residual)
+        return moments_of(y) if moments else None
+    images, height, _, channels = y.shape
+    found = torch.empty(images, height, 2, channels, dtype=torch.float64) if moments else None
+    axes = [how.geometry.axis(axis, sums.shape[1 + axis]) for axis in (0, 1)]
+    loops.finish(
+        *(y.data_ptr(), images, channels, *_at(*axes, sums, how.sum_scale, planes, how.side_out)),
+        *(0 if how.side_out is None else len(how.side_out), *_at(how.constants, how.rows, how.columns)),
+        *(how.constants.shape[1], *_at(added, residual, found)),
+    )
+    return found
+
+
+def plain_finish_(y, sums, planes, how: Finish, added=None, residual=None) -> None:
+    """`finish_` by PyTorch."""
+    y += how.geometry.window_sums(sums)[..., None] * how.sum_scale
+    y += how.constants[how.rows.long()][:, how.columns.long()]
+    if planes is not None:
+        y += side_output(planes, how.side_out.t(), how.geometry)
+    if added is not None:
+        y += added[:, None, None]
+    if residual is not None:
+        y += residual
+
+
+def remember(y: torch.Tensor, moments: torch.Tensor | None) -> torch.Tensor:
+    """y (N, C, H, W), which keeps its moments for a GroupNorm behind it, for as long as it is not changed."""
+    if moments is not None and not y.is_inference():
+        y.known_moments = (moments, y._version)
+    return y
+
+
+def remembered_moments(x: torch.Tensor) -> torch.Tensor:
+    """Moments of x (N, C, H, W): those it keeps, or new ones."""
+    found, version = getattr(x, "known_moments", (None, None))
+    return found if found is not None and version == x._version else moments_of(x.permute(0, 2, 3, 1))
+
+
+def moments_of(x: torch.Tensor) -> torch.Tensor:
+    """Sums and sums of squares of x (N, H, W, C) by channel, over parts of an image: (N, parts, 2, C), float64."""
+    loops = library()
+    if loops is None:
+        wide = x.double()
+        return torch.stack([wide.sum((1, 2)), wide.square().sum((1, 2))], 1)[:, None]
+    x = x.float().contiguous()
+    found = torch.empty(len(x), PARTS, 2, x.shape[-1], dtype=torch.float64)
+    loops.moments(x.data_ptr(), len(x), x.shape[1] * x.shape[2], x.shape[-1], PARTS, found.data_ptr())
+    return found
+
+
+def fold(
+    moments: torch.Tensor, pixels: int, groups: int, eps: float, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """GroupNorm as scale and shift of its input, (N, C) each, from `moments_of` it."""
+    images, parts, _, channels = moments.shape
+    loops = library()
+    if loops is None:
+        total, squares = (part.view(images, groups, -1).mean(-1) / pixels for part in moments.sum(1).unbind(1))
+        inverse = ((squares - total.square()).clamp(min=0) + eps).rsqrt()
+        scale = inverse.repeat_interleave(channels // groups, 1) * weight
+        return scale.float(), (bias - total.repeat_interleave(channels // groups, 1) * scale).float()
+    scale, shift = (torch.empty(images, channels) for _ in range(2))
+    loops.fold(moments.data_ptr(), images, parts, channels, groups, pixels, eps, *_at(weight, bias, scale, shift))
+    return scale, shift
+
+
+def _at(*tensors: torch.Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,10 @@ class Geometry:
         """Length of the output along an axis (0 vertical, 1 horizontal) whose input has `size` positions."""
         reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
         return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+
+    def axis(self, axis: int, size: int) -> torch.Tensor:
+        """Taps, stride, padding, dilation, inputs and outputs along one axis, int64, as the loops take them."""
+        return _axis(self, axis, size)
 
     def inside(self, size: int, axis: int) -> torch.Tensor:
         """1 where a kernel tap lies inside the image, along one axis: (outputs, taps), float32."""
@@ -63,6 +68,16 @@ class Geometry:
         first, stride = tap * self.dilation[axis], self.stride[axis]
         where = slice(first, first + stride * (self.outputs(size, axis) - 1) + 1, stride)
         return padded[..., where, :] if axis == 0 else padded[..., where]
+
+
+@lru_cache(maxsize=1024)
+def _axis(geometry: Geometry, axis: int, size: int) -> torch.Tensor:
+    names = ("kernel", "stride", "padding", "dilation")
+    return torch.tensor([*(getattr(geometry, name)[axis] for name in names), size, geometry.outputs(size, axis)])
+
+
+#: A linear layer, its tokens in one row or several.
+POINTWISE = Geometry((1, 1), (1, 1), (0, 0), (1, 1))
 
 
 def rows_by_tap(side_in: torch.Tensor, geometry: Geometry | None) -> torch.Tensor:

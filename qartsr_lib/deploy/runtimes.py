@@ -8,6 +8,7 @@ from fractions import Fraction
 import torch
 
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.deploy.blocks import fuse_
 from qartsr_lib.deploy.int8 import int8_form
 from qartsr_lib.deploy.int8_cuda import int8_cuda_form
 from qartsr_lib.errors import QartsrError
@@ -34,8 +35,11 @@ def int8(model: OneStepSR) -> OneStepSR:
     Raises:
         QartsrError: see int8_form and int8_cuda_form.
     """
-    forms = {"cpu": int8_form, "cuda": int8_cuda_form}
-    return forms[model.prompt_embedding.device.type](model)
+    if model.prompt_embedding.is_cuda:
+        return int8_cuda_form(model)
+    converted = int8_form(model)
+    fuse_(converted)
+    return converted
 
 
 def upscale_in_tiles(model: OneStepSR, lq: torch.Tensor, tile: int = TILE) -> torch.Tensor:

@@ -12,10 +12,10 @@ import pandas as pd
 from qartsr_lib import paths
 from qartsr_lib.atomic import write_text
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.metrics import lower_is_better
 from qartsr_lib.profiles import ALL_METRICS
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
-LOWER_IS_BETTER = ("LPIPS", "DISTS", "NIQE", "GMSD", "PIQE", "VAE-FD")
 DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}
 KEYS = ["dataset", "bits", "timestep", "method"]
 #: Backbone and T of rows that are not made here, see `qartsr_lib.outside`.
@@ -159,7 +159,7 @@ def _best(results: pd.DataFrame, fixed: Sequence[str], compared: Sequence[str]) 
     for key, group in usable.groupby([*fixed, "metric"], sort=False):
         if len(group) > 1:
             values = group["value"].astype(float)
-            index = values.idxmin() if key[-1] in LOWER_IS_BETTER else values.idxmax()
+            index = values.idxmin() if lower_is_better(key[-1]) else values.idxmax()
             best[key] = tuple(group.loc[index, list(compared)])
     return best
 

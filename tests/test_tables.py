@@ -1,10 +1,15 @@
 """Rendered tables: our numbers and the paper's side by side, best in bold, missing as n/a."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from qartsr_lib import tables
+from qartsr_lib import reports, tables
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.metrics import METRICS, MetricSpec, lower_is_better
 
 
 def _row(timestep, metric, value, bits="W4A4", dataset="samples"):
@@ -59,3 +64,26 @@ def test_saved_in_two_forms(results, home):
 def test_unknown_paper_table():
     with pytest.raises(QartsrError, match="table 9"):
         tables.paper_table(9)
+
+
+@pytest.fixture
+def dullness(monkeypatch):
+    """A metric that nothing but its registration knows, less is better."""
+    spec = MetricSpec("dullness", "NR", False, "greyness", build=lambda _: lambda sr, hr: 0.0)
+    METRICS.names()
+    monkeypatch.setitem(METRICS._entries, spec.name, spec)
+    return spec.name
+
+
+def test_a_new_metric_is_read_by_its_registration(dullness):
+    rows = pd.DataFrame([_row(1000, dullness, 3.0), _row(1, dullness, 4.0)])
+    table = tables.wide(rows, [dullness]).set_index("timestep")
+    assert table.loc[1000, dullness].startswith("**3.0") and not table.loc[1, dullness].startswith("**")
+    assert reports.ranks(rows.assign(timestep=1, method=["A", "B"]), dullness).iloc[0].to_dict() == {"A": 1, "B": 2}
+    assert not lower_is_better("what is no metric") and not lower_is_better("PSNR")
+
+
+def test_asking_for_a_metrics_direction_loads_no_network_package():
+    code = "import sys, qartsr_lib.webpage.page as p; from qartsr_lib import tables; tables.lower_is_better('PSNR'); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(tables.__file__).parents[1]).returncode == 0

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qartsr_lib.figures.style import styled
-from qartsr_lib.tables import LOWER_IS_BETTER, OUTSIDE
+from qartsr_lib.metrics import lower_is_better
+from qartsr_lib.tables import OUTSIDE
 
 HIGHLIGHT, PLAIN, FOREIGN = "#2166ac", "#92a8c0", "#bdbdbd"
 
@@ -57,7 +58,7 @@ def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str, hig
         axis.plot([low, high], [position, position], color="#333333", lw=1)
     if len(full):
         axis.axvline(float(full.iloc[0]), color="#b2182b", ls="--", lw=1)
-    arrow = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+    arrow = "lower is better" if lower_is_better(metric) else "higher is better"
     axis.set_title(f"{metric} ({arrow})", fontsize=8.5)
     present = [value for value in (*spread.flat, *part["value"], *full) if np.isfinite(value)]
     lowest, highest = min(present), max(present)

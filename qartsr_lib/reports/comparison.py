@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from qartsr_lib import tables
+from qartsr_lib.metrics import lower_is_better
 from qartsr_lib.reports.settings import OTHER_RECIPES, Setting, is_papers, settings
 from qartsr_lib.tables import OUTSIDE
 
@@ -102,7 +103,7 @@ def ranks(results: pd.DataFrame, metric: str = "PSNR") -> pd.DataFrame:
     """
     cells = results[(results["metric"] == metric) & (results["method"] != "FP") & (results["backbone"] != OUTSIDE)]
     cells = cells[cells["value"].map(tables.is_number)]
-    ascending = metric in tables.LOWER_IS_BETTER
+    ascending = lower_is_better(metric)
     keys = ["dataset", "backbone", "timestep", "bits"]
     place = cells.groupby(keys, sort=False)["value"].rank(ascending=ascending, method="min").astype(int)
     return cells.assign(place=place).pivot_table(index=keys, columns="method", values="place", sort=False)

@@ -12,8 +12,9 @@ import pandas as pd
 from qartsr_lib import finetuning_grids as grids
 from qartsr_lib.aggregate import FEW_NOTE
 from qartsr_lib.experiment import FULL_PRECISION
+from qartsr_lib.metrics import lower_is_better
 from qartsr_lib.stats import is_small, paired_bootstrap
-from qartsr_lib.tables import LOWER_IS_BETTER, NO_TIMESTEP, OUTSIDE
+from qartsr_lib.tables import NO_TIMESTEP, OUTSIDE
 
 NOT_QUANTIZED = FULL_PRECISION[1]
 
@@ -168,4 +169,4 @@ def _verdict(mean: float, low: float, high: float, metric: str) -> str:
         return "no value"
     if not (low > 0 or high < 0):
         return "undecided"
-    return "helps" if (mean > 0) != (metric in LOWER_IS_BETTER) else "hurts"
+    return "helps" if (mean > 0) != lower_is_better(metric) else "hurts"

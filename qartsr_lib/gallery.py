@@ -21,7 +21,7 @@ from qartsr_lib.images import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.reports.crops import read_output
 from qartsr_lib.reports.pictures import DATASET, outputs_by_row
 from qartsr_lib.reports.settings import Setting
-from qartsr_lib.study import TableRun
+from qartsr_lib.table_run import TableRun
 
 #: Of WebP: artefacts of quantization stay as they are, and a photograph of 320 pixels takes some 30 kB.
 QUALITY = 84

@@ -35,7 +35,7 @@ from qartsr_lib.metrics.scoring import require_equal_size
 from qartsr_lib.profiles import Profile
 from qartsr_lib.progress import progress
 from qartsr_lib.table_run import TableRun
-from qartsr_lib.tables import NO_TIMESTEP, OUTSIDE
+from qartsr_lib.tables import BICUBIC_LABEL, NO_TIMESTEP, OUTSIDE
 
 NOTE = "outside system"
 
@@ -173,7 +173,7 @@ class _Scorer(Evaluator):
 
 
 def _check_name(name: str) -> None:
-    taken = {METHODS.get(method).label for method in METHODS}
+    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
     if not isinstance(name, str) or not name.strip() or name in taken:
         raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
 

@@ -159,7 +159,7 @@ def _bold(cell: str) -> str:
 def _best(results: pd.DataFrame, fixed: Sequence[str], compared: Sequence[str]) -> dict[tuple, tuple]:
     """(fixed keys..., metric) -> the values of `compared` in the best row, where several are compared."""
     best = {}
-    usable = results[results["value"].map(is_number) & (results["backbone"] != BICUBIC)]
+    usable = results[results["value"].map(is_number) & (results["method"] != BICUBIC_LABEL)]
     for key, group in usable.groupby([*fixed, "metric"], sort=False):
         if len(group) > 1:
             values = group["value"].astype(float)

@@ -12,7 +12,7 @@ import pandas as pd
 from qartsr_lib import provenance, results
 from qartsr_lib.cache import stable_hash
 from qartsr_lib.datasets.base import Pair, fingerprint
-from qartsr_lib.evaluator import EVALUATION, NO_CALIBRATION, Evaluator, Measured
+from qartsr_lib.evaluator import EVALUATION, NO_CALIBRATION, Evaluator, ScoredImage
 from qartsr_lib.experiment import Experiment
 from qartsr_lib.stats import bootstrap_interval, is_small
 
@@ -20,7 +20,7 @@ FEW_NOTE = "interval over fewer than ten photographs"
 
 
 def aggregate(
-    values: Sequence[tuple[Experiment, Pair, Measured]],
+    values: Sequence[tuple[Experiment, Pair, ScoredImage]],
     evaluator: Evaluator,
     pairs: dict[str, list[Pair]],
     profile: str,
@@ -31,7 +31,7 @@ def aggregate(
     images (seeds are repetitions of the method, not further photographs).
     """
     prints = {dataset: fingerprint(dataset_pairs) for dataset, dataset_pairs in pairs.items()}
-    cells: dict[Experiment, list[tuple[Experiment, Pair, Measured]]] = {}
+    cells: dict[Experiment, list[tuple[Experiment, Pair, ScoredImage]]] = {}
     for experiment, pair, measured in values:
         cells.setdefault(replace(experiment, seed=0), []).append((experiment, pair, measured))
     rows, images, records = [], [], []
@@ -46,7 +46,9 @@ def aggregate(
     return pd.DataFrame(rows, columns=list(results.COLUMNS)), pd.concat(images, ignore_index=True), records
 
 
-def _per_image(members: Sequence[tuple[Experiment, Pair, Measured]], evaluator: Evaluator, run_id: str) -> pd.DataFrame:
+def _per_image(
+    members: Sequence[tuple[Experiment, Pair, ScoredImage]], evaluator: Evaluator, run_id: str
+) -> pd.DataFrame:
     rows = [
         (
             experiment.dataset,
@@ -97,7 +99,7 @@ def _rows(long: pd.DataFrame, experiments: Sequence[Experiment], evaluator: Eval
 
 def _record(
     experiments: Sequence[Experiment],
-    members: Sequence[tuple[Experiment, Pair, Measured]],
+    members: Sequence[tuple[Experiment, Pair, ScoredImage]],
     evaluator: Evaluator,
     data_sha256: str,
     profile: str,

@@ -5,8 +5,8 @@
 
 Reads results/<profile>/*.csv, pairs rows by what identifies them, and judges each number by what
 rounding alone does (`noise_floor`). Numbers that rounding does not touch (counts, bits, file sizes)
-must agree to the digits that tables have; timings are left out. Exit status: 0 nothing differs, 1
-something does, 2 wrong options.
+must agree to the digits that tables have; timings are left out. A table that the reference lacks is
+listed and is no difference. Exit status: 0 nothing differs, 1 something does, 2 wrong options.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Difference:
     Attributes:
         table: file stem.
         kind: "absent" (a row or table of the reference), "new", or "beyond" (its tolerance).
+            A new table has nothing to differ from, see `counts`.
         row: what identifies the row; "" for a whole table.
         column, was, now, tolerance: of a number or text that differs.
     """
@@ -77,6 +78,11 @@ class Difference:
     was: str = ""
     now: str = ""
     tolerance: float = math.nan
+
+    @property
+    def counts(self) -> bool:
+        """Whether this makes the tables differ: all but a whole table that is new."""
+        return self.kind != "new" or bool(self.row)
 
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.table, self.row) if part)
@@ -227,7 +233,7 @@ def _report(profile: str, options: argparse.Namespace, floor: Floor) -> int:
         print(f"... and {len(found) - len(shown)} more (--all)")
     counts = Counter(item.kind for item in found)
     print(f"{counts['absent']} absent, {counts['new']} new, {counts['beyond']} beyond the noise floor")
-    return int(bool(found))
+    return int(any(item.counts for item in found))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -70,7 +70,7 @@ def default_parts(profile: Profile) -> Parts:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScoredImage:
     """One image of one experiment.
 
     Attributes:
@@ -105,13 +105,13 @@ class Evaluator:
         self._backbone: tuple[tuple[str, int], Any] | None = None
         self._model: tuple[str, Any] | None = None
 
-    def measure(self, experiment: Experiment, pair: Pair) -> Measured:
+    def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
         """Upscale and score one image, or find both in the cache."""
         sr_key = self._key("sr", self.model_key(experiment), file_sha256(pair.lq))
         sr = self.cache.get_or_put("sr", sr_key, lambda folder: self._upscale(experiment, pair, folder))
         made = _read_json(sr / "made.json")
         if made.get("diverged"):
-            return Measured(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
+            return ScoredImage(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
         names = [name for name in self.metrics if name not in self.reasons]
         identity = {name: self.identity[name] for name in names}
         score_key = self._key("scores", file_sha256(sr / "sr.png"), file_sha256(pair.hr), identity)
@@ -123,7 +123,7 @@ class Evaluator:
             name: (None, self.reasons[name]) if name in self.reasons else tuple(found["scores"][name])
             for name in self.metrics
         }
-        return Measured(sr / "sr.png", scores, made["seconds"] + found["seconds"])
+        return ScoredImage(sr / "sr.png", scores, made["seconds"] + found["seconds"])
 
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
         """{"w_bits_effective", "steps", "seconds", "note", "diverged"} of the experiment's model.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from qartsr_lib.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.grids import bicubic_rows
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import QArtSR
 from qartsr_lib.methods.rates import chosen_rate
@@ -32,8 +33,8 @@ def training_options(method: str, bits: str, profile: Profile, share: float = 1.
 
 
 def comparison_grid(profile: Profile) -> list[Experiment]:
-    """Table 3: full precision and every method of the profile, on every cell, bit width and data set."""
-    grid = []
+    """Table 3: bicubic interpolation; full precision and every method on every cell, bit width and data set."""
+    grid = bicubic_rows(profile) if profile.finetune_cells else []
     for backbone, timestep in profile.finetune_cells:
         models: list[tuple[str, str, int, Options]] = [(*FULL_PRECISION, profile.seeds[0], ())]
         for bits in profile.finetune_bits:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from qartsr_lib import tables
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.samples import photographs
@@ -21,7 +22,7 @@ from qartsr_lib.images import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.reports.crops import read_output
 from qartsr_lib.reports.pictures import DATASET, outputs_by_row
 from qartsr_lib.reports.settings import Setting
-from qartsr_lib.study import TableRun
+from qartsr_lib.table_run import TableRun
 
 #: Of WebP: artefacts of quantization stay as they are, and a photograph of 320 pixels takes some 30 kB.
 QUALITY = 84
@@ -79,6 +80,7 @@ def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Pa
 def _rows(run: TableRun, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
     """(backbone, T, method, bits, run_id) of every row of the photographs in one of the settings, once each."""
     table = run.table[run.table["dataset"] == DATASET]
+    table = table[table["backbone"] != tables.BICUBIC]  # its picture is there already, of no row
     columns = ["backbone", "timestep", "method", "bits", "run_id"]
     rows = [row for item in settings for row in item.rows(table)[columns].itertuples(index=False, name=None)]
     return list(dict.fromkeys(rows))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.methods.maxmin import PARTS
 from qartsr_lib.profiles import Profile
+from qartsr_lib.tables import BICUBIC, BICUBIC_LABEL
 
 #: Label in tables -> options of MaxMin; each turns one knob of the shared setting.
 KNOBS: dict[str, tuple[tuple[str, object], ...]] = {
@@ -21,12 +22,17 @@ KNOBS: dict[str, tuple[tuple[str, object], ...]] = {
 
 def full_precision_grid(profile: Profile) -> list[Experiment]:
     """Bicubic interpolation, then every backbone at every timestep in full precision, on every data set."""
-    settings = [("bicubic", 1)] + [(name, timestep) for name in profile.backbones for timestep in profile.timesteps]
-    return [
-        Experiment(name, timestep, *FULL_PRECISION, dataset, label="Bicubic" if name == "bicubic" else "")
+    settings = [(name, timestep) for name in profile.backbones for timestep in profile.timesteps]
+    return bicubic_rows(profile) + [
+        Experiment(name, timestep, *FULL_PRECISION, dataset)
         for name, timestep in settings
         for dataset in profile.datasets
     ]
+
+
+def bicubic_rows(profile: Profile) -> list[Experiment]:
+    """Bicubic interpolation on every data set; the timestep has no meaning."""
+    return [Experiment(BICUBIC, 1, *FULL_PRECISION, dataset, label=BICUBIC_LABEL) for dataset in profile.datasets]
 
 
 def part_grid(profile: Profile, bits: Sequence[str]) -> list[Experiment]:

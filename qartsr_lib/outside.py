@@ -21,20 +21,21 @@ from qartsr_lib import paths
 from qartsr_lib.aggregate import aggregate
 from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets import DATASETS
+from qartsr_lib.datasets.available import available_data
 from qartsr_lib.datasets.base import SCALE, Pair, file_sha256
 from qartsr_lib.datasets.calibration import CalibrationList
 from qartsr_lib.datasets.central import central_file
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluate import pair_folders
-from qartsr_lib.evaluator import Evaluator, Measured, Parts, default_parts
+from qartsr_lib.evaluator import Evaluator, Parts, ScoredImage, default_parts
 from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.images import read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.metrics.scoring import require_equal_size
 from qartsr_lib.profiles import Profile
 from qartsr_lib.progress import progress
-from qartsr_lib.study import TableRun, available_data
-from qartsr_lib.tables import NO_TIMESTEP, OUTSIDE
+from qartsr_lib.table_run import TableRun
+from qartsr_lib.tables import BICUBIC_LABEL, NO_TIMESTEP, OUTSIDE
 
 NOTE = "outside system"
 
@@ -154,7 +155,7 @@ class _Scorer(Evaluator):
         """In place of weights: the hash of all images."""
         return stable_hash(self._systems[experiment].sha256)
 
-    def measure(self, experiment: Experiment, pair: Pair) -> Measured:
+    def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
         image = self._systems[experiment].files[pair.id]
         names = [name for name in self.metrics if name not in self.reasons]
         identity = {name: self.identity[name] for name in names}
@@ -168,11 +169,11 @@ class _Scorer(Evaluator):
         found = json.loads((self.cache.get_or_put(OUTSIDE, key, fill) / "scores.json").read_text(encoding="utf-8"))
         unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
         scores = {name: unavailable.get(name) or tuple(found[name]) for name in self.metrics}
-        return Measured(image, scores, 0.0)
+        return ScoredImage(image, scores, 0.0)
 
 
 def _check_name(name: str) -> None:
-    taken = {METHODS.get(method).label for method in METHODS}
+    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
     if not isinstance(name, str) or not name.strip() or name in taken:
         raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
 

@@ -55,6 +55,7 @@ _NOT_COMPUTING = frozenset(
         "runner",
         "stats",
         "study",
+        "table_run",
         "tables",
         "training",
         "tries",

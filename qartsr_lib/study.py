@@ -14,28 +14,25 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from qartsr_lib import paths, results
+from qartsr_lib import paths
 from qartsr_lib.aggregate import aggregate
 from qartsr_lib.cache import RunCache
-from qartsr_lib.datasets import DATASETS
+from qartsr_lib.datasets.available import available_data
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.calibration import CalibrationList, calibration_list
-from qartsr_lib.datasets.central import central_pairs
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.evaluator import NO_CALIBRATION, Evaluator, Measured, Parts, default_parts
+from qartsr_lib.evaluator import NO_CALIBRATION, Evaluator, Parts, ScoredImage, default_parts
 from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.profiles import Profile
 from qartsr_lib.progress import progress
+from qartsr_lib.table_run import TableRun
 
 if TYPE_CHECKING:
     from distributed import Client
+
 
 def grid(profile: Profile, methods: Sequence[str], seeds: Sequence[int] | None = None) -> list[Experiment]:
     """Full precision once per backbone and timestep, then every method at every bit width, on every data set.
@@ -51,66 +48,6 @@ def grid(profile: Profile, methods: Sequence[str], seeds: Sequence[int] | None =
         for method, bits, seed in settings
         for dataset in profile.datasets
     ]
-
-
-@dataclass
-class TableRun:
-    """What `run_table` returns.
-
-    Attributes:
-        profile: profile name.
-        table: one row per cell and metric (`results.COLUMNS`).
-        per_image: long, `results.PER_IMAGE_COLUMNS` and "note".
-        records: provenance, one per run_id.
-        skipped: data set -> why it is not in this run.
-        histories: trained experiment -> its records, one per training step.
-    """
-
-    profile: str
-    table: pd.DataFrame
-    per_image: pd.DataFrame
-    records: list[dict]
-    skipped: dict[str, str]
-    images: dict[tuple[Experiment, str], Path] = field(repr=False)
-    histories: dict[Experiment, list[dict[str, float]]] = field(repr=False, default_factory=dict)
-
-    def write(self, name: str, keep: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Merge into results/<profile>/<name>.csv, with per-image values and run records.
-
-        Args:
-            keep: this run is a part of the table: other cells stay as they are, see `results.write_table`.
-
-        Returns:
-            (table, per-image values): this run's, or, of a part, those of the whole table.
-        """
-        results.write_table(self.profile, name, self.table, self.per_image, self.records, keep)
-        return results.read_run(self.profile, name) if keep else (self.table, self.per_image)
-
-    def png_path(self, experiment: Experiment, image_id: str) -> Path:
-        """The upscaled image, as it was scored.
-
-        Raises:
-            QartsrError: not part of this run.
-        """
-        if (experiment, image_id) not in self.images:
-            raise QartsrError(f"{image_id}: no such image of {experiment.dataset} in this run; per_image lists the ids")
-        return self.images[experiment, image_id]
-
-
-def available_data(
-    names: Sequence[str], data_root: Path | None, max_images: int | None = None, max_side: int | None = None
-) -> tuple[dict[str, list[Pair]], dict[str, str]]:
-    """({data set: checked pairs}, {data set: why it is absent}); for the limits see `Profile`.
-
-    Raises:
-        QartsrError: a data set is present but broken (the file is named), or none is present.
-    """
-    reasons = {name: DATASETS.get(name).available(data_root) for name in dict.fromkeys(names)}
-    skipped = {name: reason for name, reason in reasons.items() if reason}
-    pairs = {name: DATASETS.get(name).pairs(data_root, max_images) for name in reasons if name not in skipped}
-    if not pairs:
-        raise QartsrError("no data set of this run is available: " + "; ".join(f"{n}: {r}" for n, r in skipped.items()))
-    return {name: central_pairs(found, max_side) for name, found in pairs.items()}, skipped
 
 
 def run_table(
@@ -172,7 +109,7 @@ def run_table(
 
 def _measured(
     work: Sequence[tuple[Experiment, Pair]], make: Callable[..., Evaluator], workers: str | Client, label: str
-) -> tuple[list[tuple[Experiment, Pair, Measured]], Evaluator, dict[str, Any]]:
+) -> tuple[list[tuple[Experiment, Pair, ScoredImage]], Evaluator, dict[str, Any]]:
     """(values in the order of `work`, an evaluator that finds them, what records say about workers)."""
     if workers in ("", "1"):
         evaluator = make()

@@ -12,14 +12,18 @@ import pandas as pd
 from qartsr_lib import paths
 from qartsr_lib.atomic import write_text
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.metrics import lower_is_better
 from qartsr_lib.profiles import ALL_METRICS
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
-LOWER_IS_BETTER = ("LPIPS", "DISTS", "NIQE", "GMSD", "PIQE", "VAE-FD")
 DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}
 KEYS = ["dataset", "bits", "timestep", "method"]
 #: Backbone and T of rows that are not made here, see `qartsr_lib.outside`.
 OUTSIDE, NO_TIMESTEP = "outside", 0
+#: Backbone and method of the rows of plain interpolation.
+BICUBIC, BICUBIC_LABEL = "bicubic", "Bicubic"
+#: Backbones of rows that no model of the study stands behind: they belong to every setting.
+NO_MODEL = (OUTSIDE, BICUBIC)
 #: The paper's name of a row -> ours.
 PAPER_NAMES = {"OSEDiff": "FP"}
 
@@ -61,8 +65,8 @@ def paper_values(number: int, keys: Sequence[str], dataset: str, stand_in: str =
 def wide(results: pd.DataFrame, metrics: Sequence[str], compare: str | Sequence[str] = "timestep") -> pd.DataFrame:
     """Long results of one backbone -> one row per setting, one text column per metric.
 
-    A value is followed by its interval; the best is bold of the rows that differ in `compare` alone;
-    an unavailable or infinite value is n/a. Rows keep the order of `results`.
+    A value is followed by its interval; the best is bold of the rows that differ in `compare` alone, bicubic
+    interpolation left out; an unavailable or infinite value is n/a. Rows keep the order of `results`.
 
     Args:
         compare: "timestep" (Table 1), "method" (Table 3), or several of `KEYS`.
@@ -155,11 +159,11 @@ def _bold(cell: str) -> str:
 def _best(results: pd.DataFrame, fixed: Sequence[str], compared: Sequence[str]) -> dict[tuple, tuple]:
     """(fixed keys..., metric) -> the values of `compared` in the best row, where several are compared."""
     best = {}
-    usable = results[results["value"].map(is_number)]
+    usable = results[results["value"].map(is_number) & (results["method"] != BICUBIC_LABEL)]
     for key, group in usable.groupby([*fixed, "metric"], sort=False):
         if len(group) > 1:
             values = group["value"].astype(float)
-            index = values.idxmin() if key[-1] in LOWER_IS_BETTER else values.idxmax()
+            index = values.idxmin() if lower_is_better(key[-1]) else values.idxmax()
             best[key] = tuple(group.loc[index, list(compared)])
     return best
 

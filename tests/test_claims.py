@@ -1,5 +1,6 @@
 """The claims ledger: rules, checks and verdicts, on result files whose answers are known."""
 
+import dataclasses
 import json
 import math
 
@@ -10,11 +11,13 @@ import scipy.stats
 
 from qartsr_lib import claims, figures, paths, reports, results
 from qartsr_lib.claims import rules as rules_module
+from qartsr_lib.claims.base import margin
 from qartsr_lib.claims.contrast import contrast
 from qartsr_lib.claims.counted import cell, share
 from qartsr_lib.claims.duration import duration
 from qartsr_lib.claims.ledger import CHECK_COLUMNS, COLUMNS, holm
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.figures.claims import COLOURS
 
 IMAGES = [f"image{index:02d}" for index in range(20)]
 NOISE = np.random.default_rng(0).normal(0, 0.1, len(IMAGES))
@@ -140,11 +143,57 @@ def test_times_are_those_of_the_run_records_per_seed(study):
         path = paths.results_dir("study") / "runs" / f"run-{method}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record))
+    times = {"table": "table3", "method": "A", "against": "B", "below": 1.5}
+    assert duration(times, "study").margin == pytest.approx(-0.5 / 1.5)
     settings = {"table": "table3", "method": "A", "against": "B"}
     assert duration(settings | {"below": 2.5}, "study").effect == 2.0
     assert not duration(settings | {"below": 1.5}, "study").favours
     with pytest.raises(claims.NoData):
         duration(settings | {"against": "C", "below": 1.5}, "study")
+
+
+def test_a_model_on_several_data_sets_is_one_pair_of_times(study):
+    elsewhere = [[row | {"dataset": "Urban100", "run_id": f"{row['run_id']}-u"} for row in rows(m, 26.0)] for m in "AB"]
+    second = [rows(m, 26.0, bits="W2A2") for m in "AB"]
+    second = [[row | {"run_id": f"{row['run_id']}-2"} for row in part] for part in second]
+    study(rows("A", 26.0), rows("B", 25.0), *elsewhere, *second)
+    seconds = {"A": 30, "B": 10, "A-u": 30, "B-u": 10, "A-2": 10, "B-2": 10}
+    for name, build in seconds.items():
+        path = paths.results_dir("study") / "runs" / f"run-{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"duration_s": {"build": build}, "parameters": {"seeds": [0]}}))
+    found = duration({"table": "table3", "method": "A", "against": "B", "below": 2.5}, "study")
+    assert (found.n, found.effect, found.low, found.high) == (2, 2.0, 1.0, 3.0)  # not three pairs with a median of 3
+    assert found.favours
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "expected"),
+    [
+        (3.0, {"below": 1.5}, -1.0),
+        (1.2, {"below": 1.5}, 0.2),
+        (6.0, {"above": 8.0}, -0.25),
+        (0.5, {"above": 0.0}, 0.5),
+        (92.0, {"above": 90.0, "below": 100.0}, 2 / 90),
+    ],
+)
+def test_a_margin_is_the_distance_from_the_nearer_bound_as_a_share_of_it(value, bounds, expected):
+    assert margin(value, **bounds) == pytest.approx(expected)
+
+
+def test_the_weakest_counted_check_is_the_farthest_past_its_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+    folder = paths.results_dir("study")
+    folder.mkdir(parents=True)
+    (folder / "laws.csv").write_text("bits,off_by\nW8A8,2\nW4A4,9\nW2A2,1.2\n")
+    check = {"test": "cell", "table": "laws", "where": {}, "column": "off_by", "below": 1.5}
+    check |= {"bits": ["W8A8", "W4A4", "W2A2"]}
+    rules = claims.Rules(0.05, 10, {}, (claims.Claim("x", "x", "x", "x", "", (check,)),), (), ())
+    row = claims.make_ledger(rules, "study").claims.iloc[0]
+    assert row["effect"] == 9 and "weakest: off_by, W4A4" in row["ours"]
+    holding = claims.Claim("x", "x", "x", "x", "", (check | {"below": 10},))
+    row = claims.make_ledger(dataclasses.replace(rules, claims=(holding,)), "study").claims.iloc[0]
+    assert row["effect"] == 9  # of checks that hold, the one nearest to its bound
 
 
 def test_holm_by_hand():
@@ -182,6 +231,7 @@ id = "two"
 claim = "beauty"
 where = "there"
 paper_evidence = "none"
+own = true
 untestable = "no judge"
 [[inconsistency]]
 where = "Table 1"
@@ -235,10 +285,44 @@ def test_the_ledger_is_written_by_its_contract_and_shown(study, tmp_path):
     assert found.loc[0, "effect"] < 0  # of C, the weakest check
     assert list(pd.read_csv(paths.results_dir("study") / "claims_checks.csv").columns) == list(CHECK_COLUMNS)
     titles = [title for title, _ in reports.verdict_sections(ledger, rules)]
-    assert titles == ["Partly (1)", "Not testable here (1)", "Where the paper does not fit itself"]
+    own = "Our own questions: not testable here (1)"
+    assert titles == ["Partly (1)", own, "Where the paper does not fit itself"]
+    assert reports.verdict_summary(ledger) == (
+        "The paper's claims (1): 1 partly; our own questions (1): 1 not testable here."
+    )
+    assert list(found["asked_by"]) == ["paper", "study"] and list(found["checks"]) == [2, 0]
     assert list(reports.check_sections(ledger)[0][1]["holds"]) == ["yes", "no"]
     figure = figures.claim_bars(ledger.claims, ledger.checks)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["no data", "1 of 2"]
+    words = ["The paper's claims", "1 of 2: partly", "Our own questions", "no data", "not testable here"]
+    assert [text.get_text() for text in figure.axes[0].texts] == words
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["A beats B and C", "beauty"]
+    assert [line.get_color() for line in figure.axes[0].lines] == [COLOURS["partly"], COLOURS["not testable here"]]
+
+
+def test_a_verdict_tells_everywhere_that_checks_have_no_data(study, tmp_path):
+    study(rows("A", 26.0), rows("B", 25.0, noise=-NOISE))
+    rules, ledger = ledger_of(tmp_path)
+    assert ledger.claims.loc[0, "verdict"] == "reproduced"  # in the file the names stay the four
+    told = "reproduced (1 of 2 checks measured)"
+    assert list(reports.verdict_sections(ledger, rules)[0][1]["verdict"]) == [told]
+    assert "1 reproduced (1 on part of the checks)" in reports.verdict_summary(ledger)
+    figure = figures.claim_bars(ledger.claims, ledger.checks)
+    assert any(told in text.get_text().replace("\n", " ") for text in figure.axes[0].texts)
+
+
+def test_a_claim_without_a_check_that_holds_has_its_verdicts_colour(study, tmp_path):
+    study(rows("A", 26.0), rows("B", 27.0, noise=-NOISE), rows("C", 27.0, noise=-NOISE))
+    _, ledger = ledger_of(tmp_path)
+    axis = figures.claim_bars(ledger.claims, ledger.checks).axes[0]
+    assert axis.lines[0].get_color() == COLOURS["not reproduced"]
+    assert "0 of 2: not reproduced" in [text.get_text() for text in axis.texts]
+
+
+def test_our_own_questions_are_marked_in_the_projects_rules():
+    own = {claim.id for claim in claims.load_rules().claims if claim.own}
+    assert own == {"t1-best-scaled", "ahead-same-model", "both-at-equal-steps", "compression-like-with-like"}
+    assert {claim.id for claim in claims.load_rules().claims if claim.claim.startswith("Our question")} <= own
+    assert claims.load_rules().changes
 
 
 def test_the_projects_rules_are_whole():

@@ -101,6 +101,15 @@ def test_absent_and_new_rows_and_tables(home, reference, tmp_path, floor, capsys
     assert "absent  table1\n" in out and "new     table9\n" in out
 
 
+def test_a_new_table_is_listed_and_is_no_difference(home, reference, tmp_path, floor, capsys):
+    (home / "results/tiny/table9.csv").write_text((home / "results/tiny/table1.csv").read_text())
+    assert call(reference, tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "new     table9\n" in out and "0 absent, 1 new, 0 beyond" in out
+    change(home, lambda table: pd.concat([table, table.iloc[:1].assign(method="Mine")]))
+    assert call(reference, tmp_path) == 1  # a new row of a known table differs
+
+
 def test_a_value_that_became_unavailable_differs(home, reference, tmp_path, floor, capsys):
     change(home, lambda table: table.assign(value=""))
     assert call(reference, tmp_path, "--lines", "1") == 1

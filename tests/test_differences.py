@@ -9,7 +9,7 @@ from qartsr_lib import finetuning_grids as grids
 from qartsr_lib import reports
 from qartsr_lib.profiles import get_profile
 from qartsr_lib.reports import Row
-from qartsr_lib.tables import NO_TIMESTEP, OUTSIDE
+from qartsr_lib.tables import BICUBIC, NO_TIMESTEP, OUTSIDE
 
 
 def per_image(cells, metric="PSNR", backbone="embedded"):
@@ -59,6 +59,15 @@ def test_outside_systems_are_met_by_every_backbone():
     assert (row["backbone"], row["bits"], row["T"], row["PSNR"]) == ("embedded", "W4A4", "1", 2)
 
 
+def test_bicubic_is_met_by_every_model_and_bit_width():
+    cells = {("QArtSR", "W4A4", 1): [20, 21], ("QArtSR", "W2A2", 1000): [10, 11]}
+    frame = pd.concat([per_image(cells), per_image({("Bicubic", "W32A32", 1): [18, 19]}, backbone=BICUBIC)])
+    table = reports.paired_differences(frame, reports.table3_effects(["QArtSR"])["The same model"])
+    found = table[["backbone", "bits", "T", "difference", "PSNR"]].to_numpy().tolist()
+    name = "QArtSR - Bicubic"
+    assert found == [["embedded", "W4A4", "1", name, 2], ["embedded", "W2A2", "1000", name, -8]]
+
+
 @pytest.mark.parametrize(
     "metric, first, verdict",
     [
@@ -101,7 +110,7 @@ def test_table_4_effects_name_rows_that_the_table_has():
 def test_table_3_effects_hold_full_precision_and_the_papers_setting():
     effects = reports.table3_effects(["MaxMin", "QArtSR"], ["DiffBIR"])
     same, paper = effects.values()
-    assert [second.method for _, second in same] == ["FP", "MaxMin", "DiffBIR"]
+    assert [second.method for _, second in same] == ["FP", "Bicubic", "MaxMin", "DiffBIR"]
     assert (Row("QArtSR", timestep=1), Row("MaxMin", timestep=1000)) in paper
     cells = {("QArtSR", "W4A4", 1): [3, 4], ("MaxMin", "W4A4", 1): [1, 2]}
     assert [title for title, _ in reports.difference_sections(per_image(cells), effects)] == ["The same model"]

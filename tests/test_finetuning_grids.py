@@ -9,6 +9,7 @@ import pytest
 from qartsr_lib import finetuning_grids as grids
 from qartsr_lib import rate_choice, reports, tries
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.grids import full_precision_grid
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, chosen_rate
 from qartsr_lib.profiles import PROFILES, SEVEN_METHODS, get_profile
@@ -25,7 +26,15 @@ def test_every_method_runs_on_every_cell_with_one_budget():
             budgets = {dict(e.options).get("images") for e in rows if METHODS.get(e.method).trains}
             assert budgets == {STUDY.train_images}
             assert all(e.options == () for e in rows if not METHODS.get(e.method).trains)
-    assert {(e.backbone, e.timestep) for e in grid if e.method == "fp"} == set(STUDY.finetune_cells)
+    assert {(e.backbone, e.timestep) for e in grid if e.method == "fp"} == {*STUDY.finetune_cells, ("bicubic", 1)}
+
+
+def test_table_3_has_bicubic_once_per_data_set():
+    profile = get_profile("study", datasets=["samples", "RealSR"])
+    rows = [e for e in grids.comparison_grid(profile) if e.backbone == "bicubic"]
+    assert [(e.dataset, e.bits, e.label) for e in rows] == [(d, "W32A32", "Bicubic") for d in ("samples", "RealSR")]
+    assert set(rows) <= set(full_precision_grid(profile))  # the same cell as notebook 00's
+    assert grids.comparison_grid(get_profile("study", finetune_cells=[])) == []
 
 
 def test_seeds_only_where_they_decide():

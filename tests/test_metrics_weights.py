@@ -19,7 +19,7 @@ import torch
 
 from qartsr_lib import metrics
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import write_png
+from qartsr_lib.images import read_image, write_png
 from qartsr_lib.metrics import METRICS, iqa, weights
 from qartsr_lib.metrics.base import MetricSpec, WeightFile
 
@@ -208,14 +208,14 @@ def test_lpips_from_given_files_equals_the_lpips_package(tmp_path, image, monkey
     unchecked = tuple(dataclasses.replace(file, sha256=None) for file in METRICS.get("LPIPS").weights)
     spec = dataclasses.replace(METRICS.get("LPIPS"), weights=unchecked)
     monkeypatch.setattr(METRICS, "_entries", {**METRICS._entries, "LPIPS": spec})
-    darker = write_png(tmp_path / "darker.png", metrics.scoring.read_image(image) ** 2)
+    darker = write_png(tmp_path / "darker.png", read_image(image) ** 2)
 
     reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     for index, layer in enumerate(network.features[:12]):
         part = next(s for s in reference.net.children() if str(index) in s._modules)
         part._modules[str(index)] = layer
     with torch.no_grad():
-        a, b = (2 * metrics.scoring.read_image(path) - 1 for path in (darker, image))
+        a, b = (2 * read_image(path) - 1 for path in (darker, image))
         expected = float(reference(a, b))
     value, note = metrics.score(darker, image, ["LPIPS"], tmp_path)["LPIPS"]
     assert note == ""

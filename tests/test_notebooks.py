@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import nbformat
@@ -54,6 +56,42 @@ def test_lint_no_shell_and_a_title(notebook):
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
     assert not any(line.lstrip().startswith("!") for cell in code_cells(notebook) for line in cell.source.splitlines())
+
+
+#: Function -> (position of the file's name among its arguments, suffix).
+WRITERS = {"write": (0, ".csv"), "write_measurement": (1, ".csv"), "save_table": (1, ".md"), "save_text": (1, ".md")}
+WRITERS |= {"save": (2, ".png")}
+
+
+def written(notebook: Path) -> set[str]:
+    """Files that the code names; what is filled in stands as *."""
+    found = set()
+    calls = [node for cell in code_cells(notebook) for node in ast.walk(parsed(cell)) if isinstance(node, ast.Call)]
+    for call in calls:
+        if ast.unparse(call) == "ledger.write()":
+            found |= {"claims.csv", "claims_checks.csv"}
+        place, suffix = WRITERS.get(getattr(call.func, "attr", ""), (0, ""))
+        if suffix and len(call.args) > place:
+            found.add(re.sub(r"\{[^}]*\}", "*", ast.unparse(call.args[place]).removeprefix("f").strip("'\"")) + suffix)
+    return found
+
+
+def test_lint_the_first_cell_names_what_is_written(notebook):
+    text = nbformat.read(notebook, as_version=4).cells[0].source
+    listed = text[text.index("*Writes:*") : text.index("*Time on")]
+    names = {name.split("/")[-1] for name in re.findall(r"`([^`]+\.(?:csv|md|png))`", listed)}
+    files = written(notebook)
+    absent = [file for file in files if not any(fnmatchcase(file, name) or fnmatchcase(name, file) for name in names)]
+    extra = [name for name in names if not any(fnmatchcase(file, name) or fnmatchcase(name, file) for file in files)]
+    assert (absent, extra) == ([], [])
+
+
+def test_lint_data_sets_are_a_parameter_where_benchmarks_are_upscaled(notebook):
+    if notebook.stem[:2] not in ("00", "02", "04", "05"):
+        pytest.skip("reads no benchmark, or chooses one by DATASET")
+    (cell,) = [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert "DATASETS = None" in cell.source
+    assert any("datasets=DATASETS" in cell.source for cell in code_cells(notebook))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from qartsr_lib.figures.blocks import Block, Panel
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import write_png
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study import TableRun
+from qartsr_lib.table_run import TableRun
 
 METHOD_NAMES = ("maxmin", "lsq", "qartsr")
 LABELS = ["MaxMin", "LSQ", "QArtSR"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from pathlib import Path
 
 import torch
 
@@ -71,3 +73,9 @@ def test_a_copy_without_git_is_told_its_revision(tmp_path, monkeypatch):
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "one")
     assert fresh_state(tmp_path)["revision"] != "ab" * 20
+
+
+def test_what_shows_a_sweeps_images_does_not_import_the_runner_of_sweeps():
+    code = "import sys, qartsr_lib.gallery, qartsr_lib.outside, qartsr_lib.reports.crops, qartsr_lib.reports.pictures; "
+    code += "sys.exit('qartsr_lib.study' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(provenance.__file__).parents[1]).returncode == 0

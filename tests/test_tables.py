@@ -1,10 +1,15 @@
 """Rendered tables: our numbers and the paper's side by side, best in bold, missing as n/a."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from qartsr_lib import tables
+from qartsr_lib import figures, reports, tables
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.metrics import METRICS, MetricSpec, lower_is_better
 
 
 def _row(timestep, metric, value, bits="W4A4", dataset="samples"):
@@ -59,3 +64,71 @@ def test_saved_in_two_forms(results, home):
 def test_unknown_paper_table():
     with pytest.raises(QartsrError, match="table 9"):
         tables.paper_table(9)
+
+
+@pytest.fixture
+def dullness(monkeypatch):
+    """A metric that nothing but its registration knows, less is better."""
+    spec = MetricSpec("dullness", "NR", False, "greyness", build=lambda _: lambda sr, hr: 0.0)
+    METRICS.names()
+    monkeypatch.setitem(METRICS._entries, spec.name, spec)
+    return spec.name
+
+
+def test_a_new_metric_is_read_by_its_registration(dullness):
+    rows = pd.DataFrame([_row(1000, dullness, 3.0), _row(1, dullness, 4.0)])
+    table = tables.wide(rows, [dullness]).set_index("timestep")
+    assert table.loc[1000, dullness].startswith("**3.0") and not table.loc[1, dullness].startswith("**")
+    assert reports.ranks(rows.assign(timestep=1, method=["A", "B"]), dullness).iloc[0].to_dict() == {"A": 1, "B": 2}
+    assert not lower_is_better("what is no metric") and not lower_is_better("PSNR")
+
+
+def test_asking_for_a_metrics_direction_loads_no_network_package():
+    code = "import sys, qartsr_lib.webpage.page as p; from qartsr_lib import tables; tables.lower_is_better('PSNR'); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(tables.__file__).parents[1]).returncode == 0
+
+
+def comparison():
+    """Two methods and full precision on two models, and bicubic interpolation, which is better than all."""
+    methods = [("FP", "W32A32"), ("LSQ", "W4A4"), ("QArtSR", "W4A4")]
+    cells = [("embedded", timestep, *method) for timestep in (1000, 1) for method in methods]
+    more = {"steps": 0, "w_bits_effective": 4.5}
+    return pd.DataFrame(
+        [
+            _row(timestep, "PSNR", 30.0 if backbone == tables.BICUBIC else 20.0 + len(method), bits)
+            | {"backbone": backbone, "method": method}
+            | more
+            for backbone, timestep, method, bits in [*cells, (tables.BICUBIC, 1, "Bicubic", "W32A32")]
+        ]
+    )
+
+
+def test_bicubic_stands_in_every_section_of_table_3_without_rank_or_bold():
+    results = comparison()
+    sections = reports.table3_sections(results, ["PSNR"])
+    assert [title for title, _ in sections] == [
+        "samples, embedded, the paper's setting",
+        "samples, embedded, T = 1000",
+        "samples, embedded, T = 1",
+    ]
+    for _, table in sections:
+        row = table.set_index("method").loc["Bicubic"]
+        assert (row["T"], row["PSNR"], row["bits/weight"]) == ("", "30.00 [29.00, 31.00]", "n/a")
+        assert table.set_index("method").loc["QArtSR", "PSNR"].startswith("**")
+        assert list(table["method"])[:2] == ["FP", "Bicubic"]
+    assert set(reports.ranks(results).columns) == {"LSQ", "QArtSR"}
+    without = results[results["backbone"] != tables.BICUBIC]
+    for (_, table), (_, known) in zip(sections, reports.table3_sections(without, ["PSNR"]), strict=True):
+        pd.testing.assert_frame_equal(table[table["method"] != "Bicubic"].reset_index(drop=True), known)
+
+
+def test_bicubic_is_a_second_line_of_fig_2():
+    results = comparison()
+    setting = reports.settings([("embedded", 1)], ["LSQ", "QArtSR"])[0]
+    for rows, lines in ((results, ["full precision", "bicubic"]), (results.iloc[:-1], ["full precision"])):
+        figure = figures.metric_panels(setting.rows(rows), ["PSNR"], "W4A4")
+        axis = figure.axes[0]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == lines
+        assert [label.get_text() for label in axis.get_yticklabels()] == ["QArtSR", "LSQ"]
+    assert axis.get_xlim()[1] < 30

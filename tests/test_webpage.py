@@ -72,6 +72,9 @@ def test_every_section_is_there_and_links_to_records_that_exist(made):
     assert "Not made yet" not in page.text and "No verdicts yet" not in page.text
     for words in ("2 reproduced", "1 not testable here", "effect 1.5 [1, 2]", "corrected p = 0.01", "aaaaaaaaaa"):
         assert words in page.text
+    assert "The paper's claims: 3 2 reproduced (1 on part of the checks) 1 not testable here (1" in page.text
+    assert "Our own questions: 1 1 reproduced" in page.text
+    assert "reproduced (1 of 2 checks measured)" in page.text and "reproduced (2 of 2" not in page.text
     links = [href for href in page.attributes("a", "href") if not href.startswith(("#", "https://github.com/"))]
     assert len(links) > 40
     for href in links:
@@ -105,6 +108,14 @@ def test_best_and_second_of_the_rows_that_compete(made):
     assert cells(third, "second") == ["17.00", "0.1700", "17.00", "0.1700", "22.00", "0.2200"]
     first = text[text.index('id="table1"') : text.index('id="table2"')]
     assert "15.00" not in cells(first, "best") and "20.00" in cells(first, "best")
+
+
+def test_bicubic_stands_in_every_setting_and_does_not_compete(made):
+    results.write_table("tiny", "table3", page_fakes.bicubic(), keep=True)
+    text = write_page().read_text(encoding="utf-8")
+    third = text[text.index('id="table3"') : text.index('id="table4"')]
+    assert len(re.findall(r"<th[^>]*>\s*Bicubic\s*</th>", third)) == 3
+    assert cells(third, "best") == ["0.1500", "24.00", "0.1500", "19.00", "0.2000", "24.00"]
 
 
 def test_the_papers_value_stands_beside_its_own_rows(made):

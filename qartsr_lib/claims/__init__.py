@@ -1,7 +1,7 @@
 """The paper's claims, checked against result files by rules that are data (rules.toml)."""
 
 from qartsr_lib.claims.base import CHECKS, Finding, NoData
-from qartsr_lib.claims.ledger import VERDICTS, Ledger, make_ledger
+from qartsr_lib.claims.ledger import PAPER, STUDY, VERDICTS, Ledger, count_verdicts, make_ledger, verdict_text
 from qartsr_lib.claims.rules import Claim, Inconsistency, Rules, load_rules
 
 __all__ = [
@@ -11,8 +11,12 @@ __all__ = [
     "Inconsistency",
     "Ledger",
     "NoData",
+    "PAPER",
     "Rules",
+    "STUDY",
     "VERDICTS",
+    "count_verdicts",
     "load_rules",
     "make_ledger",
+    "verdict_text",
 ]

@@ -28,6 +28,7 @@ class Finding:
         effect: in the direction that the claim favours; units of `what`.
         low, high: of its 95% interval; NaN where there is none.
         p: one-sided, not corrected; NaN for a counted or timed number, which is compared as it is.
+        margin: how far such a number lies within its bounds, see `margin`; NaN where there is a p.
         favours: whether effect and interval speak for the claim, before p is corrected.
         run_ids: of the run records behind it.
         missing: what has not been measured; nothing else counts then.
@@ -40,9 +41,16 @@ class Finding:
     low: float = math.nan
     high: float = math.nan
     p: float = math.nan
+    margin: float = math.nan
     favours: bool = False
     run_ids: tuple[str, ...] = ()
     missing: str = ""
+
+
+def margin(value: float, above: float = -math.inf, below: float = math.inf) -> float:
+    """Distance of `value` from its nearer bound, as a share of that bound (of 1 where it is 0); negative outside."""
+    distances = [(value - above, above), (below - value, below)]
+    return min(distance / (abs(bound) or 1.0) for distance, bound in distances if math.isfinite(bound))
 
 
 def measured_file(profile: str, name: str) -> Path:

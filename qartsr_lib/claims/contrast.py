@@ -14,8 +14,8 @@ import scipy.stats
 
 from qartsr_lib import paths, results
 from qartsr_lib.claims.base import CHECKS, Finding, NoData, measured_file
+from qartsr_lib.metrics import lower_is_better
 from qartsr_lib.stats import paired_bootstrap
-from qartsr_lib.tables import LOWER_IS_BETTER
 
 KEYS = ("dataset", "backbone", "timestep", "method", "bits")
 
@@ -37,7 +37,7 @@ def contrast(settings: Mapping[str, Any], profile: str) -> Finding:
     settings = settings | {side: [_resolved(cell, settings) for cell in settings[side]] for side in ("plus", "minus")}
     shared = {key: settings[key] for key in KEYS if key in settings}
     plus, minus = ([_cell(values, shared | cell) for cell in settings[side]] for side in ("plus", "minus"))
-    sign = -1 if settings["metric"] in LOWER_IS_BETTER else 1
+    sign = -1 if lower_is_better(settings["metric"]) else 1
     by_image = sign * (_sum(plus) - _sum(minus)).dropna()
     if by_image.empty:
         raise NoData(f"{settings['metric']} has no value for {_named(shared)}")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from qartsr_lib.claims.base import CHECKS, Finding, NoData, measured_file
+from qartsr_lib.claims.base import CHECKS, Finding, NoData, margin, measured_file
 from qartsr_lib.results import read_measurement
 
 
@@ -40,6 +40,7 @@ def cell(settings: Mapping[str, Any], profile: str) -> Finding:
         effect=value,
         low=low,
         high=high,
+        margin=margin(value, above, below),
         favours=above <= value <= below,
         run_ids=tuple(str(row[key]) for key in ("run_id", "run_ids") if key in row),
     )
@@ -58,6 +59,7 @@ def share(settings: Mapping[str, Any], profile: str) -> Finding:
         test="counted or measured number, no test",
         n=1,
         effect=value,
+        margin=margin(value, above, below),
         favours=above <= value <= below,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,10 @@ from qartsr_lib.claims.rules import Claim, Rules, expanded
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "partly", "not reproduced", "not testable here"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
+#: Who asks: the paper claims it, or it is a question of this study. Values of the column "asked_by".
+PAPER, STUDY = "paper", "study"
 COLUMNS = (
-    *("id", "claim", "where", "paper_evidence", "ours", "test", "n"),
+    *("id", "claim", "where", "asked_by", "paper_evidence", "ours", "checks", "measured", "test", "n"),
     *("effect", "ci_low", "ci_high", "p_corrected", "verdict", "run_ids"),
 )
 CHECK_COLUMNS = (
@@ -31,7 +33,8 @@ class Ledger:
     """Verdicts on a profile's results.
 
     Attributes:
-        claims: one row per claim, COLUMNS. n, effect, interval and p are of the check that speaks least for it.
+        claims: one row per claim, COLUMNS. n, effect, interval and p are of the check that speaks least for it;
+            "checks" counts all checks, "measured" those with data, on which the verdict rests.
         checks: one row per check, CHECK_COLUMNS.
     """
 
@@ -63,6 +66,26 @@ def make_ledger(rules: Rules, profile: str) -> Ledger:
     return Ledger(
         profile, pd.DataFrame(claims, columns=list(COLUMNS)), pd.DataFrame(checks, columns=list(CHECK_COLUMNS))
     )
+
+
+def verdict_text(verdict: str, measured: int, checks: int) -> str:
+    """A verdict as people read it: where checks have no data, with how many it rests on."""
+    return verdict if measured == checks else f"{verdict} ({measured} of {checks} checks measured)"
+
+
+def count_verdicts(rows: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, str]]:
+    """(verdict, measured checks, checks) of claims -> (verdict, how many, for how many of them data is missing).
+
+    In the order of VERDICTS, then others; the last is "" where none is missing.
+    """
+    rows = list(rows)
+    found = []
+    for verdict in dict.fromkeys([*VERDICTS, *(name for name, *_ in rows)]):
+        part = [measured < checks for name, measured, checks in rows if name == verdict]
+        words = "not measured yet" if verdict == NOT_TESTABLE else "on part of the checks"
+        if part:
+            found.append((verdict, len(part), f"{sum(part)} {words}" if any(part) else ""))
+    return found
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -105,6 +128,7 @@ def _judged(finding: Finding, corrected: float, level: float) -> Judged:
 def _claim_row(claim: Claim, judged: Sequence[Judged]) -> dict[str, object]:
     fixed = {name: getattr(claim, name) for name in ("id", "claim", "where", "paper_evidence")}
     tested = [entry for entry in judged if not entry[0].missing]
+    fixed |= {"asked_by": STUDY if claim.own else PAPER, "checks": len(judged), "measured": len(tested)}
     if not tested:
         missing = list(dict.fromkeys(finding.missing for finding, *_ in judged))
         ours = claim.untestable or f"not measured: {missing[0]}" + (
@@ -137,10 +161,11 @@ def _verdict(claim: Claim, share: float) -> str:
     return PARTLY if share and share >= claim.partly_from else NOT_REPRODUCED
 
 
-def _weakness(entry: Judged) -> tuple[bool, float]:
-    """Sorts the check that speaks least for a claim last."""
+def _weakness(entry: Judged) -> tuple[bool, float, float]:
+    """Sorts the check that speaks least for a claim last: by its p-value, or where it has none by its margin."""
     finding, _, holds = entry
-    return not holds, 0.0 if math.isnan(finding.p) else finding.p
+    p, margin = (0.0 if math.isnan(value) else value for value in (finding.p, finding.margin))
+    return not holds, p, -margin
 
 
 def _check_row(claim: str, finding: Finding, corrected: float, holds: bool) -> dict[str, object]:

@@ -27,6 +27,7 @@ class Claim:
         untestable: why no embedded backbone can decide it; "" where checks can.
         checks: settings of each, with "test", its name in CHECKS.
         reproduced_from, partly_from: shares of the checks that must hold for these verdicts.
+        own: whether it is a question of this study, which the paper does not answer; counted apart.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Claim:
     checks: tuple[Mapping[str, Any], ...]
     reproduced_from: float = 1.0
     partly_from: float = 0.0
+    own: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qartsr_lib.figures.style import styled
-from qartsr_lib.tables import LOWER_IS_BETTER, OUTSIDE
+from qartsr_lib.metrics import lower_is_better
+from qartsr_lib.tables import BICUBIC, OUTSIDE
 
 HIGHLIGHT, PLAIN, FOREIGN = "#2166ac", "#92a8c0", "#bdbdbd"
+#: Lines across the bars: label -> colour.
+LINES = {"full precision": "#b2182b", "bicubic": "#555555"}
 
 
 def metric_panels(
     results: pd.DataFrame, metrics: Sequence[str], bits: str, highlight: str = "QArtSR", title: str = ""
 ) -> Figure:
-    """The paper's Fig. 2 as one panel per metric: a bar and interval per method, full precision as a line.
+    """The paper's Fig. 2 as one panel per metric: a bar and interval per method, full precision and bicubic as lines.
 
     A method without a value, or with one that is not finite, is marked n/a.
 
@@ -43,23 +46,28 @@ def metric_panels(
         for axis in axes.flat[len(shown) :]:
             axis.axis("off")
         figure.suptitle(title, fontsize=10)
+        lines = {line.get_label(): line for axis in axes.flat for line in axis.lines if line.get_label() in LINES}
+        if lines:
+            figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=len(lines))
     return figure
 
 
 def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str, highlight: str) -> None:
-    full = results.loc[results["method"] == "FP", "value"].dropna()
+    references = (results["method"] == "FP", results["backbone"] == BICUBIC)
+    levels = {label: results.loc[rows, "value"].dropna() for label, rows in zip(LINES, references, strict=True)}
+    levels = {label: float(values.iloc[0]) for label, values in levels.items() if len(values)}
     foreign = results["backbone"] == OUTSIDE
-    part = results[((results["bits"] == bits) | foreign) & (results["method"] != "FP")].iloc[::-1]
+    part = results[((results["bits"] == bits) | foreign) & ~references[0] & ~references[1]].iloc[::-1]
     colours = [_bar_colour(row.method == highlight, row.backbone == OUTSIDE) for row in part.itertuples()]
     axis.barh(part["method"], part["value"].fillna(0.0), color=colours, height=0.7)
     spread = part[["ci_low", "ci_high"]].to_numpy()
     for position, (low, high) in enumerate(spread):
         axis.plot([low, high], [position, position], color="#333333", lw=1)
-    if len(full):
-        axis.axvline(float(full.iloc[0]), color="#b2182b", ls="--", lw=1)
-    arrow = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+    for label, level in levels.items():
+        axis.axvline(level, color=LINES[label], ls="--", lw=1, label=label)
+    arrow = "lower is better" if lower_is_better(metric) else "higher is better"
     axis.set_title(f"{metric} ({arrow})", fontsize=8.5)
-    present = [value for value in (*spread.flat, *part["value"], *full) if np.isfinite(value)]
+    present = [value for value in (*spread.flat, *part["value"], *levels.values()) if np.isfinite(value)]
     lowest, highest = min(present), max(present)
     margin = 0.08 * (highest - lowest or 1.0)
     left = max(0.0, lowest - 3 * margin) if lowest >= 0 else lowest - margin

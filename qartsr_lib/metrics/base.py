@@ -1,4 +1,7 @@
-"""What a metric is: one row of options, one builder, the weight files it needs."""
+"""What a metric is: one row of options, one builder, the weight files it needs.
+
+The registry says which way is better to readers of tables too, so its modules import torch where they compute.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from qartsr_lib.registry import Registry
 
-Compute = Callable[[torch.Tensor, "torch.Tensor | None"], float]
+Compute = Callable[["torch.Tensor", "torch.Tensor | None"], float]  # noqa: F821
 """(SR, HR or None) -> score; images are (1, 3, H, W) RGB float32 in [0, 1] on the CPU."""
 
 
@@ -69,3 +70,8 @@ class MetricSpec:
 
 
 METRICS: Registry[MetricSpec] = Registry("metric", "qartsr_lib.metrics")
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether less is better in the metric called `name`, as its entry says; False for what is no metric."""
+    return name in METRICS and not METRICS.get(name).higher_is_better

@@ -20,11 +20,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from qartsr_lib.metrics.base import METRICS, Compute, MetricSpec, WeightFile
+
+if TYPE_CHECKING:
+    import torch
 
 _HUB = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -65,6 +66,7 @@ def _by_fft(direct: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     SSIM and MS-SSIM filter in float64, where torch's direct convolution takes a second per 512x512
     image; this takes a twentieth of it and differs by about 1e-13 of the image's range.
     """
+    import torch
     from scipy.signal import fftconvolve  # half a second, and only needed for scoring
 
     def filter2(image: torch.Tensor, window: torch.Tensor, shape: str = "same") -> torch.Tensor:
@@ -85,6 +87,7 @@ def _staged(weights: Mapping[str, Path], files: tuple[WeightFile, ...]) -> Itera
     fetched first, since its checkpoint (loaded with strict=True) holds the backbone's weights too.
     """
     import timm
+    import torch
     from pyiqa.utils import download_util
 
     hub, cache, create = torch.hub.get_dir(), download_util.DEFAULT_CACHE_DIR, timm.create_model
@@ -115,6 +118,8 @@ def _build(
     pyiqa_name: str, options: Mapping[str, Any], files: tuple[WeightFile, ...], weights: Mapping[str, Path]
 ) -> Compute:
     """The scoring function of pyiqa's metric `pyiqa_name`, on the CPU and without gradients."""
+    import torch
+
     pyiqa = _pyiqa()
     with _staged(weights, files) if files else contextlib.nullcontext():
         metric = pyiqa.create_metric(pyiqa_name, device=torch.device("cpu"), **options)

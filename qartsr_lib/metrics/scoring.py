@@ -11,15 +11,16 @@ import os
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import read_image
 from qartsr_lib.metrics import weights as weight_files
 from qartsr_lib.metrics.base import METRICS, Compute, MetricSpec
+
+if TYPE_CHECKING:
+    import torch
 
 Score = tuple[float | None, str]
 """(value, "") or (None, why there is none)."""
@@ -62,6 +63,8 @@ def score(
     Raises:
         QartsrError: unknown metric, unreadable image, or images of different size.
     """
+    from qartsr_lib.images import read_image
+
     sr = read_image(sr_png)
     hr = None if hr_png is None else read_image(hr_png)
     require_equal_size(sr_png, sr, hr_png, hr)
@@ -154,6 +157,8 @@ def _load(name: str, folder: str | None) -> tuple[Compute | None, str]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

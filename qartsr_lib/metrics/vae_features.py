@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from qartsr_lib.metrics.base import METRICS, Compute, MetricSpec
 
+if TYPE_CHECKING:
+    import torch
+
 
 def _build(_: Mapping[str, Path]) -> Compute:
+    import torch
+
     from qartsr_lib.finetuning.losses import pretrained_distance
 
     distance = pretrained_distance("cpu")

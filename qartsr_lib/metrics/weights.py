@@ -13,8 +13,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.metrics.base import MetricSpec, WeightFile
 
@@ -48,7 +46,9 @@ def _places(file: WeightFile, folder: Path | None) -> Iterator[Path | None]:
     """The places in order, each worked out only when the earlier ones failed."""
     if folder is not None:
         yield folder / file.name
-    yield Path(torch.hub.get_dir(), file.cache, file.name)
+    from torch import hub  # takes a second
+
+    yield Path(hub.get_dir(), file.cache, file.name)
     if file.packaged is not None:
         package, inside = file.packaged
         found = importlib.util.find_spec(package)
@@ -140,13 +140,15 @@ def obtain(file: WeightFile, folder: str | Path | None) -> Path:
 
 def _download(file: WeightFile) -> Path:
     """Fetch `file` with torch hub's downloader (temporary file, then rename)."""
-    target = Path(torch.hub.get_dir(), file.cache, file.name)
+    from torch import hub
+
+    target = Path(hub.get_dir(), file.cache, file.name)
     url = file.url.replace(_PUBLIC_HUB, _hub(), 1)
     previous = socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(_DOWNLOAD_STALL_SECONDS)  # torch hub itself would wait for ever
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(target), hash_prefix=file.sha256)
+        hub.download_url_to_file(url, str(target), hash_prefix=file.sha256)
     except (OSError, RuntimeError) as error:
         raise QartsrError(
             f"weights not found: the download of {file.name} failed ({type(error).__name__}); "

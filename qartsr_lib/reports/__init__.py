@@ -12,7 +12,7 @@ from qartsr_lib.reports.settings import Setting, settings
 _MODULES = {
     "availability": ("dataset_availability", "metric_availability"),
     "backbones": ("backbone_sizes", "time_shares", "training_history"),
-    "claims": ("check_sections", "verdict_sections"),
+    "claims": ("check_sections", "verdict_sections", "verdict_summary"),
     "comparison": ("ranks", "table3_sections", "table4_note", "table4_sections"),
     "crops": ("full_precision_crops", "quantized_crops"),
     "deployment": ("counted_ratios", "deployment_sections"),

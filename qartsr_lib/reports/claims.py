@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pandas as pd
 
-from qartsr_lib.claims import VERDICTS, Ledger, Rules
+from qartsr_lib.claims import PAPER, STUDY, VERDICTS, Ledger, Rules, count_verdicts, verdict_text
 
 
 def verdict_sections(ledger: Ledger, rules: Rules) -> list[tuple[str, pd.DataFrame]]:
-    """[(title, text table)]: one per verdict, then the paper's inconsistencies and the rules' changes."""
+    """[(title, text table)]: verdicts on the paper's claims, on our own questions, inconsistencies, changed rules."""
     sections = []
-    for verdict in VERDICTS:
-        part = ledger.claims[ledger.claims["verdict"] == verdict]
+    for asked_by, verdict in itertools.product((PAPER, STUDY), VERDICTS):
+        part = ledger.claims[(ledger.claims["asked_by"] == asked_by) & (ledger.claims["verdict"] == verdict)]
         if len(part):
-            sections.append((f"{verdict.capitalize()} ({len(part)})", _verdicts(part)))
+            title = verdict.capitalize() if asked_by == PAPER else f"Our own questions: {verdict}"
+            sections.append((f"{title} ({len(part)})", _verdicts(part)))
     inconsistencies = pd.DataFrame([{"where": entry.where, "what": entry.what} for entry in rules.inconsistencies])
     sections.append(("Where the paper does not fit itself", inconsistencies))
     if rules.changes:
         sections.append(("Rules changed after they first met these results", pd.DataFrame(rules.changes)))
     return sections
+
+
+def verdict_summary(ledger: Ledger) -> str:
+    """How many claims have which verdict, in a sentence: the paper's claims, and apart from them our own questions."""
+    groups = {PAPER: "the paper's claims ({}): {}", STUDY: "our own questions ({}): {}"}
+    parts = []
+    for asked_by, words in groups.items():
+        part = ledger.claims[ledger.claims["asked_by"] == asked_by]
+        counts = count_verdicts(part[["verdict", "measured", "checks"]].itertuples(index=False, name=None))
+        listed = [f"{number} {verdict}" + f" ({missing})" * bool(missing) for verdict, number, missing in counts]
+        parts += [words.format(len(part), ", ".join(listed))] if listed else []
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def check_sections(ledger: Ledger) -> list[tuple[str, pd.DataFrame]]:
@@ -38,6 +53,7 @@ def _verdicts(claims: pd.DataFrame) -> pd.DataFrame:
             "claim": claims["claim"],
             "where": claims["where"],
             "the paper": claims["paper_evidence"],
+            "verdict": [verdict_text(row.verdict, row.measured, row.checks) for row in claims.itertuples()],
             "ours": claims["ours"],
             "effect of the weakest check": [_effect(row) for row in claims.itertuples()],
             "p, corrected": claims["p_corrected"].map(_p),

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from qartsr_lib import tables
+from qartsr_lib.metrics import lower_is_better
 from qartsr_lib.reports.settings import OTHER_RECIPES, Setting, is_papers, settings
-from qartsr_lib.tables import OUTSIDE
+from qartsr_lib.tables import NO_MODEL
 
 Sections = list[tuple[str, pd.DataFrame]]
 STAGES = ["trq", "rpq", "et", "order", "loss", "version"]
@@ -24,16 +25,17 @@ def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
 
     The paper runs full precision and the rivals on T = 1000 and QArtSR on T = 1: where both models are
     there, the first section of a data set is this setting. Sections of one T have also what the paper
-    left out; a column says which of their rows are the paper's. Outside systems stand in every section.
+    left out; a column says which of their rows are the paper's. Outside systems and bicubic interpolation stand in
+    every section.
     """
     sections = []
-    ours = results[results["backbone"] != OUTSIDE]
+    ours = results[~results["backbone"].isin(NO_MODEL)]
     methods = [method for method in ours["method"].unique() if method != "FP"]
     cells = list(ours[["backbone", "timestep"]].drop_duplicates().itertuples(index=False, name=None))
     for dataset, part in results.groupby("dataset", sort=False):
         for setting in settings(cells, methods):
             rows = setting.rows(part)
-            if (rows["backbone"] != OUTSIDE).any():
+            if not rows["backbone"].isin(NO_MODEL).all():
                 sections.append((f"{dataset}, {setting.title}", _table3(rows, metrics, setting)))
     return sections
 
@@ -45,12 +47,12 @@ def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.
     known = rows.drop_duplicates(["bits", "method"]).set_index(["bits", "method"])
     extra = [known.loc[(row.bits, row.method)] for row in table.itertuples()]
     marks = [is_papers(row.backbone, method, row.timestep) for method, row in zip(table["method"], extra, strict=True)]
-    model = ["" if row.backbone == OUTSIDE else str(row.timestep) for row in extra]
+    model = ["" if row.backbone in NO_MODEL else str(row.timestep) for row in extra]
     new = {
         "T": model,
         "method": list(table["method"]),
         "paper's setting": ["yes" if mark else "" for mark in marks],
-        "bits/weight": [_number(row.w_bits_effective, 2) for row in extra],
+        "bits/weight": ["n/a" if row.backbone in NO_MODEL else _number(row.w_bits_effective, 2) for row in extra],
         "images": [_number(row.steps, 0) for row in extra],
     }
     rest = table.drop(columns=["dataset", "timestep", "method", "bits"])
@@ -98,11 +100,12 @@ def table4_note(sections: Sections) -> str:
 def ranks(results: pd.DataFrame, metric: str = "PSNR") -> pd.DataFrame:
     """Place of every method by `metric`: rows (dataset, backbone, T, bits), columns methods, 1 is best.
 
-    Full precision and outside systems have no place, nor has a method without a value.
+    Full precision, bicubic interpolation and outside systems have no place, nor has a method without a value.
     """
-    cells = results[(results["metric"] == metric) & (results["method"] != "FP") & (results["backbone"] != OUTSIDE)]
+    cells = results[(results["metric"] == metric) & (results["method"] != "FP")]
+    cells = cells[~cells["backbone"].isin(NO_MODEL)]
     cells = cells[cells["value"].map(tables.is_number)]
-    ascending = metric in tables.LOWER_IS_BETTER
+    ascending = lower_is_better(metric)
     keys = ["dataset", "backbone", "timestep", "bits"]
     place = cells.groupby(keys, sort=False)["value"].rank(ascending=ascending, method="min").astype(int)
     return cells.assign(place=place).pivot_table(index=keys, columns="method", values="place", sort=False)

@@ -13,7 +13,7 @@ from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import read_image
-from qartsr_lib.study import TableRun
+from qartsr_lib.table_run import TableRun
 
 Crops = tuple[str, torch.Tensor, Box, dict[str, torch.Tensor | None]]
 

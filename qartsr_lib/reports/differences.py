@@ -12,8 +12,9 @@ import pandas as pd
 from qartsr_lib import finetuning_grids as grids
 from qartsr_lib.aggregate import FEW_NOTE
 from qartsr_lib.experiment import FULL_PRECISION
+from qartsr_lib.metrics import lower_is_better
 from qartsr_lib.stats import is_small, paired_bootstrap
-from qartsr_lib.tables import LOWER_IS_BETTER, NO_TIMESTEP, OUTSIDE
+from qartsr_lib.tables import BICUBIC, BICUBIC_LABEL, NO_MODEL, NO_TIMESTEP, OUTSIDE
 
 NOT_QUANTIZED = FULL_PRECISION[1]
 
@@ -23,7 +24,7 @@ class Row:
     """One row of a table, as a pair of `paired_differences` names it.
 
     Attributes:
-        method: name in the table. FP and outside systems are taken at W32A32 whatever the bit width.
+        method: name in the table. FP, bicubic and outside systems are taken at W32A32 whatever the bit width.
         bits: such as "W4A4"; None for every bit width in turn.
         timestep: T; None for every T in turn.
     """
@@ -64,7 +65,7 @@ TABLE4_EFFECTS: dict[str, Pairs] = {
 
 
 def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: str = "QArtSR") -> dict[str, Pairs]:
-    """Pairs of Table 3, title -> pairs: `ours` against every other method, full precision and outside systems.
+    """Pairs of Table 3, title -> pairs: `ours` against full precision, bicubic, other methods and outside systems.
 
     Args:
         methods: names in the table.
@@ -73,7 +74,7 @@ def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: st
     """
     rivals = [method for method in methods if method != ours]
     return {
-        "The same model": _against(ours, ["FP", *rivals, *outside]),
+        "The same model": _against(ours, ["FP", BICUBIC_LABEL, *rivals, *outside]),
         "The paper's setting: T = 1 minus rivals at T = 1000": [
             (Row(ours, timestep=1), Row(rival, timestep=1000)) for rival in ["FP", *rivals]
         ],
@@ -99,7 +100,8 @@ def paired_differences(per_image: pd.DataFrame, pairs: Pairs, metric: str = "PSN
     """`metric` of the first row minus the second, paired over images (means over seeds), with 95% intervals.
 
     Args:
-        per_image: `TableRun.per_image`; both rows of a pair are of one backbone, or the second of an outside system.
+        per_image: `TableRun.per_image`; both rows of a pair are of one backbone, or the second of an outside
+            system or bicubic.
         pairs: each is resolved for every data set, backbone, bit width and T; a pair with an absent row is left out.
         metric: name in METRICS.
 
@@ -109,7 +111,7 @@ def paired_differences(per_image: pd.DataFrame, pairs: Pairs, metric: str = "PSN
         note (few images). bits and T read "a - b" where the rows differ in them.
     """
     values = _by_row(per_image, metric)
-    cells = list(dict.fromkeys((key[0], key[1]) for key in values if key[1] != OUTSIDE))
+    cells = list(dict.fromkeys((key[0], key[1]) for key in values if key[1] not in NO_MODEL))
     lines: dict[tuple, tuple] = {}
     for dataset, backbone in cells:
         settings = [key[3:] for key in values if key[:2] == (dataset, backbone)]
@@ -149,6 +151,7 @@ def _find(values: dict[Key, pd.Series], row: Row, dataset: str, backbone: str, b
     if row.bits is None:
         candidates.append((dataset, backbone, row.method, NOT_QUANTIZED, timestep))
         candidates.append((dataset, OUTSIDE, row.method, NOT_QUANTIZED, NO_TIMESTEP))
+        candidates.append((dataset, BICUBIC, row.method, NOT_QUANTIZED, 1))
     return next((key for key in candidates if key in values), None)
 
 
@@ -157,7 +160,8 @@ def _line(found: Sequence[Key], values: dict[Key, pd.Series], metric: str) -> tu
     table = pd.concat([values[first], values[second]], axis=1, keys=["first", "second"]).dropna()
     mean, low, high = paired_bootstrap(table["first"].to_numpy(), table["second"].to_numpy())
     note = FEW_NOTE if is_small(len(table)) else ""
-    settings = [f"{a} - {b}" if a != b and second[1] != OUTSIDE else str(a) for a, b in zip(first, second, strict=True)]
+    alone = second[1] in NO_MODEL
+    settings = [str(a) if a == b or alone else f"{a} - {b}" for a, b in zip(first, second, strict=True)]
     name = f"{first[2]} - {second[2]}"
     verdict = _verdict(mean, low, high, metric)
     return (first[0], first[1], settings[3], settings[4], name, mean, low, high, len(table), verdict, note)
@@ -168,4 +172,4 @@ def _verdict(mean: float, low: float, high: float, metric: str) -> str:
         return "no value"
     if not (low > 0 or high < 0):
         return "undecided"
-    return "helps" if (mean > 0) != (metric in LOWER_IS_BETTER) else "hurts"
+    return "helps" if (mean > 0) != lower_is_better(metric) else "hurts"

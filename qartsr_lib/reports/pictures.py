@@ -16,7 +16,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.reports.crops import chosen_boxes, psnr_text, read_output
 from qartsr_lib.reports.differences import NOT_QUANTIZED
 from qartsr_lib.reports.settings import FULL, Setting
-from qartsr_lib.study import TableRun
+from qartsr_lib.table_run import TableRun
 from qartsr_lib.tables import OUTSIDE, is_number
 
 Boxes = Mapping[str, Sequence[int]]

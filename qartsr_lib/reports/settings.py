@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from qartsr_lib import tables
-from qartsr_lib.tables import OUTSIDE
+from qartsr_lib.tables import BICUBIC, OUTSIDE
 
 #: Recipes that are not OSEDiff's: no row there is the paper's setting.
 OTHER_RECIPES = ("embedded-scaled",)
@@ -34,12 +34,13 @@ class Setting:
     pictured: bool = True
 
     def rows(self, results: pd.DataFrame) -> pd.DataFrame:
-        """The rows of `results` in this setting: full precision, then outside systems, then methods."""
+        """The rows of `results` in this setting: full precision, bicubic, outside systems, then methods."""
         model = (results["backbone"] == self.backbone) & (
             results["timestep"] == results["method"].map(dict(self.timesteps))
         )
-        full, outside = results["method"] == FULL, results["backbone"] == OUTSIDE
-        return pd.concat([results[model & full], results[outside], results[model & ~full]])
+        full = results["method"] == FULL
+        others = [results[results["backbone"] == name] for name in (BICUBIC, OUTSIDE)]
+        return pd.concat([results[model & full], *others, results[model & ~full]])
 
 
 def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[Setting]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from qartsr_lib.tables import DECIMALS, LOWER_IS_BETTER, is_number
+from qartsr_lib.metrics import lower_is_better
+from qartsr_lib.tables import DECIMALS, is_number
 from qartsr_lib.webpage.sources import Records
 
 
@@ -93,7 +94,7 @@ def build_block(title: str, rows: pd.DataFrame, layout: Layout, profile: str, re
         lines.setdefault(key, {})[row.metric] = row
     marks = _marks(lines, layout, metrics)
     columns = tuple(
-        Column(name, "↓" if name in LOWER_IS_BETTER else "↑", _has_paper(lines, layout, name)) for name in metrics
+        Column(name, "↓" if lower_is_better(name) else "↑", _has_paper(lines, layout, name)) for name in metrics
     )
     groups: dict[str, list[Line]] = {}
     for (group, head, *labels), found in lines.items():
@@ -141,7 +142,7 @@ def _marks(
                 values.setdefault((metric, layout.compete(row)), []).append(row.value)
     marks = {}
     for (metric, rivals), numbers in values.items():
-        ordered = sorted(numbers, reverse=metric not in LOWER_IS_BETTER)
+        ordered = sorted(numbers, reverse=not lower_is_better(metric))
         texts = list(dict.fromkeys(shown(value, metric) for value in ordered))
         names = ("best", "second") if len(numbers) > 2 else ("best",) if len(numbers) > 1 else ()
         marks |= {(metric, rivals, text): name for text, name in zip(texts, names, strict=False) if len(texts) > 1}

@@ -69,7 +69,8 @@ CAPTIONS = (
     Caption(
         rf"fig2_(?P<dataset>.+)_{_SETTING}",
         "Fig. 2, {dataset}, {setting}",
-        "Every metric at one bit width, with 95% intervals over images; the dashed line is full precision.",
+        "Every metric at one bit width, with 95% intervals over images; dashed lines are full precision and, where it "
+        "was measured, bicubic interpolation.",
         "Bar charts of all methods for every metric on {dataset}.",
     ),
     Caption(

@@ -11,7 +11,7 @@ import pandas as pd
 from qartsr_lib import paths, results, tables
 from qartsr_lib.reports.comparison import TABLE4_NOTE
 from qartsr_lib.reports.settings import FULL, OTHER_RECIPES, is_papers, settings
-from qartsr_lib.tables import OUTSIDE, is_number
+from qartsr_lib.tables import NO_MODEL, is_number
 from qartsr_lib.webpage.blocks import Block, Layout, build_block
 from qartsr_lib.webpage.sources import Records
 
@@ -62,7 +62,7 @@ def _table1(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:
 
 
 def _table3(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:
-    ours = frame[frame["backbone"] != OUTSIDE]
+    ours = frame[~frame["backbone"].isin(NO_MODEL)]
     methods = [method for method in ours["method"].unique() if method != FULL]
     cells = list(ours[["backbone", "timestep"]].drop_duplicates().itertuples(index=False, name=None))
     for dataset, part in frame.groupby("dataset", sort=False):
@@ -73,11 +73,11 @@ def _table3(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:
             layout = Layout(
                 head=_head3 if several else lambda row: row.method,
                 group=lambda row: row.bits,
-                compete=lambda row: None if row.method == FULL or row.backbone == OUTSIDE else row.bits,
+                compete=lambda row: None if row.method == FULL or row.backbone in NO_MODEL else row.bits,
                 paper=_of(paper, _papers_row),
                 labels={"bits/weight": _stored, "images": _steps},
             )
-            if (rows["backbone"] != OUTSIDE).any():
+            if not rows["backbone"].isin(NO_MODEL).all():
                 yield build_block(f"{dataset}, {setting.title}", rows, layout, profile, records)
 
 
@@ -132,11 +132,12 @@ def _papers_row(row: Any) -> tuple | None:
 
 
 def _head3(row: Any) -> str:
-    return row.method if row.backbone == OUTSIDE else f"{row.method}, T = {row.timestep}"
+    return row.method if row.backbone in NO_MODEL else f"{row.method}, T = {row.timestep}"
 
 
 def _stored(row: Any) -> str:
-    return f"{row.w_bits_effective:.2f}" if is_number(row.w_bits_effective) else "n/a"
+    known = row.backbone not in NO_MODEL and is_number(row.w_bits_effective)
+    return f"{row.w_bits_effective:.2f}" if known else "n/a"
 
 
 def _steps(row: Any) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qartsr_lib import paths
-from qartsr_lib.claims.ledger import COLUMNS, VERDICTS
+from qartsr_lib.claims.ledger import COLUMNS, STUDY, VERDICTS, count_verdicts, verdict_text
 from qartsr_lib.results import read_cells
 from qartsr_lib.webpage.sources import Records, first_with
 
@@ -18,7 +17,10 @@ KINDS = dict(zip(VERDICTS, ("yes", "partly", "no", "open"), strict=True))
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim; texts are as in the file, `measured` joins effect, interval, n, test and p."""
+    """One claim; texts are as in the file, `measured` joins effect, interval, n, test and p.
+
+    `verdict` tells where checks have no data.
+    """
 
     id: str
     claim: str
@@ -32,26 +34,43 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The paper's claims or our own questions, and how many have which verdict.
+
+    `counts`: (verdict, class, number, for how many of them data is missing or "").
+    """
+
+    title: str
+    claims: tuple[Verdict, ...]
+    counts: tuple[tuple[str, str, int, str], ...]
+
+
+@dataclass(frozen=True)
 class Verdicts:
-    """All claims of a profile, and how many have which verdict: (verdict, class, number)."""
+    """All claims of a profile."""
 
     profile: str
-    claims: tuple[Verdict, ...]
-    counts: tuple[tuple[str, str, int], ...]
+    groups: tuple[Group, ...]
 
 
 def read_verdicts(profiles: Sequence[str], records: Records) -> Verdicts | None:
-    """The claims of the first profile that has some, the reproduced ones first; None where none has."""
+    """The claims of the first profile that has some; None where none has."""
     profile = first_with(profiles, FILE)
     if profile is None:
         return None
     rows = read_cells(paths.results_dir(profile) / FILE, COLUMNS).to_dict("records")
+    own = [row for row in rows if row["asked_by"] == STUDY]
+    papers = [row for row in rows if row["asked_by"] != STUDY]
+    parts = {"The paper's claims": papers, "Our own questions": own}
+    return Verdicts(profile, tuple(_group(title, part, profile, records) for title, part in parts.items() if part))
+
+
+def _group(title: str, rows: Sequence[dict[str, str]], profile: str, records: Records) -> Group:
+    """The reproduced ones first."""
     found = [_verdict(row, profile, records) for row in rows]
     claims = tuple(sorted(found, key=lambda claim: list(KINDS.values()).index(claim.kind)))
-    count = Counter(claim.verdict for claim in claims)
-    order = [*KINDS, *(name for name in count if name not in KINDS)]
-    counts = tuple((name, KINDS.get(name, "open"), count[name]) for name in order if count[name])
-    return Verdicts(profile, claims, counts)
+    counts = count_verdicts((row["verdict"], int(row["measured"]), int(row["checks"])) for row in rows)
+    return Group(title, claims, tuple((name, KINDS.get(name, "open"), *more) for name, *more in counts))
 
 
 def _verdict(row: dict[str, str], profile: str, records: Records) -> Verdict:
@@ -63,7 +82,7 @@ def _verdict(row: dict[str, str], profile: str, records: Records) -> Verdict:
         paper=row["paper_evidence"],
         ours=row["ours"],
         measured=tuple(_measured(row)),
-        verdict=row["verdict"],
+        verdict=verdict_text(row["verdict"], int(row["measured"]), int(row["checks"])),
         kind=KINDS.get(row["verdict"], "open"),
         records=tuple(dict.fromkeys(key for key in keys if key)),
     )

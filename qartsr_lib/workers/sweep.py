@@ -14,7 +14,7 @@ from qartsr_lib.atomic import write_text
 from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.evaluator import Evaluator, Measured
+from qartsr_lib.evaluator import Evaluator, ScoredImage
 from qartsr_lib.experiment import Experiment
 from qartsr_lib.progress import progress
 from qartsr_lib.workers.connection import connected
@@ -50,7 +50,7 @@ class Reader(Evaluator):
 
 def measure(
     workers: str | Client, make: Callable[..., Evaluator], work: Work, label: str
-) -> tuple[list[tuple[Experiment, Pair, Measured]], Evaluator, dict[str, Any]]:
+) -> tuple[list[tuple[Experiment, Pair, ScoredImage]], Evaluator, dict[str, Any]]:
     """Measure `work` on workers.
 
     Args:
@@ -114,7 +114,7 @@ def _facts(client: Client, workers: str | Client) -> dict[str, Any]:
     return {"workers": f"{len(peaks)} {kind}", "peak_memory_mib": round(max(peaks, default=0))}
 
 
-def _found(reader: Evaluator, work: Work) -> tuple[list[tuple[Experiment, Pair, Measured]], set[Experiment]]:
+def _found(reader: Evaluator, work: Work) -> tuple[list[tuple[Experiment, Pair, ScoredImage]], set[Experiment]]:
     """(values that are in the cache, experiments of which something is not)."""
     values, absent = [], set()
     for experiment in dict.fromkeys(experiment for experiment, _ in work):

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from qartsr_lib import paths
 from qartsr_lib.atomic import explained, write_text
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import flush, sha256
 
 _MANIFEST = "entry.json"
 _FINISHED = "FINISHED"
@@ -90,10 +91,10 @@ class RunCache:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
             fill(temporary)
-            files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
             (temporary / _MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
             for path in temporary.iterdir():
-                _flush(path)
+                flush(path)
             os.replace(temporary, folder)
         except OSError as error:
             if self.get(kind, key):  # the rename failed because another process made the entry
@@ -146,17 +147,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return manifest["key"] == folder.name and all(
-            _sha256(folder / name) == wanted for name, wanted in manifest["files"].items()
+            sha256(folder / name) == wanted for name, wanted in manifest["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as stream:
-        os.fsync(stream.fileno())

@@ -35,6 +35,7 @@ _NOT_COMPUTING = frozenset(
         "deploy",
         "faults",
         "figures",
+        "files",
         "finetuning_grids",
         "fullsize",
         "fullsize_deployment",

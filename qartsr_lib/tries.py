@@ -22,11 +22,11 @@ import torch
 from qartsr_lib import paths, tables
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones import load_backbone
-from qartsr_lib.datasets.base import file_sha256
 from qartsr_lib.datasets.calibration import calibration_list
 from qartsr_lib.degrade import degrade
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.files import remembered_sha256
 from qartsr_lib.finetuning.losses import FeatureDistance, perceptual_and_squared, pretrained_distance
 from qartsr_lib.images import list_images, read_image
 from qartsr_lib.measured import Measured, measure_cells
@@ -88,7 +88,7 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
     fixed = {
         "weights_sha256": backbone.weights_sha256,
         "calibration": {"name": calibration.name, "sha256": calibration.sha256},
-        "data": {"name": VALIDATION, "crop": CROP, "sha256": [file_sha256(path) for path in files]},
+        "data": {"name": VALIDATION, "crop": CROP, "sha256": [remembered_sha256(path) for path in files]},
     }
     questions = {
         (method, bits, factor): {

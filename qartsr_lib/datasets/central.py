@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from qartsr_lib import paths
-from qartsr_lib.datasets.base import SCALE, Pair, file_sha256
+from qartsr_lib.datasets.base import SCALE, Pair
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import remembered_sha256
 from qartsr_lib.images import read_image, write_png
 
 
@@ -40,7 +41,7 @@ def central_file(path: Path, side: int, multiple: int = 1) -> Path:
     Args:
         multiple: the crop begins at a multiple of it, so that LQ and HR show the same part.
     """
-    made_from = f"{file_sha256(path)} {side} {multiple}"
+    made_from = f"{remembered_sha256(path)} {side} {multiple}"
     name = f"{path.stem}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}.png"
     target = paths.cache_dir() / "datasets" / "central" / name
     if target.is_file():

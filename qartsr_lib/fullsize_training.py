@@ -19,7 +19,7 @@ import torch
 
 from qartsr_lib import fullsize, paths, provenance
 from qartsr_lib.atomic import write_text
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.datasets.calibration import calibration_list
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.batches import batches_of
@@ -75,7 +75,7 @@ def measure(
         "bits": bits,
         "image": [side * teacher.factor] * 2,
         "calibration_images": crops,
-        "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
+        "parameters": parameter_count(teacher),
         "trained_parameters": sum(p.numel() for parameters in run.parameters.values() for p in parameters),
         "seconds_start": round(start, 1),
         "seconds_per_rpq_step": [row["seconds"] for row in history if row["phase"] < len(phases) - 1],

@@ -68,6 +68,19 @@ def write_png(path: str | Path, image: torch.Tensor) -> Path:
     return write_atomically(path, lambda temporary: Image.fromarray(array).save(temporary, format="PNG"))
 
 
+def central_crop(image: torch.Tensor, side: int, multiple: int = 1) -> torch.Tensor:
+    """The central `side` x `side` pixels of (..., H, W), all of a side that is no longer.
+
+    Args:
+        multiple: the crop begins at a multiple of it.
+    """
+    for axis in (-2, -1):
+        length = image.shape[axis]
+        start = max(0, (length - side) // (2 * multiple) * multiple)
+        image = image.narrow(axis, start, min(side, length))
+    return image
+
+
 def resize_bicubic(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Antialiased bicubic resize (a = -0.5, the kernel of Pillow and of MATLAB's imresize).
 

@@ -33,6 +33,7 @@ _NOT_COMPUTING = frozenset(
         "colour_fix",
         "compare",
         "deploy",
+        "environ",
         "faults",
         "figures",
         "files",

@@ -32,6 +32,7 @@ from qartsr_lib import paths, results
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.cache import RunCache
 from qartsr_lib.devices import checked
+from qartsr_lib.environ import environment_variables
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -184,16 +185,8 @@ def kernel() -> Iterator[None]:
             "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
             "QARTSR_LOG_PROGRESS": "1",
         }
-        before = {name: os.environ.get(name) for name in settings}
-        os.environ.update(settings)
-        try:
+        with environment_variables(settings):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

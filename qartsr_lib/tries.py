@@ -25,10 +25,10 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.datasets.calibration import calibration_list
 from qartsr_lib.degrade import degrade
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.fidelity import psnr_y
 from qartsr_lib.files import remembered_sha256
 from qartsr_lib.finetuning.losses import FeatureDistance, perceptual_and_squared, pretrained_distance
-from qartsr_lib.images import list_images, read_image
+from qartsr_lib.images import central_crop, list_images, read_image
 from qartsr_lib.measured import Measured, measure_cells
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN
@@ -119,9 +119,7 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
 
 def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(LQ, HR) of a photograph's central crop, bicubic and realistic by turns."""
-    image = read_image(path)
-    top, left = ((side - CROP) // 2 for side in image.shape[-2:])
-    hr = image[..., top : top + CROP, left : left + CROP]
+    hr = central_crop(read_image(path), CROP)
     return degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
 
 
@@ -129,8 +127,8 @@ def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _scores(student, teacher, lq: torch.Tensor, hr: torch.Tensor, distance: FeatureDistance) -> tuple[float, ...]:
     image, target = student.upscale(lq), teacher.upscale(lq)
     return (
-        psnr(luma(image), luma(target)),
-        psnr(luma(image), luma(hr)),
+        psnr_y(image, target),
+        psnr_y(image, hr),
         float(distance(image, target)),
         float(perceptual_and_squared(distance)(image, target)),
     )

@@ -96,3 +96,10 @@ def test_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         atomic.write_atomically(tmp_path / "new.csv", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_central_crop_begins_at_a_multiple_and_leaves_short_sides_whole():
+    image = torch.arange(11 * 5).view(1, 1, 11, 5)
+    assert torch.equal(images.central_crop(image, 6), image[..., 2:8, :])
+    assert torch.equal(images.central_crop(image, 3), image[..., 4:7, 1:4])
+    assert torch.equal(images.central_crop(image, 4, multiple=4), image[..., 0:4, 0:4])

@@ -34,6 +34,7 @@ from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets, writ
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import central_crop, list_images, read_image, write_png
 from qartsr_lib.lora import attach_
+from qartsr_lib.options import positive
 
 SIDE = 128
 LIMIT_GIB = 24
@@ -146,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--image", type=Path, help="photograph to take the crop from (default: a packaged sample)")
     add("--timestep", type=int, default=1000, help="label T of random weights (default: 1000)")
-    add("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    add("--threads", type=positive, help="CPU threads (default: PyTorch's)")
     add("--out", type=Path, metavar="FILE.png", help="keep the upscaled image too")
     add("--record", type=Path, metavar="FILE.json", help=f"the record (default: results/paper/{RECORD})")
     add("--write-files", type=Path, metavar="DIR", help="only write a random base model and osediff.pkl, 3.8 GB")

@@ -46,6 +46,7 @@ _NOT_COMPUTING = frozenset(
         "grids",
         "noise_floor",
         "noise_measurement",
+        "options",
         "outside",
         "paths",
         "profiles",

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.files import remembered_sha256
+from qartsr_lib.images import header_size
 
 SCALE = 4
 
@@ -82,7 +83,7 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
 def _header_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as opened:
-            return opened.size
+            return header_size(opened)
     except FileNotFoundError as error:
         raise QartsrError(f"{path}: no such file; complete the data set or remove its partner") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

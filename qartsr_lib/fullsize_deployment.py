@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,28 +22,41 @@ from qartsr_lib import fullsize, paths, provenance
 from qartsr_lib.atomic import write_text
 from qartsr_lib.deploy import gpu_race
 from qartsr_lib.deploy.agreement import grey_levels, layers_apart
+from qartsr_lib.deploy.compile_ahead import compiling_ahead, waited
 from qartsr_lib.deploy.contestants import tensor_bytes
 from qartsr_lib.deploy.gpu_contestants import BITS, CONTESTANTS, METHOD, TIMESTEP, Models
 from qartsr_lib.devices import checked
 from qartsr_lib.errors import QartsrError
 
 RECORD = "deployment_gpu.json"
-REFERENCES = ("fp32", "bf16", "bf16, graph", "bf16, compiled", "bf16, compiled, graph")
-RESERVE = 30.0
+REFERENCES = ("fp32", "bf16", "bf16, NCHW", "bf16, compiled")
+REFERENCES += tuple(f"{name}, graph" for name in REFERENCES[1:])
+RESERVE = 25.0
 """Seconds that are kept for the rounds when something is being compiled."""
+LOADING = 45.0
+"""Seconds that the compiled contestant is given after what was compiled ahead of it."""
+WRITING = 3.0
+"""Seconds at the end for the record."""
 
 
-def _attempt(record: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
-    """record[name] = work(), or why not; nothing that fails here ends the rest."""
+def _attempt(
+    record: dict[str, Any],
+    name: str,
+    work: Callable[[], Any],
+    deadline: gpu_race.Deadline,
+    reserve: float = RESERVE,
+) -> None:
+    """record[name] = work(), or why not, in all but the last `reserve` seconds; no failure here ends the rest."""
     started = time.monotonic()
     try:
-        record[name] = work()
+        with deadline.within(reserve):
+            record[name] = work()
     except Exception as error:  # the record says it
         record[name] = {"failed": gpu_race.reason(error)}
     print(f"{name}: {time.monotonic() - started:.1f} s {record[name] if 'failed' in record[name] else ''}", flush=True)
 
 
-def enter(name: str, models: Models, image: torch.Tensor, calls: dict[str, gpu_race.Call], deadline) -> dict[str, Any]:
+def enter(name: str, models: Models, image: torch.Tensor, calls: dict[str, gpu_race.Call]) -> dict[str, Any]:
     """Prepare a contestant, put its calls into `calls`; sizes, memory, and why it has no graph if it has none."""
     contestant = CONTESTANTS[name]
 
@@ -50,10 +64,9 @@ def enter(name: str, models: Models, image: torch.Tensor, calls: dict[str, gpu_r
         with torch.no_grad(), gpu_race.tf32(contestant.tf32):
             return model(image)
 
-    with deadline.within(RESERVE):
-        model = contestant.model(models)
-        found = {"seconds_first_call": round(gpu_race.warmed_up(call), 2), "weights_mib": _mib(tensor_bytes(model))}
-        found["peak_mib"] = round(found["weights_mib"] + gpu_race.peak_mib(call), 1)
+    model = contestant.model(models)
+    found = {"seconds_first_call": round(gpu_race.warmed_up(call), 2), "weights_mib": _mib(tensor_bytes(model))}
+    found["peak_mib"] = round(found["weights_mib"] + gpu_race.peak_mib(call), 1)
     calls[name] = call
     if contestant.graph:
         try:
@@ -76,8 +89,18 @@ def agreement(models: Models, image: torch.Tensor) -> dict[str, Any]:
         return {name: grey_levels(model(image), other) for name, (model, other) in pairs.items()}
 
 
-def measure(models: Models, rounds: int, deadline: gpu_race.Deadline, keep: Callable[[dict], None]) -> dict[str, Any]:
-    """Everything that is written down but the environment; `keep` is given what there is after every stage."""
+def measure(
+    models: Models,
+    rounds: int,
+    deadline: gpu_race.Deadline,
+    keep: Callable[[dict], None],
+    ahead: Mapping[str, subprocess.Popen] | None = None,
+) -> dict[str, Any]:
+    """Everything that is written down but the environment; `keep` is given what there is after every stage.
+
+    Args:
+        ahead: the processes of compiling_ahead. The first rounds do not wait for them; the others do.
+    """
     record: dict[str, Any] = {"contestants": {}, "agreement": {}, "breakdown": {}}
     calls: dict[str, gpu_race.Call] = {}
     image = models.fp32.prepare(models.lq)
@@ -85,22 +108,25 @@ def measure(models: Models, rounds: int, deadline: gpu_race.Deadline, keep: Call
 
     def prepare(names: Iterable[str]) -> None:
         for name in names:
-            _attempt(record["contestants"], name, lambda name=name: enter(name, models, image, calls, deadline))
+            _attempt(record["contestants"], name, lambda name=name: enter(name, models, image, calls), deadline)
             keep(record)
+
+    def break_down(names: Iterable[str]) -> None:
+        for name in names:
+            if name in calls:
+                _attempt(record["breakdown"], name, lambda name=name: gpu_race.breakdown(calls[name]), deadline)
 
     compiled = [name for name in CONTESTANTS if "compiled" in name]
     prepare(name for name in CONTESTANTS if name not in compiled)
-    _attempt(record["agreement"], "layers", lambda: layers_apart(models.simulation, models.int8_fp32, image))
-    _attempt(record["agreement"], "images", lambda: agreement(models, image))
-    for name in ("bf16", "int8"):
-        if name in calls:
-            _attempt(record["breakdown"], name, lambda name=name: gpu_race.breakdown(calls[name]))
     found, failed = gpu_race.by_turns(calls, 3, deadline)
     record |= {"first_rounds_ms": _summary(found), "failed": failed}
+    break_down(("bf16", "bf16, NCHW", "int8"))
     keep(record)
+    record["compiled_ahead"] = {
+        name: waited(process, deadline.left() - RESERVE - LOADING) for name, process in (ahead or {}).items()
+    }
     prepare(compiled)
-    if "int8, compiled" in calls:
-        _attempt(record["breakdown"], "int8, compiled", lambda: gpu_race.breakdown(calls["int8, compiled"]))
+    break_down(compiled)
     found, failed = gpu_race.by_turns(calls, rounds, deadline)
     record["failed"] |= failed
     record["ms"] = _summary(found)
@@ -110,6 +136,13 @@ def measure(models: Models, rounds: int, deadline: gpu_race.Deadline, keep: Call
         if reference in found
     }
     keep(record)
+    # Last, because the comparison in float32 compiles kernels that are of no use otherwise.
+    for what, work in (
+        ("layers", lambda: layers_apart(models.simulation, models.int8_fp32, image)),
+        ("images", lambda: agreement(models, image)),
+    ):
+        _attempt(record["agreement"], what, work, deadline, WRITING)
+        keep(record)
     return record
 
 
@@ -169,7 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
         def keep(record: Mapping[str, Any]) -> None:
             write_text(target, json.dumps(head | dict(record), indent=1) + "\n")
 
-        record = measure(Models(options.device, lq), options.rounds, deadline, keep)
+        with compiling_ahead(options.device, options.side) as ahead:
+            record = measure(Models(options.device, lq), options.rounds, deadline, keep, ahead)
     print(json.dumps(head | record, indent=1))
     return 0
 

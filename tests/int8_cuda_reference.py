@@ -23,6 +23,17 @@ CASES = (
 )
 
 
+#: (images, positions, channels, groups); from 8192 positions on tiles are larger.
+NORM_CASES = ((1, 70, 24, 4), (2, 33, 130, 13), (1, 64, 320, 32), (1, 8200, 8, 2))
+
+
+def reference_normalize(x, groups, weight, bias, eps, silu):
+    """See triton_kernels.group_norm.group_norm."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    y = F.group_norm(x.transpose(1, 2).to(exact), groups, weight.to(exact), bias.to(exact), eps).transpose(1, 2)
+    return (F.silu(y) if silu else y).to(x.dtype).contiguous()
+
+
 def reference_encode(x, phi, offset, zero_point, scale, largest, lowest, padded, half):
     """See triton_kernels.encode.encode."""
     value = x.float()
@@ -86,6 +97,7 @@ def check(sizes, device="cpu"):
     """The kernels against the reference for one of CASES; codes and sums are equal, outputs to 1e-5."""
     from qartsr_lib.deploy.triton_kernels.encode import encode
     from qartsr_lib.deploy.triton_kernels.product import multiply
+    from qartsr_lib.deploy.triton_kernels.tiles import Tiles
 
     (of_encode, padded), of_multiply = case(*sizes, device=device)
     x, *quantizer = of_encode
@@ -104,9 +116,35 @@ def check(sizes, device="cpu"):
             wanted_y = reference_multiply(codes, sums, *of_multiply, torch.float64)
             apart = float((found.double() - wanted_y).abs().max() / wanted_y.abs().max())
             assert found.dtype == dtype and found.shape == wanted_y.shape and apart <= tolerance, (sizes, dtype, apart)
+            for splits in (1, 3):  # more than one of a few steps has none
+                again = multiply(codes, sums, *of_multiply, dtype, Tiles(64, 64, 32, 4, splits))
+                assert torch.allclose(again, found, atol=tolerance * float(wanted_y.abs().max())), (sizes, splits)
+
+
+def check_norm(images, positions, channels, groups, device="cpu"):
+    """GroupNorm's kernels against PyTorch, for channels first and last."""
+    from qartsr_lib.deploy.triton_kernels.group_norm import group_norm
+
+    torch.manual_seed(0)
+    x = torch.randn(images, positions, channels) * (torch.rand(channels) + 0.5) + 10 * torch.randn(channels)
+    x = x.to(device)
+    weight, bias = torch.randn(2, channels, device=device)
+    for given in (x, x.transpose(1, 2).contiguous().transpose(1, 2), x.bfloat16()):
+        # The interpreter cuts off where a GPU rounds to bfloat16.
+        tolerance = 2e-6 if given.dtype == torch.float32 else 2**-8 if x.is_cuda else 2**-7
+        for silu in (False, True):
+            wanted = reference_normalize(given, groups, weight, bias, 1e-5, silu)
+            found = group_norm(given, groups, weight, bias, 1e-5, silu)
+            assert found.dtype == wanted.dtype and found.is_contiguous()
+            apart = float((found.float() - wanted.float()).abs().max() / wanted.float().abs().max())
+            assert apart <= tolerance, (x.shape, given.dtype, silu, apart)
+            assert torch.equal(found, group_norm(given, groups, weight, bias, 1e-5, silu))
 
 
 if __name__ == "__main__":
     for sizes in CASES:
         check(sizes)
+        print("equal:", sizes, flush=True)
+    for sizes in NORM_CASES:
+        check_norm(*sizes)
         print("equal:", sizes, flush=True)

@@ -1,17 +1,20 @@
 """The full-size measurement, on the tiny configuration: the record, and the way through files."""
 
 import json
+import subprocess
+import sys
 import time
 from functools import partial
 
 import pytest
 import torch
-from int8_cuda_reference import reference_encode, reference_multiply
+from int8_cuda_reference import reference_encode, reference_multiply, reference_normalize
 from osediff_stand_in import UNET_CONFIG, VAE_CONFIG
 
 from qartsr_lib import fullsize, fullsize_deployment, fullsize_training
 from qartsr_lib.backbones import load_backbone
-from qartsr_lib.deploy import gpu_contestants, gpu_race, int8_cuda
+from qartsr_lib.deploy import compile_ahead, gpu_contestants, gpu_race, int8_cuda
+from qartsr_lib.deploy.gpu_contestants import Models
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import write_png
 
@@ -77,7 +80,7 @@ class _Border:
 
 def test_deployment_record(home, monkeypatch):
     """Everything but what only a GPU has; who fails is named and does not stop the others."""
-    kernels = int8_cuda.Kernels(reference_encode, reference_multiply, _Border)
+    kernels = int8_cuda.Kernels(reference_encode, reference_multiply, _Border, reference_normalize)
     monkeypatch.setattr(int8_cuda, "triton_kernels", lambda: kernels)
     monkeypatch.setattr(gpu_race, "warmed_up", lambda call: 0.0 * float(call().sum()))
     monkeypatch.setattr(gpu_race, "graphed", lambda call: call)
@@ -88,18 +91,51 @@ def test_deployment_record(home, monkeypatch):
     monkeypatch.setattr(fullsize_deployment.Models, "bf16", property(lambda _: int("none")))
     monkeypatch.setattr(gpu_contestants, "_compiled", lambda model: model)
     kept, deadline = [], gpu_race.Deadline(600)
-    record = fullsize_deployment.measure(models, 2, deadline, lambda found: kept.append(json.dumps(found)))
+    ahead = {"something": subprocess.Popen([sys.executable, "-c", "pass"])}
+    record = fullsize_deployment.measure(models, 2, deadline, lambda found: kept.append(json.dumps(found)), ahead)
+    assert record["compiled_ahead"]["something"]["done"] and record["first_rounds_ms"]["int8"]["rounds"] == 2 + 1
     assert record["output"] == [64, 64] and len(kept) > len(record["contestants"])
     assert record["contestants"]["bf16"]["failed"].startswith("ValueError: invalid literal")
     assert record["contestants"]["int8"]["weights_mib"] > 0 and "failed" in record["contestants"]["bf16, compiled"]
     assert record["ms"]["int8, graph"]["rounds"] == 2 and record["times_as_fast_as"]["fp32"]["int8"] == 1.0
     assert record["agreement"]["layers"]["layers"] > 300 and record["agreement"]["layers"]["integer"]["worst"] < 1e-5
-    assert "failed" in record["agreement"]["images"] and set(record["breakdown"]) == {"int8", "int8, compiled"}
+    assert "failed" in record["agreement"]["images"] and set(record["breakdown"]) == {"int8"}
 
 
 def test_deployment_needs_a_gpu(home, capsys):
     assert fullsize_deployment.main(["--device", "cpu"]) == 2
     assert "no CUDA device here" in capsys.readouterr().err
+
+
+def test_nothing_is_begun_without_time(home, monkeypatch):
+    """Agreement and breakdown, too, are named as left out."""
+    models, kept = fullsize_deployment.Models("cpu", torch.rand(1, 3, 16, 16), TINY), []
+    record = fullsize_deployment.measure(models, 2, gpu_race.Deadline(0), kept.append)
+    failed = [*record["contestants"].values(), *record["agreement"].values()]
+    assert len(failed) == len(gpu_contestants.CONTESTANTS) + 2 and record["breakdown"] == record["ms"] == {}
+    assert all(entry["failed"].startswith("TimeoutError: no time left") for entry in failed)
+
+
+def test_compiling_ahead(monkeypatch):
+    """The processes are ended when the time for them is over, and when nobody waited for them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(compile_ahead.sys, "executable", "sleep")  # `sleep -m ...` ends with an error
+        with compile_ahead.compiling_ahead("cuda", 16) as processes:
+            assert compile_ahead.waited(processes["bf16, compiled"], 60)["done"] is False
+    assert all(process.poll() is not None for process in processes.values())
+    process = subprocess.Popen(["sleep", "60"])
+    assert compile_ahead.waited(process, -1.0)["done"] is False and process.poll() is not None
+
+
+def test_what_is_compiled_ahead(monkeypatch):
+    monkeypatch.setattr(compile_ahead, "Models", lambda *given: Models(*given, TINY))
+    monkeypatch.setattr(gpu_contestants, "_compiled", lambda model: (called.append(model), model)[1])
+    called = []
+    compile_ahead.compile_once("cpu", 16, "bf16, compiled")
+    assert len(called) == 1
+    monkeypatch.setattr(Models, "int8_fp32", property(lambda models: lambda image: called.append(image.shape)))
+    compile_ahead.compile_once("cpu", 16, "int8 in float32")
+    assert called[1] == (1, 3, 64, 64)
 
 
 def test_time_limit():

@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from int8_cuda_reference import CASES, check, reference_encode, reference_multiply
+from diffusers.models.resnet import ResnetBlock2D
+from int8_cuda_reference import (
+    CASES,
+    NORM_CASES,
+    check,
+    check_norm,
+    reference_encode,
+    reference_multiply,
+    reference_normalize,
+)
 from quant_stand_in import lq_images, tiny_backbone
 from test_int8 import layers_with_inputs
 from torch import nn
 
 from qartsr_lib.deploy import int8_cuda
 from qartsr_lib.deploy.agreement import exact_output, grey_levels, layers_apart
+from qartsr_lib.deploy.fused_norms import FusedGroupNorm, fuse_norms_
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8_cuda import CudaIntegerLayer, InFloat32, Kernels, int8_cuda_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer
@@ -37,7 +47,7 @@ class Border:
 @pytest.fixture
 def reference(monkeypatch):
     """The kernels' definitions in their place."""
-    kernels = Kernels(reference_encode, reference_multiply, Border)
+    kernels = Kernels(reference_encode, reference_multiply, Border, reference_normalize)
     monkeypatch.setattr(int8_cuda, "triton_kernels", lambda: kernels)
 
 
@@ -124,6 +134,42 @@ def test_other_layers_stay_in_float32(reference):
     assert integer(torch.randn(2, 3, 8)).dtype == torch.bfloat16
 
 
+def test_norms_are_fused_with_what_follows_them():
+    """Outputs stay; the shared SiLU of a block still acts on the time embedding; other modules are left alone."""
+    backbone, image = tiny_backbone(), lq_images(1)[0]
+    wanted, before = backbone.upscale(image), sum(isinstance(part, nn.GroupNorm) for part in backbone.modules())
+    blocks = sum(isinstance(part, ResnetBlock2D) for part in backbone.modules())
+    fused = copy.deepcopy(backbone)
+    assert fuse_norms_(fused, reference_normalize) == 2 * blocks + 3  # and the ends of encoder, UNet, decoder
+    norms = [part for part in fused.modules() if isinstance(part, FusedGroupNorm)]
+    assert len(norms) == before > 2 * blocks + 3 == sum(norm.silu for norm in norms)
+    assert not any(isinstance(part, nn.GroupNorm) for part in fused.modules())
+    assert float((fused.upscale(image) - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+    x = torch.randn(1, 8, 5, 3)
+    for given in (x, x.contiguous(memory_format=torch.channels_last), x.flatten(2)):
+        assert norms[-1](given).shape == given.shape
+    assert norms[-1](x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_norms_that_are_not_recognised_stay():
+    block = ResnetBlock2D(in_channels=8, temb_channels=8, groups=4, time_embedding_norm="scale_shift").eval()
+    plain = nn.Sequential(nn.GroupNorm(4, 8), nn.SiLU(), nn.GroupNorm(4, 8, affine=False))
+    for net, inputs in ((block, (torch.randn(1, 8, 4, 4), torch.randn(1, 8))), (plain, (torch.randn(1, 8, 4, 4),))):
+        wanted = net(*inputs)
+        assert fuse_norms_(net, reference_normalize) == 0
+        assert torch.allclose(net(*inputs), wanted, atol=1e-5)
+    assert type(plain[1]) is nn.SiLU and type(plain[2]) is nn.GroupNorm and type(block.nonlinearity) is nn.SiLU
+
+
+def test_fused_models_equal_unfused_ones(reference, monkeypatch):
+    simulation, image = packed("W8A8")
+    fused = int8_cuda_form(simulation, torch.float64)
+    monkeypatch.setattr(int8_cuda, "fuse_norms_", lambda *_: 0)
+    wanted = int8_cuda_form(simulation, torch.float64).upscale(image)
+    assert any(isinstance(part, FusedGroupNorm) for part in fused.modules())
+    assert grey_levels(fused.upscale(image), wanted)["mean"] <= 0.05
+
+
 def test_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "qartsr_lib.deploy.triton_kernels.encode", None)
     with pytest.raises(QartsrError, match="--runtime int8: needs Triton on a GPU"):
@@ -136,16 +182,23 @@ def test_kernels_by_the_interpreter():
     script, root = Path(__file__).with_name("int8_cuda_reference.py"), Path(__file__).parents[1]
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.count("equal") == len(CASES), done.stderr[-2000:]
+    assert done.returncode == 0 and done.stdout.count("equal") == len(CASES) + len(NORM_CASES), done.stderr[-2000:]
 
 
 @has_triton
 def test_tiles():
-    from qartsr_lib.deploy.triton_kernels.product import tiles_for
+    from qartsr_lib.deploy.triton_kernels.tiles import Tiles, candidates, fastest
 
-    assert (tiles_for(512 * 512, 256, 256, 132).m, tiles_for(512 * 512, 256, 256, 132).k) == (128, 128)
-    assert (tiles_for(64, 1280, 320, 132).n, tiles_for(64, 1280, 320, 132).k) == (32, 64)
-    assert (tiles_for(512 * 512, 3, 32, 132).n, tiles_for(512 * 512, 3, 32, 132).k) == (32, 32)
+    def first(*sizes):
+        return candidates(*sizes, 132)[0]
+
+    assert (first(512 * 512, 256, 256, 9).n, first(512 * 512, 128, 320, 9).n) == (256, 128)
+    assert (first(512 * 512, 256, 256, 9).k, first(512 * 512, 128, 320, 9).k) == (128, 64)
+    assert (first(512 * 512, 3, 32, 9).n, first(512 * 512, 3, 32, 9).k) == (32, 32)
+    small = candidates(64, 1280, 2560, 9, 132)
+    assert len(small) == 3 and small[0].splits > 1 == small[-1].splits and small[0].programs(64, 1280) >= 132
+    assert first(1, 1280, 320, 1).splits == 1  # five steps are too few to share
+    assert fastest("untried", (Tiles(1, 1, 1, 1),), lambda _: 1 / 0) == Tiles(1, 1, 1, 1)
 
 
 @pytest.mark.gpu
@@ -153,6 +206,13 @@ def test_tiles():
 @pytest.mark.parametrize("sizes", [*CASES, (1, 64, 64, 320, 320, 4, (3, 3), (1, 1), (1, 1), (1, 1))])
 def test_kernels_on_a_gpu(sizes):
     check(sizes, "cuda")
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("sizes", [*NORM_CASES, (1, 512 * 512, 128, 32), (1, 64, 2560, 32)])
+def test_norms_on_a_gpu(sizes):
+    check_norm(*sizes, device="cuda")
 
 
 @pytest.mark.gpu

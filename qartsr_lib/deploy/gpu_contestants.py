@@ -71,8 +71,12 @@ def _in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _compiled(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for part in (model.vae.encoder, model.unet, model.vae.decoder):
-        part.compile()
+        part.compile(dynamic=False)
     return model
+
+
+def _channels_first(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,9 @@ CONTESTANTS = {
     "fp32": Contestant(lambda models: models.fp32, graph=False),
     "fp32, TF32": Contestant(lambda models: models.fp32, tf32=True, graph=False),
     "bf16": Contestant(lambda models: models.bf16),
+    "bf16, NCHW": Contestant(lambda models: _channels_first(models.bf16)),  # PyTorch's GroupNorm is made for it
     "simulate, fp32": Contestant(lambda models: models.simulation, graph=False),
     "simulate, bf16": Contestant(lambda models: models.simulation_bf16),
     "int8": Contestant(lambda models: models.int8),
     "bf16, compiled": Contestant(lambda models: _compiled(models.bf16)),
-    "int8, compiled": Contestant(lambda models: _compiled(models.int8)),
 }

@@ -2,7 +2,8 @@
 
 The algebra is deploy.integer_algebra's, as on a CPU, with signed codes for activations too: Triton has
 no product of unsigned with signed. Three steps a layer: codes with their sums; L2 x in bfloat16; and
-one kernel for the product and all that is added to it. Between layers numbers are bfloat16.
+one kernel for the product and all that is added to it. Between layers numbers are bfloat16,
+channels last, and GroupNorm with its SiLU is one module (deploy.fused_norms).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from qartsr_lib.deploy.fused_norms import fuse_norms_
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
 from qartsr_lib.deploy.integer_algebra import Algebra, is_integer
 from qartsr_lib.deploy.layer import InferenceLayer
@@ -26,11 +28,12 @@ CHANNEL_MULTIPLE = 32
 
 @dataclass(frozen=True)
 class Kernels:
-    """The two kernels of a layer; triton_kernels.encode.encode and triton_kernels.product.multiply say what they do."""
+    """Of a layer encode.encode, product.multiply and its Border; group_norm.group_norm (all in triton_kernels)."""
 
     encode: Callable
     multiply: Callable
     border: type
+    normalize: Callable
 
 
 def triton_kernels() -> Kernels:
@@ -41,10 +44,11 @@ def triton_kernels() -> Kernels:
     """
     try:
         from qartsr_lib.deploy.triton_kernels.encode import encode
+        from qartsr_lib.deploy.triton_kernels.group_norm import group_norm
         from qartsr_lib.deploy.triton_kernels.product import Border, multiply
     except ImportError as error:
         raise QartsrError(f"--runtime int8: needs Triton on a GPU ({error}); use --runtime simulate") from error
-    return Kernels(encode, multiply, Border)
+    return Kernels(encode, multiply, Border, group_norm)
 
 
 def int8_cuda_form(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
@@ -71,6 +75,7 @@ def int8_cuda_form(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.
 
     converted = copy.deepcopy(model).to(dtype)
     replace_layers(converted, chosen, convert)
+    fuse_norms_(converted, kernels.normalize)
     converted.register_forward_pre_hook(lambda _, inputs: tuple(image.to(dtype) for image in inputs))
     return converted.eval()
 

@@ -11,6 +11,14 @@ NO_HALF, HALF_INPUT, HALF_SCALED = 0, 1, 2
 MANY = 8192
 
 
+@triton.jit
+def _divided(a, b, inverse):
+    """a / b, correctly rounded, from 1 / b correctly rounded: less than half the work of a division."""
+    q = a * inverse
+    q = tl.fma(tl.fma(-q, b, a), inverse, q)
+    return tl.fma(tl.fma(-q, b, a), inverse, q)
+
+
 @triton.jit(do_not_specialize=["largest", "lowest"])
 def _encode(
     x,
@@ -40,6 +48,7 @@ def _encode(
     exists = position < positions
     row = image * positions + position
     z, s = tl.load(zero_point), tl.load(scale)
+    inverse = tl.div_rn(1.0, s)
     total = tl.zeros((BLOCK_P,), tl.int32)
     for start in range(0, padded, BLOCK_C):
         channel = start + tl.arange(0, BLOCK_C)
@@ -50,8 +59,9 @@ def _encode(
         if OFFSET:
             scaled = scaled - tl.load(offset + channel, mask=channel < channels, other=0.0)[None, :]
         if PHI:  # correctly rounded division: codes are those of the simulation
-            scaled = tl.div_rn(scaled, tl.load(phi + channel, mask=channel < channels, other=1.0)[None, :])
-        steps = tl.div_rn(scaled - z, s)
+            divisor = tl.load(phi + channel, mask=channel < channels, other=1.0)
+            scaled = _divided(scaled, divisor[None, :], tl.div_rn(1.0, divisor)[None, :])
+        steps = _divided(scaled - z, s, inverse)
         steps = tl.minimum(tl.maximum(steps, 0.0), largest.to(tl.float32))
         # Adding 1.5 * 2^23 leaves no bits for a fraction: rounding to nearest, ties to even.
         code = ((steps + 12582912.0) - 12582912.0).to(tl.int32) + lowest

@@ -49,7 +49,11 @@ def explained(error: OSError, path: Path) -> Exception:
     """What to raise for an error met while writing `path`: one line for what users can mend, else `error`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QartsrError(f"{path}: the disk is full; free some space and run again, finished work is kept")
-    if isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if isinstance(error, IsADirectoryError):
+        return QartsrError(f"{path}: is a folder; name a file")
+    # A folder that cannot be made (/proc/x) gives ENOENT; where there is one, it means another file.
+    no_folder = error.errno == errno.ENOENT and not path.parent.is_dir()
+    if no_folder or isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return QartsrError(f"{path}: cannot be written ({error.strerror}); choose another folder (or set QARTSR_HOME)")
     return error
 

@@ -7,10 +7,14 @@ make the same entry at once both end with a whole one. An entry whose files do n
 hashes is removed and made again.
 
 Generations. `make reproduce` always computes, yet an interrupted one must not lose hours. The
-store of a profile, `.cache/runs/<profile>`, is therefore one generation: the runner marks it
-finished when an invocation has ended without a failure, and the next invocation begins by removing
-a finished generation. An unfinished one (killed, failed, interrupted) is continued. A notebook
-that is run alone uses whatever generation is there and never removes it.
+store of a profile, `.cache/runs/<profile>`, is therefore one generation, with the names of the
+notebooks that invocations of the runner have begun and not done: killed, interrupted, failed. It is
+finished when none is left, and the next invocation begins by removing a finished generation; an
+unfinished one is continued. The same holds for an invocation with some of the notebooks: it removes
+a finished generation and computes, continues an unfinished one, and finishes it only if it does all
+that is left, never an interrupted run's other notebooks. A generation without names (made outside
+the runner) has all notebooks left. A notebook that is run alone, without the runner, uses whatever
+generation is there, never removes it and never finishes it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,9 +32,10 @@ from filelock import FileLock, Timeout
 from qartsr_lib import paths
 from qartsr_lib.atomic import explained, write_text
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import flush, sha256
 
 _MANIFEST = "entry.json"
-_FINISHED = "FINISHED"
+_FINISHED, _LEFT = "FINISHED", "LEFT"
 
 
 def canonical_json(value: object) -> str:
@@ -90,10 +95,10 @@ class RunCache:
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
             fill(temporary)
-            files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
             (temporary / _MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
             for path in temporary.iterdir():
-                _flush(path)
+                flush(path)
             os.replace(temporary, folder)
         except OSError as error:
             if self.get(kind, key):  # the rename failed because another process made the entry
@@ -108,8 +113,13 @@ class RunCache:
         """The entry's folder, made when absent."""
         return self.get(kind, key) or self.put(kind, key, fill)
 
-    def begin(self) -> bool:
-        """Start an invocation of the runner: True when an unfinished generation is continued."""
+    def begin(self, notebooks: Iterable[str] = (), known: Iterable[str] = ()) -> bool:
+        """Start an invocation of the runner: True when an unfinished generation is continued.
+
+        Args:
+            notebooks: what it will do.
+            known: all notebooks; others that are left are forgotten.
+        """
         if (self.root / _FINISHED).exists():
             # Moved aside first: a process killed while removing must not leave a half-removed store.
             aside = Path(tempfile.mkdtemp(prefix=f".old-{self.root.name}-", dir=self.root.parent))
@@ -118,11 +128,27 @@ class RunCache:
             shutil.rmtree(leftover, ignore_errors=True)
         continued = self.root.is_dir()
         self.root.mkdir(parents=True, exist_ok=True)
+        known = set(known)
+        self._write_left({*notebooks} | (self._left(known) & known if continued else set()))
         return continued
 
-    def finish(self) -> None:
-        """Mark the generation finished: the next `begin` removes it."""
+    def finish(self, notebooks: Iterable[str] = ()) -> None:
+        """`notebooks` are done; when none is left the generation is finished, and the next `begin` removes it."""
+        left = self._left() - {*notebooks}
+        self._write_left(left)
+        if left:
+            return
         write_text(self.root / _FINISHED, "This generation is complete; the next make reproduce starts a clean one.\n")
+
+    def _left(self, unknown: Iterable[str] = ()) -> set[str]:
+        """Names of the notebooks that are left; `unknown` where none are written down."""
+        try:
+            return set((self.root / _LEFT).read_text(encoding="utf-8").split("\n")) - {""}
+        except FileNotFoundError:
+            return set(unknown)
+
+    def _write_left(self, names: Iterable[str]) -> None:
+        write_text(self.root / _LEFT, "\n".join(sorted(names)))
 
     def lock(self) -> FileLock:
         """Held by the runner, so that no second one removes the store under it; freed by any kind of death.
@@ -146,17 +172,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         return manifest["key"] == folder.name and all(
-            _sha256(folder / name) == wanted for name, wanted in manifest["files"].items()
+            sha256(folder / name) == wanted for name, wanted in manifest["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as stream:
-        os.fsync(stream.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ EPILOG = """examples:
   python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
 """
 TRIAL_METHOD = (
-    "quantization method: fp (none), maxmin, svdquant or another; trained ones get a short trial on the "
+    "quantization method: fp (none, the default), maxmin, svdquant or another; trained ones get a short trial on the "
     "installed sample photographs here, so make a real model with quantize and use --checkpoint"
 )
 COLOUR_FIX_HELP = "give results their input's colours (default: none; osediff: adain, as its authors do)"
@@ -29,7 +30,9 @@ TILE_HELP = (
     "a FILE that export wrote: cut images into tiles of N input pixels, which bounds the memory (default: 256); "
     "osediff: side of the UNet's tiles, in 8 pixels (default: 96)"
 )
-BACKBONE_OPTIONS = ("base", "osediff", "prompt", "tile")
+MODEL_OPTIONS = ("backbone", "timestep", "method", "bits")  # which a checkpoint decides
+OWN_OPTIONS = ("base", "osediff", "prompt")  # of one backbone
+BACKBONE_OPTIONS = (*OWN_OPTIONS, "tile")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,16 +77,14 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write DIR/<input name>.png, exactly four times as wide and high as each input."
     parser.add_argument("inputs", nargs="+", metavar="INPUT", type=Path, help="image files, or folders of images")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    parser.add_argument("--backbone", default="embedded", help="the model: embedded, embedded-scaled or osediff")
+    parser.add_argument("--backbone", help="the model: embedded (default), embedded-scaled or osediff")
     parser.add_argument(
         "--timestep",
         type=int,
         help="timestep T the model was trained at: 1000, 500 or 1 (default: 1; osediff: what its file was trained at)",
     )
-    parser.add_argument("--method", default="fp", help=TRIAL_METHOD)
-    parser.add_argument(
-        "--bits", default=None, help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)"
-    )
+    parser.add_argument("--method", help=TRIAL_METHOD)
+    parser.add_argument("--bits", help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -146,6 +147,7 @@ def _upscale(options: argparse.Namespace) -> None:
     from qartsr_lib.progress import progress
 
     paths = _inputs(options.inputs)
+    _refuse_overwriting(paths, options.out)
     for path in paths:  # every input is opened before the model is loaded: a bad one is told at once
         read_image(path)
     colour_fix(options.colour_fix or "none")  # a wrong name too
@@ -153,7 +155,7 @@ def _upscale(options: argparse.Namespace) -> None:
     fix = colour_fix(options.colour_fix or own_fix)
     for path in progress(paths, "upscaling"):
         lq = read_image(path)
-        write_png(options.out / f"{path.stem}.png", fix(upscale(lq), upscale_bicubic(lq)))
+        write_png(_target(options.out, path), fix(upscale(lq), upscale_bicubic(lq)))
     print(f"{len(paths)} image(s) written to {options.out}")
 
 
@@ -169,16 +171,39 @@ def _inputs(inputs: list[Path]) -> list[Path]:
     return paths
 
 
+def _target(folder: Path, path: Path) -> Path:
+    return folder / f"{path.stem}.png"
+
+
+def _refuse_overwriting(paths: list[Path], folder: Path) -> None:
+    inputs = {path.resolve() for path in paths}
+    for path in paths:
+        if _target(folder, path).resolve() in inputs:
+            raise QartsrError(f"--out {folder}: {_target(folder, path)} is an input; choose another folder")
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str]) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise QartsrError(
+                f"--{name}: has no effect on {options.checkpoint}, which says what the model is; "
+                f"leave out --{name} or --checkpoint"
+            )
+
+
 def _upscaler(options: argparse.Namespace):
     """(function from a low-quality image to its upscaled one, the model's own colour fix)."""
     from qartsr_lib.deploy.packed_file import load_packed
     from qartsr_lib.deploy.runtimes import RUNTIMES, TILE, upscale_in_tiles
 
+    if options.checkpoint is not None:
+        _refuse(options, MODEL_OPTIONS)
     if options.checkpoint is None or options.checkpoint.suffix != ".safetensors":
         if options.runtime is not None:
             raise QartsrError(f"--runtime {options.runtime}: needs --checkpoint FILE.safetensors, which export writes")
         model = _model(options)
         return model.upscale, model.colour_fix
+    _refuse(options, OWN_OPTIONS)
     runtime = RUNTIMES.get(options.runtime or "simulate")
     model = runtime(load_packed(options.checkpoint))
     return partial(upscale_in_tiles, model, tile=TILE if options.tile is None else options.tile), model.colour_fix
@@ -195,17 +220,18 @@ def _model(options: argparse.Namespace):
     own = {name: value for name in BACKBONE_OPTIONS if (value := getattr(options, name)) is not None}
     if options.checkpoint is not None:
         return load_quantized(options.checkpoint, partial(load_backbone, **own))
-    method = METHODS.get(options.method)
-    if options.method == "fp":
+    backbone, name = options.backbone or "embedded", options.method or "fp"
+    method = METHODS.get(name)
+    if name == "fp":
         if options.bits not in (None, "W32A32"):
             raise QartsrError(
                 f"--bits {options.bits}: method fp is full precision; add --method maxmin, or leave --bits out"
             )
-        return load_backbone(options.backbone, options.timestep, **own)
+        return load_backbone(backbone, options.timestep, **own)
     bits = parse_bits(options.bits or "W4A4")
-    backbone, profile = load_backbone(options.backbone, options.timestep, **own), get_profile("tiny")
-    settings = dict(training_options(options.method, str(bits), profile))
-    return method.build(backbone, bits, calibration_list(profile).images, **settings).backbone
+    model, profile = load_backbone(backbone, options.timestep, **own), get_profile("tiny")
+    settings = dict(training_options(name, str(bits), profile))
+    return method.build(model, bits, calibration_list(profile).images, **settings).backbone
 
 
 def _quantize(options: argparse.Namespace) -> None:

@@ -15,8 +15,10 @@ def checked(device: str) -> str:
     """
     try:
         kind = torch.device(device)
-    except RuntimeError as error:
-        raise QartsrError(f"device {device!r}: choose cpu, cuda or cuda:N") from error
+    except RuntimeError:
+        kind = None
+    if kind is None or kind.type not in ("cpu", "cuda"):
+        raise QartsrError(f"device {device!r}: choose cpu, cuda or cuda:N")
     if kind.type == "cuda" and (not torch.cuda.is_available() or (kind.index or 0) >= torch.cuda.device_count()):
         raise QartsrError(f"device {device!r}: there is no such GPU here; use cpu")
     return device

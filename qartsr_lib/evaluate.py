@@ -128,6 +128,8 @@ def evaluate_folders(
         QartsrError: see `pair_folders` and `evaluate_pairs`; the output cannot be written.
     """
     names = _known(names)
+    if Path(out_csv).is_dir():
+        raise QartsrError(f"{out_csv}: is a folder; name a CSV file to write")
     frame = evaluate_pairs(pair_folders(sr_dir, hr_dir), names, weights_dir)
     write_atomically(out_csv, lambda temporary: frame.to_csv(temporary, index=False))
     return frame

@@ -22,10 +22,11 @@ import torch
 
 from qartsr_lib import devices, provenance
 from qartsr_lib.cache import RunCache, stable_hash
-from qartsr_lib.datasets.base import Pair, file_sha256
+from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.calibration import CalibrationList
 from qartsr_lib.errors import Diverged
 from qartsr_lib.experiment import Experiment
+from qartsr_lib.files import remembered_sha256
 from qartsr_lib.images import read_image, write_png
 from qartsr_lib.quant.storage import DESCRIPTION, load_quantized, save_quantized
 
@@ -107,14 +108,14 @@ class Evaluator:
 
     def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
         """Upscale and score one image, or find both in the cache."""
-        sr_key = self._key("sr", self.model_key(experiment), file_sha256(pair.lq))
+        sr_key = self._key("sr", self.model_key(experiment), remembered_sha256(pair.lq))
         sr = self.cache.get_or_put("sr", sr_key, lambda folder: self._upscale(experiment, pair, folder))
         made = _read_json(sr / "made.json")
         if made.get("diverged"):
             return ScoredImage(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
         names = [name for name in self.metrics if name not in self.reasons]
         identity = {name: self.identity[name] for name in names}
-        score_key = self._key("scores", file_sha256(sr / "sr.png"), file_sha256(pair.hr), identity)
+        score_key = self._key("scores", remembered_sha256(sr / "sr.png"), remembered_sha256(pair.hr), identity)
         scored = self.cache.get_or_put(
             "scores", score_key, lambda folder: self._score(sr / "sr.png", pair, names, folder)
         )

@@ -12,6 +12,11 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(-10.0 * torch.log10(torch.mean((a.double() - b.double()) ** 2)))
 
 
+def psnr_y(a: torch.Tensor, b: torch.Tensor) -> float:
+    """PSNR in dB of the luma of two RGB images in [0, 1]."""
+    return psnr(luma(a), luma(b))
+
+
 def luma(image: torch.Tensor) -> torch.Tensor:
     """BT.601 luma of an RGB image in [0, 1]: (N, 1, H, W) in [16/255, 235/255]."""
     return (image * _LUMA.to(image)).sum(dim=1, keepdim=True) + 16.0 / 255.0

@@ -19,7 +19,7 @@ import torch
 
 from qartsr_lib import paths, provenance, schedule
 from qartsr_lib.atomic import write_text
-from qartsr_lib.backbones.base import load_backbone
+from qartsr_lib.backbones.base import load_backbone, parameter_count
 from qartsr_lib.backbones.osediff_configs import (
     PROMPT_TOKENS,
     UNET_CONFIG,
@@ -32,8 +32,9 @@ from qartsr_lib.backbones.osediff_model import OSEDiff
 from qartsr_lib.backbones.osediff_prompt import EMPTY_EMBEDDING
 from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets, write_checkpoint
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import list_images, read_image, write_png
+from qartsr_lib.images import central_crop, list_images, read_image, write_png
 from qartsr_lib.lora import attach_
+from qartsr_lib.options import positive
 
 SIDE = 128
 LIMIT_GIB = 24
@@ -91,8 +92,7 @@ def photograph(image: Path | None, side: int = SIDE) -> tuple[str, torch.Tensor]
         name, found = image.stem, read_image(list_images(image)[0] if image.is_dir() else image)
     if min(found.shape[-2:]) < side:
         raise QartsrError(f"--image {image}: smaller than {side}x{side} pixels; name a larger one")
-    top, left = ((length - side) // 2 for length in found.shape[-2:])
-    return name, found[..., top : top + side, left : left + side]
+    return name, central_crop(found, side)
 
 
 def measure(model: OSEDiff, lq: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--image", type=Path, help="photograph to take the crop from (default: a packaged sample)")
     add("--timestep", type=int, default=1000, help="label T of random weights (default: 1000)")
-    add("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    add("--threads", type=positive, help="CPU threads (default: PyTorch's)")
     add("--out", type=Path, metavar="FILE.png", help="keep the upscaled image too")
     add("--record", type=Path, metavar="FILE.json", help=f"the record (default: results/paper/{RECORD})")
     add("--write-files", type=Path, metavar="DIR", help="only write a random base model and osediff.pkl, 3.8 GB")
@@ -178,9 +178,9 @@ def run(load: Callable[[], OSEDiff], image: Path | None = None, out: Path | None
         "image": name,
         "timestep": model.timestep,
         "parameters": {
-            "UNet": _count(model.unet),
-            "VAE encoder": _count(model.vae.encoder) + _count(model.vae.quant_conv),
-            "VAE decoder": _count(model.vae.decoder) + _count(model.vae.post_quant_conv),
+            "UNet": parameter_count(model.unet),
+            "VAE encoder": parameter_count(model.vae.encoder) + parameter_count(model.vae.quant_conv),
+            "VAE decoder": parameter_count(model.vae.decoder) + parameter_count(model.vae.post_quant_conv),
         },
         "seconds_loading": loading,
         **found,
@@ -190,10 +190,6 @@ def run(load: Callable[[], OSEDiff], image: Path | None = None, out: Path | None
         "environment": provenance.environment("cpu"),
         "git": provenance.git_state(),
     }
-
-
-def _count(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":

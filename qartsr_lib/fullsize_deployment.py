@@ -25,6 +25,7 @@ from qartsr_lib.deploy.agreement import grey_levels, layers_apart
 from qartsr_lib.deploy.compile_ahead import compiling_ahead, waited
 from qartsr_lib.deploy.contestants import tensor_bytes
 from qartsr_lib.deploy.gpu_contestants import BITS, CONTESTANTS, METHOD, TIMESTEP, Models
+from qartsr_lib.devices import checked
 from qartsr_lib.errors import QartsrError
 
 RECORD = "deployment_gpu.json"
@@ -177,8 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     deadline = gpu_race.Deadline(options.limit)
     try:
-        if torch.device(options.device).type != "cuda" or not torch.cuda.is_available():
+        if not options.device.startswith("cuda") or not torch.cuda.is_available():
             raise QartsrError(f"--device {options.device}: no CUDA device here; qartsr_lib.fullsize measures a CPU")
+        checked(options.device)
         if options.side < 8 or options.side % 8 or options.rounds < 1:
             raise QartsrError("--side: choose a multiple of 8; --rounds: at least 1")
         name, lq = fullsize.photograph(options.image, options.side)

@@ -19,14 +19,16 @@ import torch
 
 from qartsr_lib import fullsize, paths, provenance
 from qartsr_lib.atomic import write_text
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.datasets.calibration import calibration_list
+from qartsr_lib.devices import checked
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.batches import batches_of
 from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner, Record
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.finetuning.phases import Phase, block_groups
 from qartsr_lib.methods import METHODS
+from qartsr_lib.options import positive
 from qartsr_lib.profiles import get_profile
 
 METHOD, IMAGE_LOSS = "qartsr", "vae-features+mse"
@@ -75,7 +77,7 @@ def measure(
         "bits": bits,
         "image": [side * teacher.factor] * 2,
         "calibration_images": crops,
-        "parameters": sum(parameter.numel() for parameter in teacher.parameters()),
+        "parameters": parameter_count(teacher),
         "trained_parameters": sum(p.numel() for parameters in run.parameters.values() for p in parameters),
         "seconds_start": round(start, 1),
         "seconds_per_rpq_step": [row["seconds"] for row in history if row["phase"] < len(phases) - 1],
@@ -103,19 +105,17 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--bits", default="W4A4", help="default: W4A4")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    add("--crops", type=int, default=2, help="calibration images (default: 2)")
+    add("--crops", type=positive, default=2, help="calibration images (default: 2)")
     add("--side", type=int, default=128, help="of a low-quality image; 128 is the paper's (default), a CPU wants 16")
-    add("--et-images", type=int, default=2, help="images of the end-to-end part (default: 2)")
-    add("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    add("--et-images", type=positive, default=2, help="images of the end-to-end part (default: 2)")
+    add("--threads", type=positive, help="CPU threads (default: PyTorch's)")
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        if min(options.crops, options.et_images) < 1 or options.side < 8:
-            raise QartsrError("--crops and --et-images: choose at least 1; --side: at least 8")
-        if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-            raise QartsrError(f"--device {options.device}: no CUDA device here; use cpu")
-        found = measure(options.bits, options.device, options.crops, options.side, options.et_images)
+        if options.side < 8:
+            raise QartsrError(f"--side {options.side}: choose at least 8")
+        found = measure(options.bits, checked(options.device), options.crops, options.side, options.et_images)
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from qartsr_lib import tables
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.samples import photographs
-from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.fidelity import psnr_y
 from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, Picture, gallery_dir
 from qartsr_lib.images import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.reports.crops import read_output
@@ -65,7 +65,7 @@ def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Pa
     enlarged = upscale_bicubic(read_image(pair.lq))
     yield Picture(pair.id, "", 0, ORIGINAL, "", None, "", _save(folder, pair.id, ORIGINAL, original))
     yield Picture(
-        pair.id, "", 0, BICUBIC, "", _psnr_y(enlarged, original), "", _save(folder, pair.id, BICUBIC, enlarged)
+        pair.id, "", 0, BICUBIC, "", _shown(psnr_y(enlarged, original)), "", _save(folder, pair.id, BICUBIC, enlarged)
     )
     experiments = outputs_by_row(run)
     for backbone, timestep, method, bits, run_id in _rows(run, settings):
@@ -73,7 +73,7 @@ def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Pa
         image = None if experiment is None else read_output(run, experiment, pair.id)
         name = f"{method}_{bits}_{backbone}_T{timestep}"
         file = "" if image is None else _save(folder, pair.id, name, image)
-        value = None if image is None else _psnr_y(image, original)
+        value = None if image is None else _shown(psnr_y(image, original))
         yield Picture(pair.id, backbone, timestep, method, bits, value, run_id, file)
 
 
@@ -86,9 +86,8 @@ def _rows(run: TableRun, settings: Sequence[Setting]) -> list[tuple[str, int, st
     return list(dict.fromkeys(rows))
 
 
-def _psnr_y(image: torch.Tensor, original: torch.Tensor) -> float | None:
-    value = psnr(luma(image), luma(original))
-    return round(float(value), 4) if math.isfinite(value) else None
+def _shown(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def _save(folder: Path, photograph: str, name: str, image: torch.Tensor) -> str:

@@ -22,13 +22,14 @@ from qartsr_lib.aggregate import aggregate
 from qartsr_lib.cache import RunCache, stable_hash
 from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.available import available_data
-from qartsr_lib.datasets.base import SCALE, Pair, file_sha256
+from qartsr_lib.datasets.base import SCALE, Pair
 from qartsr_lib.datasets.calibration import CalibrationList
 from qartsr_lib.datasets.central import central_file
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.evaluate import pair_folders
 from qartsr_lib.evaluator import Evaluator, Parts, ScoredImage, default_parts
 from qartsr_lib.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.files import remembered_sha256
 from qartsr_lib.images import read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.metrics.scoring import require_equal_size
@@ -66,7 +67,7 @@ class Outputs:
     @property
     def sha256(self) -> dict[str, str]:
         """File name -> sha256 of each image, in the order of `pairs`."""
-        return {self.files[pair.id].name: file_sha256(self.files[pair.id]) for pair in self.pairs}
+        return {self.files[pair.id].name: remembered_sha256(self.files[pair.id]) for pair in self.pairs}
 
 
 def find_outputs(
@@ -159,7 +160,7 @@ class _Scorer(Evaluator):
         image = self._systems[experiment].files[pair.id]
         names = [name for name in self.metrics if name not in self.reasons]
         identity = {name: self.identity[name] for name in names}
-        key = self._key(OUTSIDE, file_sha256(image), file_sha256(pair.hr), identity)
+        key = self._key(OUTSIDE, remembered_sha256(image), remembered_sha256(pair.hr), identity)
 
         def fill(folder: Path) -> None:
             scores = self.parts.score(image, pair.hr, names) if names else {}

@@ -1,8 +1,9 @@
 """`make reproduce`: execute the numbered notebooks in order.
 
 Executed copies and HTML go to build/<profile>/. A failed notebook does not stop the others; it is
-named at the end. Exit status: 0 all done, 1 a notebook failed, 2 wrong options, 3 weights of the
-`paper` profile are missing (one line per missing file comes last), 130 interrupted.
+named at the end. Exit status: 0 all done, 1 a notebook failed, 2 wrong options, 3 all done but for
+missing weights of the `paper` profile, 130 interrupted. One line per missing file comes last,
+with status 1, too.
 
 The runner keeps no state of its own: what an interrupted invocation had finished lies in the cache
 (`cache.RunCache`), and every file it writes is written atomically, so it may be killed at any time.
@@ -32,6 +33,7 @@ from qartsr_lib import paths, results
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.cache import RunCache
 from qartsr_lib.devices import checked
+from qartsr_lib.environ import environment_variables
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -96,7 +98,7 @@ def run(
     """Execute `notebooks` under `profile`; returns the exit status."""
     cache = RunCache.for_profile(profile.name)
     with cache.lock(), kernel():
-        if cache.begin():
+        if cache.begin([path.stem for path in notebooks], [path.stem for path in find_notebooks()]):
             print(f"continuing the interrupted run of profile {profile.name}", flush=True)
         failed = []
         for number, notebook in enumerate(notebooks, start=1):
@@ -106,8 +108,9 @@ def run(
             print(f"[{number}/{len(notebooks)}] {problem or 'done'} ({time.monotonic() - started:.0f} s)", flush=True)
             if problem:
                 failed.append((notebook.stem, problem))
+            else:
+                cache.finish([notebook.stem])
         if not failed:
-            cache.finish()
             results.prune_records(profile.name)
     return _report(profile, failed, len(notebooks))
 
@@ -166,9 +169,9 @@ def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
     missing = missing_weights(profile) + missing_metric_weights(profile)
     for name, place, blocks in missing:
         print(f"MISSING {name}: expected at {place}; blocks {blocks}", flush=True)
-    if missing:
-        return 3
-    return 1 if failed else 0
+    if failed:
+        return 1
+    return 3 if missing else 0
 
 
 @contextmanager
@@ -184,16 +187,8 @@ def kernel() -> Iterator[None]:
             "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
             "QARTSR_LOG_PROGRESS": "1",
         }
-        before = {name: os.environ.get(name) for name in settings}
-        os.environ.update(settings)
-        try:
+        with environment_variables(settings):
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

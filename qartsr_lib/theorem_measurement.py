@@ -16,7 +16,7 @@ from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.base import Pair, fingerprint
 from qartsr_lib.datasets.calibration import CalibrationList, calibration_list
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.fidelity import psnr_y
 from qartsr_lib.images import from_uint8, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.measured import Measured, measure_cells
 from qartsr_lib.methods import METHODS
@@ -103,7 +103,7 @@ class Measurement:
                 lq, hr = read_image(pair.lq), read_image(pair.hr)
                 images = theorem.contribution(full, full.prepare(lq)) | {"bicubic": upscale_bicubic(lq)}
                 rows += [
-                    (self.dataset, *cell, variant, pair.id, _psnr_y(image, hr)) for variant, image in images.items()
+                    (self.dataset, *cell, variant, pair.id, _png_psnr_y(image, hr)) for variant, image in images.items()
                 ]
             return pd.DataFrame(rows, columns=["dataset", "backbone", "timestep", "variant", "image", "psnr_y"])
 
@@ -165,7 +165,7 @@ def _loads(backbone: str, timestep: int, required: bool) -> bool:
     return True
 
 
-def _psnr_y(image: torch.Tensor, hr: torch.Tensor) -> float:
+def _png_psnr_y(image: torch.Tensor, hr: torch.Tensor) -> float:
     """PSNR-Y of what the 8-bit PNG of `image` would hold, padding cropped."""
     image = image[..., : hr.shape[-2], : hr.shape[-1]]
-    return psnr(luma(from_uint8(to_uint8(image))), luma(hr))
+    return psnr_y(from_uint8(to_uint8(image)), hr)

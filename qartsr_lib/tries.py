@@ -22,16 +22,17 @@ import torch
 from qartsr_lib import paths, tables
 from qartsr_lib.atomic import write_text
 from qartsr_lib.backbones import load_backbone
-from qartsr_lib.datasets.base import file_sha256
 from qartsr_lib.datasets.calibration import calibration_list
 from qartsr_lib.degrade import degrade
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.errors import Diverged, QartsrError
+from qartsr_lib.fidelity import psnr_y
+from qartsr_lib.files import remembered_sha256
 from qartsr_lib.finetuning.losses import FeatureDistance, perceptual_and_squared, pretrained_distance
-from qartsr_lib.images import list_images, read_image
+from qartsr_lib.images import central_crop, list_images, read_image
 from qartsr_lib.measured import Measured, measure_cells
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN
+from qartsr_lib.options import positive
 from qartsr_lib.profiles import get_profile
 from qartsr_lib.rate_choice import FIRST_LOOK, choose
 from qartsr_lib.reports.rates import rate_sections
@@ -50,6 +51,18 @@ Try = tuple[str, str, float]
 def trained_methods() -> list[str]:
     """Names of all registered methods that train."""
     return [name for name in METHODS if METHODS.get(name).trains]
+
+
+def checked_methods(names: Sequence[str]) -> list[str]:
+    """`names`, all of trained methods.
+
+    Raises:
+        QartsrError: one is no method, or does not train.
+    """
+    for name in names:
+        if not METHODS.get(name).trains:
+            raise QartsrError(f"--methods {name}: does not train; choose from {', '.join(trained_methods())}")
+    return list(names)
 
 
 def first_look(methods: Sequence[str]) -> list[Try]:
@@ -88,7 +101,7 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
     fixed = {
         "weights_sha256": backbone.weights_sha256,
         "calibration": {"name": calibration.name, "sha256": calibration.sha256},
-        "data": {"name": VALIDATION, "crop": CROP, "sha256": [file_sha256(path) for path in files]},
+        "data": {"name": VALIDATION, "crop": CROP, "sha256": [remembered_sha256(path) for path in files]},
     }
     questions = {
         (method, bits, factor): {
@@ -105,7 +118,7 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
             options = {"images": images, "rate": float(factor), **shared}
             result = METHODS.get(method).build(backbone, bits, calibration.images, **options)
             scores = [(name, *_scores(result.backbone, backbone, *pair, distance)) for name, pair in pairs.items()]
-        except QartsrError as error:  # a rate at which training breaks down is a result too
+        except Diverged as error:  # a rate at which training breaks down is a result too
             print(error, flush=True)
             scores = [(name, np.nan, np.nan, np.nan, np.nan) for name in pairs]
         columns = ["image", "psnr_fp", "psnr_hr", "feature_distance", "image_loss"]
@@ -119,9 +132,7 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
 
 def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(LQ, HR) of a photograph's central crop, bicubic and realistic by turns."""
-    image = read_image(path)
-    top, left = ((side - CROP) // 2 for side in image.shape[-2:])
-    hr = image[..., top : top + CROP, left : left + CROP]
+    hr = central_crop(read_image(path), CROP)
     return degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
 
 
@@ -129,8 +140,8 @@ def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def _scores(student, teacher, lq: torch.Tensor, hr: torch.Tensor, distance: FeatureDistance) -> tuple[float, ...]:
     image, target = student.upscale(lq), teacher.upscale(lq)
     return (
-        psnr(luma(image), luma(target)),
-        psnr(luma(image), luma(hr)),
+        psnr_y(image, target),
+        psnr_y(image, hr),
         float(distance(image, target)),
         float(perceptual_and_squared(distance)(image, target)),
     )
@@ -146,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run all tries and write the winners; the exit status is 2 for what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m qartsr_lib.tries", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data-root", help="folder that holds BSDS500 (default: the environment's DATA_ROOT)")
-    parser.add_argument("--images", type=int, default=256, help="budget of one try")
+    parser.add_argument("--images", type=positive, default=256, help="budget of one try")
     parser.add_argument("--methods", nargs="+", help="default: all trained methods; rows and rates of the others stay")
     parser.add_argument(
         "--look", choices=["first", "second"], default="first", help="second: around the first's winners"
@@ -156,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
         root = paths.data_root(options.data_root)
         if root is None:
             raise QartsrError("--data-root: name the folder that holds BSDS500, or set DATA_ROOT")
-        methods = options.methods or trained_methods()
+        methods = checked_methods(options.methods or trained_methods())
         second = options.look == "second"
         cells = second_look(methods, read_measurement("study", "tries")) if second else first_look(methods)
         run_tries(cells, options.images, root).write("tries", by=("dataset", "method", "bits", "factor"))

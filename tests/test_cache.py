@@ -156,3 +156,47 @@ def test_second_runner_is_refused(cache):
     with cache.lock(), pytest.raises(QartsrError, match="another `make reproduce PROFILE=tiny`"):
         cache.lock()
     cache.lock().release()
+
+
+NAMES = ["00", "01", "02"]
+
+
+def test_some_notebooks_do_not_finish_an_interrupted_run_of_all(cache):
+    assert cache.begin(NAMES, NAMES) is False
+    cache.put("sr", KEY, writer("hours"))
+    cache.finish(["00"])  # and killed
+    for _ in range(2):
+        assert cache.begin(["00"], NAMES) is True
+        cache.finish(["00"])
+    assert cache.begin(NAMES, NAMES) is True
+    assert cache.get("sr", KEY)
+    for name in NAMES:
+        cache.finish([name])
+    assert cache.begin(NAMES, NAMES) is False and cache.get("sr", KEY) is None
+
+
+def test_some_notebooks_always_compute_after_a_finished_run_and_do_what_is_left(cache):
+    cache.begin(NAMES, NAMES)
+    cache.put("sr", KEY, writer("one"))
+    cache.finish(NAMES)
+    for _ in range(2):
+        assert cache.begin(["01"], NAMES) is False
+        assert cache.get("sr", KEY) is None
+        cache.put("sr", KEY, writer("two"))
+        cache.finish(["01"])
+    assert cache.begin(["01", "02"], NAMES) is False
+    cache.finish(["01"])  # 02 failed
+    assert cache.begin(["02"], NAMES) is True
+    cache.finish(["02"])
+    assert cache.begin(["02"], NAMES) is False
+
+
+def test_what_was_made_outside_the_runner_waits_for_all_notebooks(cache):
+    cache.put("sr", KEY, writer("alone"))
+    assert cache.begin(["00"], NAMES) is True
+    cache.finish(["00"])
+    assert cache.begin(["01", "02", "gone"], NAMES) is True
+    cache.finish(["01", "02"])
+    assert cache.begin(["01"], NAMES) is True, "a notebook failed"
+    cache.finish(["01"])
+    assert cache.begin(["01"], NAMES) is False, "and is no longer there"

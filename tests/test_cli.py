@@ -192,3 +192,35 @@ def test_help_shows_examples(capsys):
 def _one_line(capsys, words):
     text = capsys.readouterr().err.strip().splitlines()[-1]
     assert text.startswith("error: ") and words in text
+
+
+def test_inputs_are_never_overwritten(photograph, tmp_path, capsys):
+    before = photograph.read_bytes()
+    (tmp_path / "link").symlink_to(photograph.parent)
+    other = photograph.parent / "dog.png"
+    other.write_bytes(before)
+    for inputs, folder in (([photograph], photograph.parent), ([other, photograph.parent / "cat.png"], "link")):
+        out = str(tmp_path / folder)
+        assert main(["upscale", *map(str, inputs), "--out", out, "--backbone", "bicubic"]) == 2
+        _one_line(capsys, "is an input; choose another folder")
+    assert photograph.read_bytes() == before == other.read_bytes()
+    assert main(["upscale", str(photograph), "--out", str(photograph.parent / "x4"), "--backbone", "bicubic"]) == 0
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [["--backbone", "embedded"], ["--timestep", "1"], ["--method", "fp"], ["--bits", "W8A8"]],
+)
+@pytest.mark.parametrize("file", [False, True])
+def test_what_a_checkpoint_decides_cannot_be_given_with_it(photograph, packed, tmp_path, capsys, extra, file):
+    checkpoint = tmp_path / "model.safetensors" if file else packed
+    words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(checkpoint)]
+    assert main([*words, *extra]) == 2
+    _one_line(capsys, f"{extra[0]}: has no effect on {checkpoint}")
+
+
+@pytest.mark.parametrize("option", ["--base", "--osediff", "--prompt"])
+def test_options_of_a_backbone_do_nothing_to_a_packed_model(photograph, tmp_path, capsys, option):
+    words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", "model.safetensors"]
+    assert main([*words, option, "x"]) == 2
+    _one_line(capsys, f"{option}: has no effect on model.safetensors")

@@ -182,3 +182,11 @@ def test_an_output_that_cannot_be_written_is_named(folders, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(QartsrError, match="cannot be written"):
         evaluate.evaluate_folders(*folders, ["PSNR"], tmp_path / "file" / "out.csv")
+
+
+def test_a_folder_as_output_is_refused_before_scoring(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate_pairs", lambda *_: pytest.fail("scored"))
+    for name in ("sr", "hr"):
+        write_png(tmp_path / name / "cat.png", torch.rand(1, 3, 16, 16))
+    with pytest.raises(QartsrError, match="is a folder; name a CSV file"):
+        evaluate.evaluate_folders(tmp_path / "sr", tmp_path / "hr", ["PSNR"], tmp_path)

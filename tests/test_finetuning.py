@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.finetuning.checkpoint import load_checkpoint, save_checkpoint
 from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner
 from qartsr_lib.finetuning.losses import FeatureDistance, normalized_mse, perceptual_and_squared
 from qartsr_lib.finetuning.phases import Phase, Term, block_groups, in_order, split
@@ -316,3 +317,23 @@ def test_lpips_loss_without_weights_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(weights, "reachable", lambda: False)
     with pytest.raises(QartsrError, match=r"lpips\+mse: weights not found: put vgg16.* or choose vae-features"):
         IMAGE_LOSSES.get("lpips+mse")(torch.device("cpu"))
+
+
+def test_a_gpus_checkpoint_is_continued_on_a_cpu(tmp_path, monkeypatch):
+    def parts():
+        tuned = [torch.nn.Parameter(torch.arange(4.0))]
+        return tuned, torch.optim.Adam([{"params": tuned, "lr": 0.1}], fused=True)
+
+    tuned, optimizer = parts()
+    tuned[0].square().sum().backward()
+    optimizer.step()
+    with monkeypatch.context() as patch:  # the file says what one that a GPU wrote does
+        patch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
+        save_checkpoint(tmp_path / "state.pt", "plan", 1, tuned, optimizer, [{"loss": 1.0}])
+    again, continued = parts()
+    assert load_checkpoint(tmp_path / "state.pt", "plan", again, continued) == (1, [{"loss": 1.0}])
+    for one, other, optimized in ((tuned, again, continued), (tuned, tuned, optimizer)):
+        assert torch.equal(one[0], other[0])
+        state = optimized.state[other[0]]
+        assert all(value.device.type == "cpu" for value in state.values()) and float(state["step"]) == 1
+        assert torch.equal(state["exp_avg"], optimizer.state[tuned[0]]["exp_avg"])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from qartsr_lib import atomic, images
 from qartsr_lib.errors import QartsrError
@@ -96,3 +96,57 @@ def test_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         atomic.write_atomically(tmp_path / "new.csv", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_central_crop_begins_at_a_multiple_and_leaves_short_sides_whole():
+    image = torch.arange(11 * 5).view(1, 1, 11, 5)
+    assert torch.equal(images.central_crop(image, 6), image[..., 2:8, :])
+    assert torch.equal(images.central_crop(image, 3), image[..., 4:7, 1:4])
+    assert torch.equal(images.central_crop(image, 4, multiple=4), image[..., 0:4, 0:4])
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("png", np.uint16), ("tif", np.int32), ("tif", ">u2")])
+def test_sixteen_bits_keep_their_range(tmp_path, suffix, kind):
+    ramp = np.linspace(0, 65535, 256).round().reshape(16, 16)
+    Image.fromarray(ramp.astype(kind)).save(tmp_path / f"ramp.{suffix}")
+    found = images.read_image(tmp_path / f"ramp.{suffix}")
+    assert torch.equal(found, images.from_uint8(np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)))
+
+
+@pytest.mark.parametrize("pixels", [np.float32([[0.5, 700.0]]), np.int32([[0, 70000]]), np.int32([[-1, 5]])])
+def test_pixels_without_a_known_range_are_refused(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "odd.tif")
+    with pytest.raises(QartsrError, match="odd.tif: pixels of kind [IF] have no range of 8 or 16 bits") as caught:
+        images.read_image(tmp_path / "odd.tif")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_photographs_are_turned_upright(tmp_path, suffix, orientation):
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :16] = 255  # bright where the camera's first corner is
+    exif, file = Image.Exif(), tmp_path / f"turned.{suffix}"
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(file, exif=exif)
+    found = images.read_image(file)[0, 0]
+    assert found.shape == ((16, 32) if orientation in (1, 3) else (32, 16))
+    corner = {1: (0, 0), 3: (-1, -1), 6: (0, -1), 8: (-1, 0)}[orientation]
+    assert found[corner] > 0.8 and found.mean() < 0.4
+    with Image.open(file) as opened:
+        assert images.header_size(opened) == tuple(found.shape[::-1])
+
+
+def test_damaged_exif_data_do_not_concern_the_pixels(tmp_path):
+    Image.new("RGB", (6, 4), (255, 255, 255)).save(tmp_path / "a.png", exif=b"Exif\x00\x00nothing of the kind")
+    assert images.read_image(tmp_path / "a.png").shape == (1, 3, 4, 6)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc")
+def test_a_folder_that_cannot_be_made_and_a_folder_in_place_of_a_file(tmp_path, photograph):
+    with pytest.raises(QartsrError, match="/proc/x/a.png: cannot be written"):
+        images.write_png("/proc/x/a.png", photograph)
+    with pytest.raises(QartsrError, match="is a folder; name a file"):
+        images.write_png(tmp_path, photograph)
+    with pytest.raises(FileNotFoundError):  # of another file: an error of the program, not of the user's
+        atomic.write_atomically(tmp_path / "a.txt", lambda _: (tmp_path / "absent").read_text())

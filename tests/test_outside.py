@@ -9,8 +9,8 @@ from study_fakes import PROFILE, fake_parts, sweep
 
 from qartsr_lib import outside, reports, results
 from qartsr_lib.datasets import DATASETS
-from qartsr_lib.datasets.base import file_sha256
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import sha256
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_rows_have_intervals_notes_and_the_files_hashes(folder):
     assert np.isnan(missing["value"]) and missing["note"] == "outside system; weights not found"
     record = next(record for record in run.records if record["run_id"] == row["run_id"])
     astronaut = folder / "astronaut_LR4.png"
-    assert record["outputs"]["astronaut_LR4.png"] == file_sha256(astronaut)
+    assert record["outputs"]["astronaut_LR4.png"] == sha256(astronaut)
     assert len(record["outputs"]) == 3 and str(folder) not in str(record)
     assert run.images[systems[0].experiment, "astronaut"] == astronaut
 

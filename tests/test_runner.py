@@ -227,3 +227,34 @@ def test_notebook_kernel_file_is_removed(monkeypatch):
         specification = json.loads((folder / "kernels" / runner.KERNEL / "kernel.json").read_text())
         assert specification["argv"][0] == sys.executable
     assert not folder.exists()
+
+
+def test_some_notebooks_leave_an_interrupted_run_of_all_to_be_continued(home, monkeypatch, capsys):
+    def interrupt(path, *_, **__):
+        if "01_" in path:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.papermill, "execute_notebook", interrupt)
+    add_notebook(home, "00_first.ipynb")
+    add_notebook(home, "01_long.ipynb")
+    assert runner.main(["--profile", "smoke"]) == 130
+    cache = RunCache.for_profile("smoke")
+    entry = cache.put("sr", "ab" * 32, lambda folder: (folder / "x").write_text("hours"))
+    assert runner.main(["--profile", "smoke", "--notebooks", "00"]) == 0
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
+    capsys.readouterr()
+    assert runner.main(["--profile", "smoke"]) == 0
+    assert "continuing the interrupted run" in capsys.readouterr().out and entry.is_dir()
+    assert runner.main(["--profile", "smoke", "--notebooks", "00"]) == 0
+    assert "continuing" not in capsys.readouterr().out and not entry.exists()
+
+
+def test_a_failure_is_told_before_missing_weights(home, monkeypatch, capsys):
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
+    profile = get_profile("paper", weights=(WeightFile("unet", "sd/unet", "Table 4"),), metrics=("PSNR",))
+    monkeypatch.setattr(runner, "get_profile", lambda name: profile)
+    add_notebook(home, "01_good.ipynb")
+    (home / "notebooks/00_bad.ipynb").write_text("{")
+    assert runner.main(["--profile", "paper"]) == 1
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert lines[-2].startswith("FAILED 00_bad") and lines[-1].startswith("MISSING unet")

@@ -164,6 +164,11 @@ class OneStepSR(nn.Module):
 ARCHITECTURES.register("one-step")(OneStepSR)
 
 
+def parameter_count(network: nn.Module) -> int:
+    """Numbers that `network` has as parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def load_backbone(name: str, timestep: int | None, device: str | torch.device = "cpu", **options: object) -> OneStepSR:
     """Load a registered backbone for evaluation: float32, channels_last, gradients off.
 

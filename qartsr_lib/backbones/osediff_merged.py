@@ -6,14 +6,13 @@ the scale of the merge. Removing the folder costs one slow start and nothing els
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from qartsr_lib import paths
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.cache import stable_hash
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import flush, sha256
 
 VERSION = 1
 _NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -65,7 +65,7 @@ def hashes(files: Mapping[str, Path]) -> dict[str, str]:
     except (OSError, ValueError):
         known = {}
     marks = {name: _mark(path) for name, path in files.items()}
-    found = {name: known.get(mark) or _sha256(files[name]) for name, mark in marks.items()}
+    found = {name: known.get(mark) or sha256(files[name]) for name, mark in marks.items()}
     if any(mark not in known for mark in marks.values()):
         known |= {mark: found[name] for name, mark in marks.items()}
         with suppress(QartsrError, OSError):  # only the speed of the next start is lost
@@ -80,11 +80,6 @@ def _mark(path: Path) -> str:
     except OSError as error:
         raise QartsrError(f"{path}: no such file; check the path") from error
     return f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ino}"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def merged_key(sources: Mapping[str, str], alpha: float) -> str:
@@ -138,7 +133,8 @@ def save_merged(key: str, unet: nn.Module, vae: nn.Module, sources: Mapping[str,
             network.save_pretrained(temporary / name, max_shard_size="100GB")
         described = {"version": VERSION, "timestep": timestep, "sources": dict(sources)}
         (temporary / _DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        _flush(temporary.rglob("*.safetensors"))
+        for path in temporary.rglob("*.safetensors"):
+            flush(path)
         if not (root() / key).exists():  # another process may have been faster
             os.replace(temporary, root() / key)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -156,12 +152,6 @@ def _is_recent(folder: Path, seconds: float = 3600.0) -> bool:
         return time.time() - folder.stat().st_mtime < seconds
     except OSError:
         return False
-
-
-def _flush(files: Iterable[Path]) -> None:
-    for path in files:
-        with open(path, "rb+") as stream:
-            os.fsync(stream.fileno())
 
 
 def load_prompt(key: str) -> torch.Tensor | None:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import OneStepSR, parameter_count
 
 #: Part of the network -> beginnings of the full names of its modules.
 PARTS = {
@@ -184,6 +184,6 @@ def _block(name: str, blocks: list[str]) -> str | None:
 def _check_parameters(frame: pd.DataFrame, model: nn.Module) -> None:
     """Every parameter stands in exactly one row, or the count would silently be short."""
     counted = int(frame[["weights", "biases", "other_parameters"]].to_numpy().sum())
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = parameter_count(model)
     if counted != total:
         raise ValueError(f"counted {counted} of {total} parameters; a module was not called, or called as two kinds")

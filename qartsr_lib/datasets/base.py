@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image, UnidentifiedImageError
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import remembered_sha256
+from qartsr_lib.images import header_size
 
 SCALE = 4
 
@@ -75,27 +76,14 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     """sha256 over ids and file contents of `pairs`: part of every run's key."""
     digest = hashlib.sha256()
     for pair in pairs:
-        digest.update(f"{pair.id} {file_sha256(pair.lq)} {file_sha256(pair.hr)}\n".encode())
+        digest.update(f"{pair.id} {remembered_sha256(pair.lq)} {remembered_sha256(pair.hr)}\n".encode())
     return digest.hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file, remembered while its size and time of change stay the same."""
-    path = Path(path)
-    status = path.stat()
-    return _file_sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=8192)
-def _file_sha256(path: Path, size: int, changed: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _header_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as opened:
-            return opened.size
+            return header_size(opened)
     except FileNotFoundError as error:
         raise QartsrError(f"{path}: no such file; complete the data set or remove its partner") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

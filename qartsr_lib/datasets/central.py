@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
-
 from qartsr_lib import paths
-from qartsr_lib.datasets.base import SCALE, Pair, file_sha256
+from qartsr_lib.datasets.base import SCALE, Pair
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import read_image, write_png
+from qartsr_lib.files import remembered_sha256
+from qartsr_lib.images import central_crop, read_image, write_png
 
 
 def central_pairs(pairs: list[Pair], side: int | None) -> list[Pair]:
@@ -40,19 +39,11 @@ def central_file(path: Path, side: int, multiple: int = 1) -> Path:
     Args:
         multiple: the crop begins at a multiple of it, so that LQ and HR show the same part.
     """
-    made_from = f"{file_sha256(path)} {side} {multiple}"
+    made_from = f"{remembered_sha256(path)} {side} {multiple}"
     name = f"{path.stem}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}.png"
     target = paths.cache_dir() / "datasets" / "central" / name
     if target.is_file():
         return target
     image = read_image(path)
-    part = _central(image, side, multiple)
+    part = central_crop(image, side, multiple)
     return path if part.shape == image.shape else write_png(target, part)
-
-
-def _central(image: torch.Tensor, side: int, multiple: int) -> torch.Tensor:
-    for axis in (-2, -1):
-        length = image.shape[axis]
-        start = max(0, (length - side) // (2 * multiple) * multiple)
-        image = image.narrow(axis, start, min(side, length))
-    return image

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from torch import nn
 from qartsr_lib import fullsize
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8_cuda import int8_cuda_form
-from qartsr_lib.methods import METHODS, qartsr_layers
+from qartsr_lib.methods.qartsr import QArtSR
 
 METHOD, BITS, TIMESTEP = "qartsr", "W4A4", 1
 
@@ -46,8 +45,8 @@ class Models:
     @cached_property
     def simulation(self) -> nn.Module:
         """The method's layers as training finds them, but for a quick SVD: large exact ones take minutes."""
-        with mock.patch.object(qartsr_layers, "truncated_svd", _quick_svd):
-            student = METHODS.get(METHOD).untrained(self.fp32, BITS, [self.lq.flip(-1)])
+        method = QArtSR(METHOD, METHOD, layer_options=(("svd", "quick"),))
+        student = method.untrained(self.fp32, BITS, [self.lq.flip(-1)])
         return inference_form(student, half=True)
 
     @cached_property
@@ -67,11 +66,6 @@ def _in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     model = copy.deepcopy(model).to(dtype)
     model.register_forward_pre_hook(lambda _, inputs: tuple(image.to(dtype) for image in inputs))
     return model
-
-
-def _quick_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    left, singular, right = torch.svd_lowrank(weight.flatten(1), min(rank + 4, *weight.flatten(1).shape))
-    return (left[:, :rank] * singular[:rank]).contiguous(), right[:, :rank].t().contiguous()
 
 
 def _compiled(model: nn.Module) -> nn.Module:

@@ -34,13 +34,13 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, plan: str, tuned: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[dict[str, float]]]:
-    """Restore `tuned` and `optimizer` in place; return (finished phases, their history).
+    """Restore `tuned` and `optimizer` in place, wherever they lie; return (finished phases, their history).
 
     Raises:
         QartsrError: damaged file, or one of another plan.
     """
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, weights_only=True, map_location="cpu")
         found, done, kept, history = (content[key] for key in ("plan", "done", "tuned", "history"))
         state = content["optimizer"]
     except Exception as error:  # torch.load raises many kinds for a damaged file

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.backbones.steps import in_bfloat16, steps
 from qartsr_lib.errors import Diverged, QartsrError
 from qartsr_lib.finetuning.checkpoint import load_checkpoint, save_checkpoint
@@ -247,7 +247,7 @@ def by_kind(modules: Sequence[QuantModule]) -> dict[str, list[torch.nn.Parameter
 
 def is_large(network: torch.nn.Module) -> bool:
     """Whether `network` has more than LARGE parameters."""
-    return sum(parameter.numel() for parameter in network.parameters()) > LARGE
+    return parameter_count(network) > LARGE
 
 
 def _passed(history: Sequence[Record]) -> int:

@@ -34,10 +34,10 @@ class LoraLayer(StepLayer):
             of `lora_unit`, the mean first step size, so that one learning rate is scale-aware.
     """
 
-    def _add_quantizers(self, config, name: str, *, merged_divisor: int = MERGED_DIVISOR) -> None:
+    def _add_quantizers(self, config, name: str) -> None:
         super()._add_quantizers(config, name)
         weight = self.weight.detach()
-        rank, fan_in = scaled_rank(weight, merged_divisor), weight[0].numel()
+        rank, fan_in = scaled_rank(weight, MERGED_DIVISOR), weight[0].numel()
         step = weight.new_ones(()) if self.weight_quantizer is None else self.weight_quantizer.scale.mean()
         self.register_buffer("lora_unit", step)
         with torch.no_grad():

@@ -34,6 +34,15 @@ def truncated_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.
     return (left[:, :rank] * singular[:rank]).contiguous(), right[:rank].contiguous()
 
 
+def quick_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like `truncated_svd`, nearly, by random projection: of matrices whose exact one takes minutes."""
+    left, singular, right = torch.svd_lowrank(weight.flatten(1), min(rank + 4, *weight.flatten(1).shape))
+    return (left[:, :rank] * singular[:rank]).contiguous(), right[:, :rank].t().contiguous()
+
+
+SVDS = {"exact": truncated_svd, "quick": quick_svd}
+
+
 def kaiming_start(rank: int, fan_in: int, like: torch.Tensor) -> torch.Tensor:
     """(rank, fan_in) as LoRA's A starts: Kaiming uniform, the same numbers for a seed on every device of `like`."""
     drawn = torch.empty(rank, fan_in)

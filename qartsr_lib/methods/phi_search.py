@@ -15,13 +15,7 @@ SAMPLES = 4
 
 
 class SearchedLayer(ChannelScaledLayer):
-    """A ChannelScaledLayer that keeps some inputs while calibrating, to choose phi by its output's error.
-
-    Attributes:
-        samples: how many inputs are kept; 0 for a layer that does not search after all.
-    """
-
-    samples = SAMPLES
+    """A ChannelScaledLayer that keeps some inputs while calibrating, to choose phi by its output's error."""
 
     def _add_quantizers(self, config, name: str) -> None:
         super()._add_quantizers(config, name)
@@ -30,7 +24,7 @@ class SearchedLayer(ChannelScaledLayer):
 
     def observe(self, x: torch.Tensor) -> None:
         super().observe(x)
-        if len(self._inputs) < self.samples:
+        if len(self._inputs) < SAMPLES:
             self._inputs.append(x.clone())
 
     def forget(self) -> None:

@@ -14,24 +14,23 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from qartsr_lib.methods.channel_layers import PHI_EXPONENT
+from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.low_rank import (
     MERGED_DIVISOR,
     SIDE_DIVISOR,
+    SVDS,
     SideBranchConv2d,
     SideBranchLinear,
     kaiming_start,
     published_rank,
     scaled_rank,
-    truncated_svd,
 )
-from qartsr_lib.methods.phi_search import SAMPLES, SearchedLayer
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 
 
-class FinetuneLayer(SearchedLayer):
+class FinetuneLayer(ChannelScaledLayer):
     """Common part of FinetuneLinear and FinetuneConv2d.
 
     Attributes:
@@ -40,7 +39,7 @@ class FinetuneLayer(SearchedLayer):
 
     Args of the layer kind:
         side_rank, merged_rank: r and r'; None for the rule of `scaled_rank`.
-        search: choose the first phi by SVDQuant's grid search instead of PassionSR's exponent.
+        svd: what the side branch starts with, a name in SVDS.
     """
 
     quantizer_type = LearnedQuantizer
@@ -52,26 +51,16 @@ class FinetuneLayer(SearchedLayer):
         *,
         side_rank: int | None = None,
         merged_rank: int | None = None,
-        search: bool = False,
+        svd: str = "exact",
     ) -> None:
-        self.samples = SAMPLES if search else 0
         super()._add_quantizers(config, name)
         weight = self.weight.detach()
         side = scaled_rank(weight, SIDE_DIVISOR) if side_rank is None else published_rank(weight, side_rank)
         merged = scaled_rank(weight, MERGED_DIVISOR) if merged_rank is None else published_rank(weight, merged_rank)
-        side_out, side_in = truncated_svd(weight, side)
+        side_out, side_in = SVDS[svd](weight, side)
         self.side_out, self.side_in = nn.Parameter(side_out.clone()), nn.Parameter(side_in.clone())
         self.merged_out = nn.Parameter(weight.new_zeros(len(weight), merged))
         self.merged_in = nn.Parameter(kaiming_start(merged, weight[0].numel(), weight))
-
-    @torch.no_grad()
-    def start(self, exponent: float = PHI_EXPONENT) -> None:
-        """Set phi, by the search or by `exponent` (see ChannelScaledLayer.start), and all ranges."""
-        if not self.samples:
-            super().start(exponent)
-            return
-        self.search_phi()
-        self.forget()
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         """What finetuning updates: L, F, phi and the bounds of all quantizers; never W or B."""

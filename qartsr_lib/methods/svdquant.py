@@ -38,10 +38,10 @@ class SmoothedLayer(SearchedLayer):
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k); they see the smoothed input x~.
     """
 
-    def _add_quantizers(self, config: LayerConfig, name: str, *, side_divisor: int = SIDE_DIVISOR) -> None:
+    def _add_quantizers(self, config: LayerConfig, name: str) -> None:
         super()._add_quantizers(config, name)
         self.log_phi.requires_grad_(False)
-        rank = scaled_rank(self.weight, side_divisor)
+        rank = scaled_rank(self.weight, SIDE_DIVISOR)
         self.register_buffer("side_out", self.weight.new_zeros(len(self.weight), rank))
         self.register_buffer("side_in", self.weight.new_zeros(rank, self.weight[0].numel()))
 

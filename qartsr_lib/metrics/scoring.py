@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import remembered_sha256
 from qartsr_lib.metrics import weights as weight_files
 from qartsr_lib.metrics.base import METRICS, Compute, MetricSpec
 
@@ -168,17 +167,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _checksum(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    stat = os.stat(path)
-    return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@functools.cache
-def _sha256(path: str, size: int, modified: int) -> str:
-    """Checksum of a file; size and time are there so that a replaced file is read again."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return None if path is None else remembered_sha256(path)
 
 
 def _size(image: torch.Tensor) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import os
 import socket
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import sha256
 from qartsr_lib.metrics.base import MetricSpec, WeightFile
 
 FOLDER_VARIABLE = "QARTSR_METRIC_WEIGHTS"
@@ -86,8 +86,7 @@ def damage(file: WeightFile, path: Path, *, thorough: bool) -> str | None:
     if is_archive and not zipfile.is_zipfile(path):
         return "the file is cut short"
     if thorough and file.sha256 is not None:
-        with open(path, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256(path)
         if not found.startswith(file.sha256):
             return f"its checksum begins with {found[:8]} and not with {file.sha256[:8]}"
     return None

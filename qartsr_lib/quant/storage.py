@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.files import sha256
 from qartsr_lib.quant.apply import QuantRecord, quantize_
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.scheme import QuantScheme
@@ -46,7 +46,7 @@ def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
         if isinstance(module, Quantizer) and not module.calibrated:
             raise QartsrError(f"{folder}: cannot save, {module.name} is not calibrated; run calibrate() first")
     tensors = write_atomically(folder / "tensors.safetensors", lambda path: save_model(backbone, str(path)))
-    digest = _sha256(tensors)
+    digest = sha256(tensors)
     final = tensors.with_name(f"tensors-{digest[:16]}.safetensors")
     tensors.replace(final)
     described = {
@@ -133,7 +133,7 @@ def _checked_tensors(folder: Path, described: dict) -> Path:
     path = folder / Path(entry["file"]).name  # never outside the folder
     if not path.is_file():
         raise QartsrError(f"{path}: missing; copy the whole folder or save the checkpoint again")
-    if _sha256(path) != entry["sha256"]:
+    if sha256(path) != entry["sha256"]:
         raise QartsrError(f"{path}: truncated or damaged (its hash differs); save the checkpoint again")
     return path
 
@@ -143,8 +143,3 @@ def _steps(folder: Path, described: dict) -> tuple[tuple[QuantScheme, tuple[str,
         return tuple((QuantScheme.from_dict(step["scheme"]), tuple(step["only"])) for step in described["steps"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise QartsrError(f"{folder / DESCRIPTION}: entry 'steps' is damaged; save the checkpoint again") from error
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -25,8 +25,10 @@ from qartsr_lib.backbones.embedded import (
     load_embedded,
     weights_name,
 )
+from qartsr_lib.devices import checked
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import list_images
+from qartsr_lib.options import positive
 from qartsr_lib.schedule import PAPER_TIMESTEPS
 from qartsr_lib.training.crops import Crops
 from qartsr_lib.training.loop import Schedule
@@ -50,7 +52,8 @@ SCHEDULES = {
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    torch.set_num_threads(options.threads or torch.get_num_threads())
+    if options.threads:
+        torch.set_num_threads(options.threads)
     try:
         Trainer(options).run()
     except QartsrError as error:
@@ -64,7 +67,7 @@ class Trainer:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.out: Path = options.out
-        self.device: str = options.device
+        self.device: str = checked(options.device)
         self.timesteps: tuple[int, ...] = tuple(options.timesteps)
         self.recipes: tuple[str, ...] = tuple(options.recipes)
         self.schedules = {
@@ -175,7 +178,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiply every stage's number of steps")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's)")
     return parser.parse_args(arguments)
 
 

@@ -9,8 +9,8 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.degrade import degrade
-from qartsr_lib.fidelity import luma, psnr
-from qartsr_lib.images import read_image, upscale_bicubic
+from qartsr_lib.fidelity import psnr, psnr_y
+from qartsr_lib.images import central_crop, read_image, upscale_bicubic
 
 
 class Validation:
@@ -26,11 +26,9 @@ class Validation:
     def __init__(self, paths: Sequence[Path], size: int = 192) -> None:
         self._pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"bicubic": [], "realistic": []}
         for seed, path in enumerate(paths):
-            image = read_image(path)
-            top, left = ((side - size) // 2 for side in image.shape[-2:])
-            if min(top, left) < 0:
+            hr = central_crop(read_image(path), size)
+            if min(hr.shape[-2:]) < size:
                 continue
-            hr = image[..., top : top + size, left : left + size]
             for kind, pairs in self._pairs.items():
                 pairs.append((degrade(hr, kind, seed), hr))
 
@@ -44,7 +42,7 @@ class Validation:
         """psnr_y and psnr_rgb of the HR crops themselves after encoder and decoder: what bounds the upscaling."""
         pairs = [(model.decode(model.encode(hr)).clamp(0, 1), hr) for _, hr in self._pairs["bicubic"]]
         return {
-            "psnr_y": round(sum(psnr(luma(image), luma(hr)) for image, hr in pairs) / len(pairs), 4),
+            "psnr_y": round(sum(psnr_y(image, hr) for image, hr in pairs) / len(pairs), 4),
             "psnr_rgb": round(sum(psnr(image, hr) for image, hr in pairs) / len(pairs), 4),
         }
 
@@ -57,6 +55,6 @@ class Validation:
         result = {}
         for kind, pairs in self._pairs.items():
             images = [(upscale(lq), hr) for lq, hr in pairs]
-            result[f"psnr_y_{kind}"] = sum(psnr(luma(sr), luma(hr)) for sr, hr in images) / len(images)
+            result[f"psnr_y_{kind}"] = sum(psnr_y(sr, hr) for sr, hr in images) / len(images)
             result[f"psnr_rgb_{kind}"] = sum(psnr(sr, hr) for sr, hr in images) / len(images)
         return {name: round(value, 4) for name, value in result.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,14 @@ import dask
 import torch
 from distributed import Client, LocalCluster, WorkerPlugin
 
+from qartsr_lib.environ import environment_variables
 from qartsr_lib.errors import QartsrError
 
 CONNECT_TIMEOUT = 30  # seconds
 #: What local workers take their number of threads from.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-#: What Dask leaves in this process's environment; removed afterwards.
-_NANNY_WRITES = (*THREADS, "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED", "__DASK_PARENT_PID")
+#: What else Dask leaves in this process's environment; removed afterwards.
+_NANNY_WRITES = ("MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED", "__DASK_PARENT_PID")
 
 
 def resolved(workers: str | int) -> str:
@@ -67,13 +67,12 @@ def connected(workers: str | Client) -> Iterator[Client]:
 @contextmanager
 def local(count: int, threads: int) -> Iterator[Client]:
     """A client of `count` processes on this machine with `threads` threads each, ended with the context."""
-    before = {name: os.environ.get(name) for name in _NANNY_WRITES}
-    os.environ.update(dict.fromkeys(THREADS, str(threads)))
     # Without the nanny's malloc setting, which gives memory back at once and costs time; nor does a
     # limit end a worker here that would have fitted into a plain run.
     settings = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(THREADS, threads)}
     try:
         with (
+            environment_variables(dict.fromkeys(THREADS, str(threads)), _NANNY_WRITES),
             dask.config.set(settings),
             LocalCluster(
                 n_workers=count,
@@ -92,11 +91,6 @@ def local(count: int, threads: int) -> Iterator[Client]:
             yield client
     finally:
         logging.getLogger("distributed.nanny").setLevel(logging.NOTSET)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class _AtTheClientsSide(WorkerPlugin):

@@ -76,7 +76,7 @@ def packed(tmp_path_factory):
 
 
 def test_export_and_upscale_with_the_file(photograph, packed, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(around_product, "compiler_found", lambda: False)
+    monkeypatch.setattr(around_product, "library", lambda: None)
     file = tmp_path / "model.safetensors"
     assert main(["export", "--checkpoint", str(packed), "--out", str(file)]) == 0
     assert "MB" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_notebooks_run(paper, timesteps, tmp_path):
     table = variables["run"].table
     models = table[table["backbone"] == "osediff"]
     assert set(models["timestep"]) == {1000, 1} & set(timesteps) and set(table["backbone"]) == {"osediff", "bicubic"}
-    assert {"FP", "MaxMin", "QArtSR"} == set(table["method"])
+    assert {"FP", "MaxMin", "QArtSR"} == set(models["method"])
 
 
 def test_without_weights_everything_is_blocked(home, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from qartsr_lib.backbones import OneStepSR, load_backbone
+from qartsr_lib.backbones.base import parameter_count
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
 from qartsr_lib.profiles import Profile
 
@@ -32,7 +33,7 @@ def backbone_size(model: OneStepSR) -> dict[str, str | float]:
         "UNet": (model.unet,),
         "VAE decoder": (model.vae.decoder, model.vae.post_quant_conv),
     }
-    sizes = {part: sum(_parameters(module) for module in modules) / 1e6 for part, modules in parts.items()}
+    sizes = {part: sum(parameter_count(module) for module in modules) / 1e6 for part, modules in parts.items()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 512, 512))
     row: dict[str, str | float] = {"backbone": model.name}
@@ -76,10 +77,6 @@ def training_history() -> tuple[pd.DataFrame, float]:
         ]
     )
     return history, float(record["validation"]["bicubic"]["psnr_y_bicubic"])
-
-
-def _parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class _AttentionTimer(TorchFunctionMode):

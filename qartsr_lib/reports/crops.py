@@ -10,7 +10,7 @@ import torch
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.experiment import FULL_PRECISION, Experiment
-from qartsr_lib.fidelity import luma, psnr
+from qartsr_lib.fidelity import psnr_y
 from qartsr_lib.figures.grids import Box
 from qartsr_lib.images import read_image
 from qartsr_lib.table_run import TableRun
@@ -72,7 +72,7 @@ def read_output(run: TableRun, experiment: Experiment, image_id: str) -> torch.T
 
 def psnr_text(image: torch.Tensor | None, original: torch.Tensor) -> str:
     """PSNR-Y in dB as it stands at a crop; empty where there is none."""
-    value = math.nan if image is None else psnr(luma(image), luma(original))
+    value = math.nan if image is None else psnr_y(image, original)
     return f"{value:.2f} dB" if math.isfinite(value) else ""
 
 

@@ -7,7 +7,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from qartsr_lib.deploy import around_product, native
+from qartsr_lib.deploy import around_product, loops
 from qartsr_lib.deploy.around_product import (
     Finish,
     Norm,
@@ -26,7 +26,7 @@ from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import int8_form
 from qartsr_lib.quant import SHARED_SETTING, calibrate, quantize_
 
-needs_loops = pytest.mark.skipif(native.library() is None, reason="no C++ compiler here")
+needs_loops = pytest.mark.skipif(loops.library() is None, reason="no C++ compiler here")
 CHANNELS = (3, 7, 16, 20, 40, 128)
 
 

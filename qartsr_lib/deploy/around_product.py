@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from qartsr_lib.deploy.geometry import Geometry, side_output
-from qartsr_lib.deploy.native import library
+from qartsr_lib.deploy.loops import library
+from qartsr_lib.native import at
 
 HALVES = ("none", "input", "scaled")
 #: GroupNorm's sums are taken over this many stretches of an image.
@@ -67,9 +68,9 @@ def encode(
     half = None if quantizer.half == "none" else torch.empty_like(x, dtype=torch.bfloat16)
     folded = (quantizer.offset, quantizer.phi, quantizer.reciprocal, quantizer.factor, quantizer.summand)
     loops.encode(
-        *(x.data_ptr(), *((None, None, 0) if norm is None else (*_at(norm.scale, norm.shift), norm.silu))),
-        *(*_at(*folded), quantizer.zero_point, quantizer.scale, quantizer.largest, HALVES.index(quantizer.half)),
-        *(images, sums.numel() // images, channels, *_at(codes, sums, half)),
+        *(x.data_ptr(), *((None, None, 0) if norm is None else (*at(norm.scale, norm.shift), norm.silu))),
+        *(*at(*folded), quantizer.zero_point, quantizer.scale, quantizer.largest, HALVES.index(quantizer.half)),
+        *(images, sums.numel() // images, channels, *at(codes, sums, half)),
     )
     return codes, sums, half
 
@@ -133,9 +134,9 @@ def finish_(
     found = torch.empty(images, height, 2, channels, dtype=torch.float64) if moments else None
     axes = [how.geometry.axis(axis, sums.shape[1 + axis]) for axis in (0, 1)]
     loops.finish(
-        *(y.data_ptr(), images, channels, *_at(*axes, sums, how.sum_scale, planes, how.side_out)),
-        *(0 if how.side_out is None else len(how.side_out), *_at(how.constants, how.rows, how.columns)),
-        *(how.constants.shape[1], *_at(added, residual, found)),
+        *(y.data_ptr(), images, channels, *at(*axes, sums, how.sum_scale, planes, how.side_out)),
+        *(0 if how.side_out is None else len(how.side_out), *at(how.constants, how.rows, how.columns)),
+        *(how.constants.shape[1], *at(added, residual, found)),
     )
     return found
 
@@ -189,9 +190,5 @@ def fold(
         scale = inverse.repeat_interleave(channels // groups, 1) * weight
         return scale.float(), (bias - total.repeat_interleave(channels // groups, 1) * scale).float()
     scale, shift = (torch.empty(images, channels) for _ in range(2))
-    loops.fold(moments.data_ptr(), images, parts, channels, groups, pixels, eps, *_at(weight, bias, scale, shift))
+    loops.fold(moments.data_ptr(), images, parts, channels, groups, pixels, eps, *at(weight, bias, scale, shift))
     return scale, shift
-
-
-def _at(*tensors: torch.Tensor | None) -> list[int | None]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -13,6 +13,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.methods import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import InferenceParts, QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer
@@ -49,10 +50,15 @@ class ChannelScaledLayer(QuantLayer):
         """`weight`, like W, with each input channel multiplied by its phi."""
         return broadcast_along(self.log_phi.exp(), 1, self.weight.ndim) * weight
 
+    def shifted_input(self, x: torch.Tensor) -> torch.Tensor:
+        """x - o; x where there is no o, as here."""
+        return x
+
     def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
-        """What Q_A sees: x / phi."""
+        """What Q_A sees: (x - o) / phi."""
         phi = broadcast_along(self.log_phi.exp(), self.input_axis, x.ndim)
-        return _Quotient.apply(x, phi) if torch.is_grad_enabled() else x / phi
+        shifted = self.shifted_input(x)
+        return _Quotient.apply(shifted, phi) if torch.is_grad_enabled() else shifted / phi
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         """What is added to the quantized product, from the layer's input."""
@@ -66,10 +72,23 @@ class ChannelScaledLayer(QuantLayer):
             self.observe(x.detach())
         if self.state is not QuantState.QUANTIZED:
             return super().forward(x)
+        if torch.is_grad_enabled() and few_passes.fits(self, x):
+            return self._trained(x)
         scaled = self.scaled_input(x)
         if self.input_quantizer is not None:
             scaled = self.input_quantizer(scaled)
         return self._operate(scaled, *self.quantized_parameters()).add_(self.correction(x))
+
+    def _trained(self, x: torch.Tensor) -> torch.Tensor:
+        """`forward` in few passes over memory, where `few_passes.fits`."""
+        side = self.trained_side()
+        quantized, narrow = few_passes.enter(self, self.shifted_input(x), None if side is None else side[1])
+        y = self._operate(quantized, *self.quantized_parameters())
+        return y.add_(self.correction(x)) if side is None else few_passes.add_side(self, y, narrow, side[0])
+
+    def trained_side(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """L1 (c_out, r) and L2 (r, c_in k k) where the correction is L1 L2 x, else None."""
+        return None
 
     def activation_quantizers(self) -> list[Quantizer]:
         return []  # `start` sets the input's range, which depends on phi

@@ -55,9 +55,9 @@ class EquivalentLayer(ChannelScaledLayer):
         self.offset_unit.copy_(power_of_two(self._highest.max() - self._lowest.min()))
         super().set_ranges()
 
-    def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
-        """(x - o) / s."""
-        return super().scaled_input(x - broadcast_along(self.offset, self.input_axis, x.ndim))
+    def shifted_input(self, x: torch.Tensor) -> torch.Tensor:
+        """x - o."""
+        return x - broadcast_along(self.offset, self.input_axis, x.ndim)
 
     def inference_parts(self) -> InferenceParts:
         return replace(super().inference_parts(), offset=self.offset, behind=self.behind())

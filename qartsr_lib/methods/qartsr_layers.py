@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.low_rank import (
@@ -25,6 +26,7 @@ from qartsr_lib.methods.low_rank import (
     published_rank,
     scaled_rank,
 )
+from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
@@ -73,8 +75,8 @@ class FinetuneLayer(ChannelScaledLayer):
 
     def folded_weight(self) -> torch.Tensor:
         """phi (R + F1 F2), like W: what Q_W sees."""
-        change = self.merged_out @ self.merged_in - self.side_out @ self.side_in
-        return self.times_phi(self.weight + change.view_as(self.weight))
+        branches = (self.merged_out, self.merged_in, self.side_out, self.side_in)
+        return _FoldedWeight.apply(self.weight, *branches, broadcast_along(self.log_phi, 1, self.weight.ndim))
 
     def inference_parts(self) -> InferenceParts:
         return replace(super().inference_parts(), side_out=self.side_out, side_in=self.side_in)
@@ -82,6 +84,9 @@ class FinetuneLayer(ChannelScaledLayer):
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""
         return self.side_branch(x)
+
+    def trained_side(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.side_out, self.side_in
 
     @property
     def side_branch_bits(self) -> int:
@@ -95,6 +100,31 @@ class FinetuneLinear(FinetuneLayer, SideBranchLinear):
 
 class FinetuneConv2d(FinetuneLayer, SideBranchConv2d):
     """Eq. 9 for nn.Conv2d."""
+
+
+class _FoldedWeight(torch.autograd.Function):
+    """phi (W + F1 F2 - L1 L2) as one node, W being constant.
+
+    Weights are tiny, and a network has hundreds of them: differentiated operation by operation, the
+    overhead of these operations is a good part of a step on small images.
+    """
+
+    @staticmethod
+    def forward(ctx, weight, merged_out, merged_in, side_out, side_in, log_phi):
+        phi = log_phi.exp()
+        residual = weight + (merged_out @ merged_in - side_out @ side_in).view_as(weight)
+        ctx.save_for_backward(residual, merged_out, merged_in, side_out, side_in, phi)
+        return phi * residual
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        residual, merged_out, merged_in, side_out, side_in, phi = ctx.saved_tensors
+        scaled = gradient * phi
+        change = scaled.flatten(1)
+        merged = change @ merged_in.t(), merged_out.t() @ change
+        side = (change @ side_in.t()).neg_(), (side_out.t() @ change).neg_()
+        return None, *merged, *side, scaled.mul_(residual).sum_to_size(phi.shape)
 
 
 LAYER_KINDS.register("finetune")({nn.Linear: FinetuneLinear, nn.Conv2d: FinetuneConv2d})

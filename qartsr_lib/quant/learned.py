@@ -7,6 +7,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.quant import loops
 from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams, fake_quantize, fake_quantize_gradients
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
@@ -72,6 +73,25 @@ def power_of_two(width: torch.Tensor) -> torch.Tensor:
     return torch.exp2(width.double().clamp(min=SCALE_FLOOR).log2().round()).to(width.dtype)
 
 
+def ranges_of_bounds(
+    lower_units: torch.Tensor, upper_units: torch.Tensor, unit: torch.Tensor, bits: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scale, zero_point) of the bounds lower_units * unit and upper_units * unit."""
+    found = loops.ranges_of_bounds(lower_units, upper_units, unit, 2**bits - 1, SCALE_FLOOR)
+    return affine_qparams(lower_units * unit, upper_units * unit, bits) if found is None else found
+
+
+def gradients_of_bounds(
+    grad_scale: torch.Tensor, grad_zero_point: torch.Tensor, scale: torch.Tensor, unit: torch.Tensor, levels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Those of lower_units and upper_units: scale = (upper - lower) / levels above its floor, zero_point = lower."""
+    found = loops.gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, levels, SCALE_FLOOR)
+    if found is not None:
+        return found
+    grad_upper = torch.where(scale > SCALE_FLOOR, grad_scale / levels, 0.0)
+    return (grad_zero_point - grad_upper).mul_(unit), grad_upper.mul_(unit)
+
+
 class _FakeQuantizeBounds(torch.autograd.Function):
     """fake_quantize(x, *affine_qparams(lower_units * unit, upper_units * unit, bits)) as one node.
 
@@ -81,7 +101,7 @@ class _FakeQuantizeBounds(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, lower_units, upper_units, unit, bits, qmin, qmax):
-        scale, zero_point = affine_qparams(lower_units * unit, upper_units * unit, bits)
+        scale, zero_point = ranges_of_bounds(lower_units, upper_units, unit, bits)
         ctx.save_for_backward(x, scale, zero_point, unit)
         ctx.code_range = (qmin, qmax)
         return fake_quantize(x, scale, zero_point, qmin, qmax)
@@ -92,9 +112,6 @@ class _FakeQuantizeBounds(torch.autograd.Function):
         x, scale, zero_point, unit = ctx.saved_tensors
         qmin, qmax = ctx.code_range
         grad_x, grad_scale, grad_zero_point = fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
-        # scale = (upper - lower) / levels, unless the floor holds it; zero_point = lower
-        grad_upper = torch.where(scale > SCALE_FLOOR, grad_scale / (qmax - qmin), 0.0)
-        grad_lower = grad_zero_point - grad_upper
-        wanted = (grad_x, grad_lower.mul_(unit), grad_upper.mul_(unit))
+        wanted = (grad_x, *gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, qmax - qmin))
         needed = zip(wanted, ctx.needs_input_grad, strict=False)
         return *(found if needs else None for found, needs in needed), None, None, None, None

@@ -23,6 +23,8 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
+from qartsr_lib.quant import loops
+
 SCALE_FLOOR = 1e-12
 """Smallest scale: keeps constant tensors (range 0) free of division by zero."""
 
@@ -96,7 +98,7 @@ def fake_quantize(
     inputs = (x, scale, zero_point)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
         return _FakeQuantize.apply(x, scale, zero_point, qmin, qmax)
-    return _from_codes_(_to_codes_(_steps(x, scale, zero_point), qmin, qmax), scale, zero_point)
+    return _fake_quantize(x, scale, zero_point, qmin, qmax)
 
 
 def quantize(
@@ -118,10 +120,19 @@ def round_ste(x: torch.Tensor) -> torch.Tensor:
     return _RoundSte.apply(x)
 
 
-# Activations are memory-bound (512 x 512 x 32 float32), so the steps below work in place on one
-# temporary: a quarter of the time of the same formula written with temporaries (measured on one core).
-# Each step is one correctly rounded IEEE operation (no fused multiply-add), so results do not depend
-# on the vector width of the machine.
+# Activations are memory-bound (512 x 512 x 32 float32): compiled loops do each formula in one pass where
+# they apply (`loops`); elsewhere the steps below work in place on one temporary. Each step is one correctly
+# rounded IEEE operation (no fused multiply-add), so that results depend neither on the vector width of the
+# machine nor on which of the two did it.
+
+
+def _fake_quantize(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
+) -> torch.Tensor:
+    found = loops.fake_quantize(x, scale, zero_point, qmin, qmax)
+    if found is None:
+        found = _from_codes_(_to_codes_(_steps(x, scale, zero_point), qmin, qmax), scale, zero_point)
+    return found
 
 
 def _steps(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
@@ -151,12 +162,12 @@ class _RoundSte(torch.autograd.Function):
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, zero_point, qmin, qmax):
-        steps = _steps(x, scale, zero_point)
+        ctx.code_range = (qmin, qmax)
         if any(ctx.needs_input_grad[1:3]):
             ctx.save_for_backward(x, scale, zero_point)
-        else:  # a byte per element instead of keeping x alive
-            ctx.save_for_backward((steps >= qmin) & (steps <= qmax))
-        ctx.code_range = (qmin, qmax)
+            return _fake_quantize(x, scale, zero_point, qmin, qmax)
+        steps = _steps(x, scale, zero_point)  # a byte per element instead of keeping x alive
+        ctx.save_for_backward((steps >= qmin) & (steps <= qmax))
         return _from_codes_(_to_codes_(steps, qmin, qmax), scale, zero_point)
 
     @staticmethod
@@ -176,9 +187,16 @@ def fake_quantize_gradients(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Gradients of `fake_quantize` with respect to x, scale and zero_point, given that of its result.
 
-    Written in few passes over x: torch.where, because a product with a mask first writes the mask
-    out as floats; g - g_inside, which is exact, for the gradient outside.
+    Where PyTorch does it, written in few passes over x: torch.where, because a product with a mask first
+    writes the mask out as floats; g - g_inside, which is exact, for the gradient outside.
     """
+    found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
+    return _gradients(gradient, x, scale, zero_point, qmin, qmax) if found is None else found
+
+
+def _gradients(
+    gradient: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     steps = _steps(x, scale, zero_point)
     codes = steps.clamp(qmin, qmax)
     inside = codes == steps

@@ -1,0 +1,152 @@
+"""The passes over memory of a training step in C++, for `primitives`, `learned` and `methods.few_passes`.
+
+A training step of a quantized network is memory-bound: written with PyTorch's operations, these passes cost as
+much as its convolutions. Each function here has the bits of the function of the same name there, but for the order
+of sums, and returns None where it does not apply (another device, dtype or layout, no compiler); the caller then
+does it by PyTorch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from qartsr_lib import native
+from qartsr_lib.native import DOUBLE, FLOAT, POINTER, WHOLE, at
+
+_SIZES = [WHOLE, WHOLE]
+_CODES = [FLOAT, FLOAT, WHOLE]  # smallest and largest code, threads
+ARGUMENTS = {
+    "fake_quantize": [*[POINTER] * 3, *_SIZES, *_CODES, POINTER],
+    "fake_quantize_gradients": [*[POINTER] * 4, *_SIZES, *_CODES, *[POINTER] * 3],
+    "ranges_of_bounds": [*[POINTER] * 3, WHOLE, FLOAT, DOUBLE, *[POINTER] * 2],
+    "gradients_of_bounds": [*[POINTER] * 4, WHOLE, FLOAT, FLOAT, *[POINTER] * 2],
+    "divided_fake_quantize": [POINTER, POINTER, FLOAT, FLOAT, *_SIZES, *_CODES, POINTER],
+    "divided_fake_quantize_gradients": [*[POINTER] * 3, FLOAT, FLOAT, *_SIZES, *_CODES, *[POINTER] * 3],
+    "side_narrow": [*[POINTER] * 3, WHOLE, POINTER],
+    "side_narrow_gradients": [*[POINTER] * 4, WHOLE, *[POINTER] * 2],
+    "side_spread": [POINTER, POINTER, *[WHOLE] * 4, POINTER],
+    "side_spread_gradients": [*[POINTER] * 3, *[WHOLE] * 4, *[POINTER] * 2],
+}
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled loops; None where they cannot be had. No fused multiply-add, which would change bits."""
+    return native.compiled(Path(__file__).parent, ARGUMENTS, "-ffp-contract=off", "-fno-trapping-math")
+
+
+def fake_quantize(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
+) -> torch.Tensor | None:
+    """`primitives.fake_quantize` without gradients."""
+    rows = _rows(x, scale, zero_point)
+    if rows is None:
+        return None
+    found = torch.empty_like(x)
+    sizes = (rows, x.numel() // rows, qmin, qmax, torch.get_num_threads())
+    library().fake_quantize(*at(x, scale, zero_point), *sizes, found.data_ptr())
+    return found
+
+
+def fake_quantize_gradients(
+    gradient: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
+    """`primitives.fake_quantize_gradients`."""
+    rows = _rows(x, scale, zero_point)
+    if rows is None or not plain(gradient):
+        return None
+    gradient = laid_out_like(x, gradient)
+    grad_x, grad_scale = torch.empty_like(x), torch.empty_like(scale)
+    grad_zero_point = None if zero_point is None else torch.empty_like(zero_point)
+    sizes = (rows, x.numel() // rows, qmin, qmax, torch.get_num_threads())
+    library().fake_quantize_gradients(
+        *at(gradient, x, scale, zero_point), *sizes, *at(grad_x, grad_scale, grad_zero_point)
+    )
+    return grad_x, grad_scale, grad_zero_point
+
+
+def ranges_of_bounds(
+    lower_units: torch.Tensor, upper_units: torch.Tensor, unit: torch.Tensor, levels: int, smallest: float
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """`learned.ranges_of_bounds`."""
+    if library() is None or not alike(lower_units, upper_units, unit):
+        return None
+    scale, zero_point = torch.empty_like(unit), torch.empty_like(unit)
+    given = at(lower_units, upper_units, unit)
+    library().ranges_of_bounds(*given, unit.numel(), levels, smallest, *at(scale, zero_point))
+    return scale, zero_point
+
+
+def gradients_of_bounds(
+    grad_scale: torch.Tensor,
+    grad_zero_point: torch.Tensor,
+    scale: torch.Tensor,
+    unit: torch.Tensor,
+    levels: int,
+    smallest: float,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """`learned.gradients_of_bounds`."""
+    if library() is None or not alike(grad_scale, grad_zero_point, scale, unit):
+        return None
+    lower, upper = torch.empty_like(unit), torch.empty_like(unit)
+    given = at(grad_scale, grad_zero_point, scale, unit)
+    library().gradients_of_bounds(*given, unit.numel(), levels, smallest, *at(lower, upper))
+    return lower, upper
+
+
+def alike(*tensors: torch.Tensor) -> bool:
+    """Whether all are plain, contiguous and of one shape."""
+    first = tensors[0].shape
+    return plain(*tensors) and all(tensor.shape == first and tensor.is_contiguous() for tensor in tensors)
+
+
+def plain(*tensors: torch.Tensor) -> bool:
+    """Whether all are float32 on the CPU, not empty and no subclass."""
+    return all(
+        type(t) in (torch.Tensor, torch.nn.Parameter)
+        and t.dtype is torch.float32
+        and t.device.type == "cpu"
+        and t.numel()
+        for t in tensors
+    )
+
+
+def laid_out_like(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor`, of the shape of x, with its strides too."""
+    return tensor if tensor.stride() == x.stride() else torch.empty_like(x).copy_(tensor)
+
+
+def _rows(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> int | None:
+    """How many stretches of x, one behind the other in memory, have a scale each; None if that is not how it is."""
+    offset = scale if zero_point is None else zero_point
+    if not (plain(x, scale, offset) and scale.shape == offset.shape and scale.ndim <= x.ndim):
+        return None
+    if not (scale.is_contiguous() and offset.is_contiguous() and library() is not None):
+        return None
+    rows = scale.numel()
+    if rows > 1:
+        own = next(axis for axis in reversed(range(scale.ndim)) if scale.shape[axis] > 1) + 1
+        if scale.ndim != x.ndim or scale.shape[:own] != x.shape[:own]:
+            return None
+        inner = x.numel() // rows
+        if x[(0,) * own].numel() != inner or not _dense(x[(0,) * own]):
+            return None
+        leading = zip(x.shape[:own], x.stride()[:own], torch.empty(x.shape[:own], device="meta").stride(), strict=True)
+        return rows if all(size == 1 or stride == step * inner for size, stride, step in leading) else None
+    return 1 if _dense(x) else None
+
+
+def _dense(x: torch.Tensor) -> bool:
+    """Whether x fills a stretch of memory without gaps, in any order of its axes."""
+    if x.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

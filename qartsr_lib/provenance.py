@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from qartsr_lib.quant import loops
+
 _ROOT = Path(__file__).resolve().parent
 REVISION_VARIABLE = "QARTSR_REVISION"
 #: Packages whose version can move a digit.
@@ -109,12 +111,14 @@ def versions() -> dict[str, str]:
 def environment(device: str = "cpu") -> dict[str, object]:
     """What the same inputs may give other digits on: part of cache keys and of run records.
 
-    The thread count belongs to it: it changes the order of float32 sums in convolutions.
+    The thread count belongs to it: it changes the order of float32 sums in convolutions. So does whether
+    training's loops are compiled.
     """
     return {
         "versions": versions(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
         "threads": torch.get_num_threads() if device == "cpu" else None,
+        "compiled_loops": loops.library() is not None if device == "cpu" else None,
         "tf32": _tf32() if device.startswith("cuda") else None,
     }
 
@@ -144,15 +148,18 @@ def peak_memory_mib() -> float:
 @lru_cache(maxsize=1)
 def source_sha256() -> str:
     """sha256 over the library's modules that compute: an edited method must not find its old runs."""
-    modules = sorted(_ROOT.rglob("*.py"))
     return _sha256(
-        path for path in modules if path.relative_to(_ROOT).parts[0].removesuffix(".py") not in _NOT_COMPUTING
+        path for path in _sources(_ROOT) if path.relative_to(_ROOT).parts[0].removesuffix(".py") not in _NOT_COMPUTING
     )
 
 
 def folder_sha256(folder: str) -> str:
     """sha256 over a folder's sources, for results that depend on one that counts as not computing."""
-    return _sha256(sorted(path for kind in ("*.py", "*.cpp", "*.h") for path in (_ROOT / folder).rglob(kind)))
+    return _sha256(_sources(_ROOT / folder))
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(path for kind in ("*.py", "*.cpp", "*.h") for path in folder.rglob(kind))
 
 
 def _sha256(modules: Iterable[Path]) -> str:

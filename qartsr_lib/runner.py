@@ -115,9 +115,7 @@ def run(
     return _report(profile, failed, len(notebooks))
 
 
-def execute(
-    notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu"
-) -> str | None:
+def execute(notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu") -> str | None:
     """Run one notebook; its executed copy and HTML are kept also when it fails.
 
     Returns:

@@ -73,11 +73,11 @@ def ranges_of_bounds(
     lower_units: torch.Tensor, upper_units: torch.Tensor, unit: torch.Tensor, levels: int, smallest: float
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """`learned.ranges_of_bounds`."""
-    if library() is None or not alike(lower_units, upper_units, unit):
+    tensors = (lower_units, upper_units, unit)
+    if library() is None or not (plain(*tensors) and alike(*tensors)):
         return None
     scale, zero_point = torch.empty_like(unit), torch.empty_like(unit)
-    given = at(lower_units, upper_units, unit)
-    library().ranges_of_bounds(*given, unit.numel(), levels, smallest, *at(scale, zero_point))
+    library().ranges_of_bounds(*at(*tensors), unit.numel(), levels, smallest, *at(scale, zero_point))
     return scale, zero_point
 
 
@@ -90,18 +90,18 @@ def gradients_of_bounds(
     smallest: float,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """`learned.gradients_of_bounds`."""
-    if library() is None or not alike(grad_scale, grad_zero_point, scale, unit):
+    tensors = (grad_scale, grad_zero_point, scale, unit)
+    if library() is None or not (plain(*tensors) and alike(*tensors)):
         return None
     lower, upper = torch.empty_like(unit), torch.empty_like(unit)
-    given = at(grad_scale, grad_zero_point, scale, unit)
-    library().gradients_of_bounds(*given, unit.numel(), levels, smallest, *at(lower, upper))
+    library().gradients_of_bounds(*at(*tensors), unit.numel(), levels, smallest, *at(lower, upper))
     return lower, upper
 
 
 def alike(*tensors: torch.Tensor) -> bool:
-    """Whether all are plain, contiguous and of one shape."""
+    """Whether all are contiguous and of one shape."""
     first = tensors[0].shape
-    return plain(*tensors) and all(tensor.shape == first and tensor.is_contiguous() for tensor in tensors)
+    return all(tensor.shape == first and tensor.is_contiguous() for tensor in tensors)
 
 
 def plain(*tensors: torch.Tensor) -> bool:
@@ -122,31 +122,32 @@ def laid_out_like(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 def _rows(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> int | None:
     """How many stretches of x, one behind the other in memory, have a scale each; None if that is not how it is."""
-    offset = scale if zero_point is None else zero_point
-    if not (plain(x, scale, offset) and scale.shape == offset.shape and scale.ndim <= x.ndim):
+    parameters = (scale,) if zero_point is None else (scale, zero_point)
+    if not (plain(x, *parameters) and alike(*parameters) and library() is not None):
         return None
-    if not (scale.is_contiguous() and offset.is_contiguous() and library() is not None):
-        return None
-    rows = scale.numel()
-    if rows > 1:
-        own = next(axis for axis in reversed(range(scale.ndim)) if scale.shape[axis] > 1) + 1
-        if scale.ndim != x.ndim or scale.shape[:own] != x.shape[:own]:
-            return None
-        inner = x.numel() // rows
-        if x[(0,) * own].numel() != inner or not _dense(x[(0,) * own]):
-            return None
-        leading = zip(x.shape[:own], x.stride()[:own], torch.empty(x.shape[:own], device="meta").stride(), strict=True)
-        return rows if all(size == 1 or stride == step * inner for size, stride, step in leading) else None
-    return 1 if _dense(x) else None
+    return _rows_of(x.shape, x.stride(), scale.shape)
 
 
-def _dense(x: torch.Tensor) -> bool:
-    """Whether x fills a stretch of memory without gaps, in any order of its axes."""
-    if x.is_contiguous():
-        return True
+@lru_cache(maxsize=4096)
+def _rows_of(shape: torch.Size, stride: tuple[int, ...], parameters: torch.Size) -> int | None:
+    """`_rows` from shapes and strides: asked for the same layers again and again."""
+    rows = parameters.numel()
+    if rows == 1:
+        return 1 if len(parameters) <= len(shape) and _dense(shape, stride) else None
+    own = 1 + max(axis for axis, size in enumerate(parameters) if size > 1)
+    if len(parameters) != len(shape) or parameters[:own] != shape[:own]:
+        return None
+    inner = shape.numel() // rows
+    leading = zip(shape[:own], stride[:own], torch.empty(shape[:own], device="meta").stride(), strict=True)
+    apart = all(size == 1 or found == step * inner for size, found, step in leading)
+    return rows if apart and _dense(shape[own:], stride[own:]) else None
+
+
+def _dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether numbers of this shape fill a stretch of memory without gaps, in any order of their axes."""
     expected = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1):
-        if stride != expected:
+    for step, size in sorted((step, size) for step, size in zip(stride, shape, strict=True) if size > 1):
+        if step != expected:
             return False
         expected *= size
     return True

@@ -1,7 +1,7 @@
 """Where things lie, from any working directory.
 
 Notebooks run from anywhere (papermill, JupyterLab, the runner), so no path is relative to the
-working directory. `QARTSR_HOME` moves all that is written; tests use it.
+working directory. `QARTSR_HOME` moves all that is written but compiled loops; tests use it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ def home() -> Path:
     its checkout) the working directory.
     """
     override = os.environ.get("QARTSR_HOME")
-    if override:
-        return Path(override).expanduser().resolve()
+    return Path(override).expanduser().resolve() if override else _checkout()
+
+
+def _checkout() -> Path:
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
@@ -43,6 +45,11 @@ def figures_dir(profile: str) -> Path:
 def cache_dir() -> Path:
     """Untracked: finished runs, materialised sample photographs."""
     return home() / ".cache"
+
+
+def loops_dir() -> Path:
+    """Untracked: compiled loops. Wherever QARTSR_HOME is, as they depend on the sources and the machine alone."""
+    return _checkout() / ".cache" / "loops"
 
 
 def build_dir(profile: str) -> Path:

@@ -239,3 +239,14 @@ def test_without_gradients_the_bits_are_the_same(without_loops):
     by_loops = primitives.fake_quantize(x, scale, zero_point, 0, 15)
     without_loops()
     assert torch.equal(by_loops, primitives.fake_quantize(x, scale, zero_point, 0, 15))
+
+
+def test_under_autocast():
+    """A product in bfloat16 is no place to add float32 numbers to."""
+    torch.manual_seed(0)
+    layer, x = convolution(32, 80, 3, padding=1)
+    layer = trained_layer("finetune", layer, x)
+    wanted = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert float((found - wanted).norm()) <= 0.02 * float(wanted.norm())

@@ -52,7 +52,7 @@ def enter(
 def add_side(layer: ChannelScaledLayer, y: torch.Tensor, narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
     """y + L1 (L2 x), in place where y's layout allows; `side_out` is L1 (c_out, r)."""
     layout = _layout(layer)
-    return _AddSide.apply(y.contiguous(memory_format=layout), narrow, side_out, layout)
+    return _AddSide.apply(y.float().contiguous(memory_format=layout), narrow, side_out, layout)  # of autocast
 
 
 def _layout(layer: ChannelScaledLayer) -> torch.memory_format:

@@ -62,7 +62,7 @@ def _built(folder: Path, command: list[str]) -> Path:
     digest = hashlib.sha256(macros + repr(command[2:]).encode())  # without compiler and include folder
     for source in sources:
         digest.update(source.read_bytes())
-    path = paths.cache_dir() / "loops" / f"{digest.hexdigest()[:24]}.so"
+    path = paths.loops_dir() / f"{digest.hexdigest()[:24]}.so"
     if not path.is_file():
         units = [str(source) for source in sources if source.suffix == ".cpp"]
         write_atomically(path, lambda temporary: _run([*command, *units, "-o", str(temporary)]))

@@ -74,6 +74,8 @@ _NOT_COMPUTING = frozenset(
 def git_state(folder: Path | None = None) -> dict[str, object]:
     """{"revision": sha or None, "dirty": bool or None} of the checkout; None outside git or without git.
 
+    What runs write themselves (results/, figures/) makes no checkout dirty.
+
     A machine that got the files without their history is told the revision by QARTSR_REVISION.
     """
     return dict(_git_state(folder or Path(__file__).resolve().parent))
@@ -83,7 +85,8 @@ def git_state(folder: Path | None = None) -> dict[str, object]:
 def _git_state(folder: Path) -> dict[str, object]:
     """Asked once: what a process has loaded does not change with the checkout."""
     revision = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    sources = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *sources)
     told = None if revision else os.environ.get(REVISION_VARIABLE)
     return {"revision": revision or told or None, "dirty": None if changes is None else bool(changes)}
 

@@ -315,11 +315,15 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _write_record(path: Path, record: dict) -> None:
-    """Keep the present record when only its volatile fields differ: it still tells the truth."""
+    """Keep the present record when only its volatile fields differ: it still tells the truth.
+
+    But one of a dirty checkout gives way to one of a clean checkout, from which the result can be had again.
+    """
     if path.is_file():
         try:
             present = json.loads(path.read_text(encoding="utf-8"))
-            if _stable(present) == _stable(json.loads(json.dumps(record))):
+            cleaner = present.get("git", {}).get("dirty") and not record.get("git", {}).get("dirty")
+            if not cleaner and _stable(present) == _stable(json.loads(json.dumps(record))):
                 return
         except (ValueError, AttributeError):
             pass

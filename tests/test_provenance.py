@@ -26,11 +26,15 @@ def test_git_state_follows_the_checkout(tmp_path):
     git(tmp_path, "init", "-q")
     assert fresh_state(tmp_path)["revision"] is None
     (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.csv").write_text("1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "one")
     clean = fresh_state(tmp_path)
     assert len(clean["revision"]) == 40
     assert clean["dirty"] is False
+    (tmp_path / "results" / "table.csv").write_text("2")  # what a run writes itself
+    assert fresh_state(tmp_path) == clean
     (tmp_path / "a.txt").write_text("two")
     assert fresh_state(tmp_path) == {"revision": clean["revision"], "dirty": True}
 
@@ -70,6 +74,8 @@ def test_a_copy_without_git_is_told_its_revision(tmp_path, monkeypatch):
     assert fresh_state(tmp_path) == {"revision": "ab" * 20, "dirty": None}
     git(tmp_path, "init", "-q")
     (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.csv").write_text("1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "one")
     assert fresh_state(tmp_path)["revision"] != "ab" * 20

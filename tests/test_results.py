@@ -174,6 +174,12 @@ def test_record_is_rewritten_only_when_it_says_something_new(home):
     assert json.loads(path.read_text())["duration_s"] == {"build": 1.0}
     results.write_table("tiny", "table1", rows("samples"), records=[{**record, "outputs_sha256": "y"}])
     assert json.loads(path.read_text())["outputs_sha256"] == "y"
+    dirty, clean = ({"revision": letter * 40, "dirty": letter == "d"} for letter in "dc")
+    for states, kept in (((dirty, clean), clean), ((clean, dirty), clean), ((dirty, dirty | {"revision": "e"}), dirty)):
+        for state in states:
+            results.write_table("tiny", "table1", rows("samples"), records=[{**record, "git": state}])
+        assert json.loads(path.read_text())["git"] == kept
+        path.unlink()
     path.write_text("{damaged")
     results.write_table("tiny", "table1", rows("samples"), records=[record])
     assert json.loads(path.read_text())["outputs_sha256"] == "x"

@@ -40,6 +40,6 @@ def deployment_scatter(rows: pd.DataFrame) -> Figure:
         dots = [plt.Line2D([], [], ls="", marker="o", color=colour, label=name) for name, colour in colours.items()]
         kinds = dict.fromkeys(rows["runtime"])
         shapes = [plt.Line2D([], [], ls="", marker=MARKERS[kind], color="#777777", label=kind) for kind in kinds]
-        size.legend(handles=dots, loc="lower right")
-        time.legend(handles=shapes, loc="lower right")
+        size.legend(handles=dots, loc="center right")
+        time.legend(handles=shapes, loc="center right")
     return figure

@@ -13,25 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from qartsr_lib import paths, provenance
 from qartsr_lib.atomic import write_text
-from qartsr_lib.backbones import load_backbone
-from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.bench import summary
 from qartsr_lib.cache import RunCache
 from qartsr_lib.errors import QartsrError
@@ -114,32 +108,6 @@ def _times(count: int) -> tuple[float, float]:
             return first, time.perf_counter() - started
 
 
-def machine_speed_up(rounds: int, pieces: int = 8) -> dict[str, float]:
-    """Time of two processes over that of one for the same full-precision upscalings: what the machine itself allows."""
-    seconds = {1: [], 2: []}
-    context = multiprocessing.get_context("spawn")
-    for _ in range(rounds):
-        for count in (1, 2):
-            with ProcessPoolExecutor(count, context) as pool:
-                list(pool.map(_upscale, [1] * 2 * count))  # imports and loads
-                started = time.perf_counter()
-                list(pool.map(_upscale, [4] * pieces))
-                seconds[count].append(time.perf_counter() - started)
-    return summary(list(zip(seconds[2], seconds[1], strict=True)))
-
-
-def _upscale(times: int) -> None:
-    torch.set_num_threads(1)
-    model = _model()
-    for _ in range(times):
-        model.upscale(torch.full((1, 3, 64, 64), 0.5))
-
-
-@lru_cache(maxsize=1)
-def _model() -> OneStepSR:
-    return load_backbone(*PROFILE.finetune_cells[0])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write results/faults.csv and results/faults.json."""
     parser = argparse.ArgumentParser(prog="python -m qartsr_lib.faults", description=__doc__.split("\n\n")[0])
@@ -166,7 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_text(path.with_suffix(".csv"), table.to_csv(index=False, lineterminator="\n"))
     found = {
         **speed_up(options.rounds),
-        "two processes / one process, without a sweep": machine_speed_up(options.rounds),
         "setting": {"bits": SPEED_BITS, "timesteps": PROFILE.timesteps, "images": PROFILE.max_images},
         "environment": provenance.environment("cpu") | {"threads": 1, "cores": os.cpu_count()},
         "git": provenance.git_state(),

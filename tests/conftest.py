@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -19,6 +21,22 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
     monkeypatch.delenv("DATA_ROOT", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def threads():
+    """`with threads(n):` computes on n threads; afterwards as many as before."""
+
+    @contextmanager
+    def use(count):
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return use
 
 
 @pytest.fixture(scope="session")

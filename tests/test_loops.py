@@ -56,20 +56,16 @@ def test_fake_quantize_has_the_bits_of_pytorch(x, shape, offset):
     assert found.stride() == x.stride()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("offset", [True, False])
 @pytest.mark.parametrize("x, shape", layouts())
-def test_gradients(x, shape, offset, threads):
+def test_gradients(x, shape, offset, count, threads):
     """grad_x bit by bit; sums against float64, as exact as float32 holds them; the same for any number of threads."""
     scale = torch.rand(shape) * 0.2 + 0.1
     zero_point = torch.randn(shape) - 1 if offset else None
     gradient = torch.randn(x.shape)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads(count):
         found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, 0, 15)
-    finally:
-        torch.set_num_threads(before)
     steps = x / scale if zero_point is None else (x - zero_point) / scale
     codes = steps.clamp(0, 15)
     inside = codes == steps
@@ -80,16 +76,9 @@ def test_gradients(x, shape, offset, threads):
         assert found[2] is None
     else:
         assert_sums(found[2], gradient.double() * ~inside)
-    assert all(torch.equal(*pair) for pair in zip(found[:2], one_thread(gradient, x, scale, zero_point), strict=True))
-
-
-def one_thread(gradient, x, scale, zero_point):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return loops.fake_quantize_gradients(gradient, x, scale, zero_point, 0, 15)[:2]
-    finally:
-        torch.set_num_threads(before)
+    with threads(1):
+        alone = loops.fake_quantize_gradients(gradient, x, scale, zero_point, 0, 15)
+    assert all(torch.equal(*pair) for pair in zip(found[:2], alone[:2], strict=True))
 
 
 def assert_sums(found, terms):
@@ -198,20 +187,17 @@ def test_quantized_input_has_the_bits_of_pytorch(without_loops):
     assert torch.equal(found, layer.input_quantizer(layer.scaled_input(x)))
 
 
-def test_threads_change_nothing():
+def test_threads_change_nothing(threads):
     torch.manual_seed(0)
     layer, x = convolution(32, 80, 3, padding=1)
     x = F.interpolate(x, scale_factor=4).contiguous(memory_format=torch.channels_last)
-    layer, before, found = trained_layer("finetune", layer, x), torch.get_num_threads(), []
+    layer, found = trained_layer("finetune", layer, x), []
     gradient = torch.randn(x.shape).contiguous(memory_format=torch.channels_last)
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        with threads(count):
             given, side_in = x.clone().requires_grad_(), layer.side_in.detach().clone().requires_grad_()
             quantized, narrow = few_passes.enter(layer, given, side_in)
             found.append(torch.autograd.grad((quantized * gradient).sum() + narrow.sum(), [given, side_in]))
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 

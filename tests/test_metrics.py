@@ -105,16 +105,12 @@ def test_more_noise_is_worse_and_no_error_is_best(tmp_path, photograph, name):
 
 
 @pytest.mark.parametrize("name", WEIGHT_FREE)
-def test_bit_equal_whatever_the_number_of_threads(tmp_path, photograph, name):
-    before = torch.get_num_threads()
+def test_bit_equal_whatever_the_number_of_threads(tmp_path, photograph, name, threads):
     found = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        with threads(count):
             found.append(_values(tmp_path, _noisy(photograph, 0.05), photograph, [name])[name])
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+            assert torch.get_num_threads() == count
     assert found[0] == found[1] == found[2]
 
 

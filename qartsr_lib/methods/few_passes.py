@@ -118,8 +118,8 @@ class _AddSide(torch.autograd.Function):
         ctx.layout = layout
         weight = side_out.t().contiguous()
         ctx.save_for_backward(narrow, weight)
-        sizes = (narrow.numel() // len(weight), *weight.shape, torch.get_num_threads())
-        loops.library().side_spread(*at(narrow, weight), *sizes, y.data_ptr())
+        ctx.sizes = (narrow.numel() // len(weight), *weight.shape, torch.get_num_threads())
+        loops.library().side_spread(*at(narrow, weight), *ctx.sizes, y.data_ptr())
         return y
 
     @staticmethod
@@ -128,8 +128,7 @@ class _AddSide(torch.autograd.Function):
         narrow, weight = ctx.saved_tensors
         given = gradient.contiguous(memory_format=ctx.layout)
         grad_narrow, grad_weight = torch.empty_like(narrow), torch.empty_like(weight)
-        sizes = (narrow.numel() // len(weight), *weight.shape, torch.get_num_threads())
-        loops.library().side_spread_gradients(*at(given, narrow, weight), *sizes, *at(grad_narrow, grad_weight))
+        loops.library().side_spread_gradients(*at(given, narrow, weight), *ctx.sizes, *at(grad_narrow, grad_weight))
         return gradient, grad_narrow, grad_weight.t(), None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qartsr_lib import provenance, results
+from qartsr_lib import provenance, result_cells
 from qartsr_lib.cache import stable_hash
 from qartsr_lib.datasets.base import Pair, fingerprint
 from qartsr_lib.evaluator import EVALUATION, NO_CALIBRATION, Evaluator, ScoredImage
@@ -39,11 +39,11 @@ def aggregate(
         experiments = list(dict.fromkeys(experiment for experiment, _, _ in members))
         record = _record(experiments, members, evaluator, prints[cell.dataset], profile)
         long = _per_image(members, evaluator, record["run_id"])
-        record["outputs_sha256"] = stable_hash([results.cell_text(value) for value in long["value"]])
+        record["outputs_sha256"] = stable_hash([result_cells.cell_text(value) for value in long["value"]])
         rows += _rows(long, experiments, evaluator)
         images.append(long)
         records.append(record)
-    return pd.DataFrame(rows, columns=list(results.COLUMNS)), pd.concat(images, ignore_index=True), records
+    return pd.DataFrame(rows, columns=list(result_cells.COLUMNS)), pd.concat(images, ignore_index=True), records
 
 
 def _per_image(
@@ -66,7 +66,7 @@ def _per_image(
         for experiment, pair, measured in members
         for metric, (value, note) in measured.scores.items()
     ]
-    return pd.DataFrame(rows, columns=[*results.PER_IMAGE_COLUMNS, "note"]).astype({"value": float})
+    return pd.DataFrame(rows, columns=[*result_cells.PER_IMAGE_COLUMNS, "note"]).astype({"value": float})
 
 
 def _rows(long: pd.DataFrame, experiments: Sequence[Experiment], evaluator: Evaluator) -> list[dict[str, Any]]:

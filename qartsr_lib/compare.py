@@ -25,7 +25,7 @@ import pandas as pd
 from qartsr_lib import paths
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.noise_floor import DIGITS, STATIC, TRAINED, Floor, floor_file
-from qartsr_lib.results import parse_cells, read_cells
+from qartsr_lib.result_cells import parse_cells, read_cells
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 #: Columns that say which row it is, of all tables.

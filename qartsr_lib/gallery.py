@@ -17,7 +17,7 @@ from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.datasets.samples import photographs
 from qartsr_lib.fidelity import psnr_y
-from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, Picture, gallery_dir
+from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, SAME, Index, Picture, gallery_dir, read_index
 from qartsr_lib.images import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.reports.crops import read_output
 from qartsr_lib.reports.pictures import DATASET, outputs_by_row
@@ -28,7 +28,9 @@ from qartsr_lib.table_run import TableRun
 QUALITY = 84
 
 
-def write_gallery(run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str]) -> Path:
+def write_gallery(
+    run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool = False
+) -> Path:
     """Write the pictures of every method of `settings`, and the index; pictures that it does not name are removed.
 
     Args:
@@ -36,15 +38,19 @@ def write_gallery(run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setti
         pairs: photographs of the data set "samples".
         settings: give the models.
         wanted: photographs by id; those that the run lacks are left out, the first pair is taken where all are.
+        keep: what the present index names and this run does not make stays: for a part of Table 3.
 
     Returns:
         The index.
+
+    Raises:
+        QartsrError: with `keep`, the present index is damaged.
     """
     folder = gallery_dir(run.profile)
     chosen = [pair for name in wanted for pair in pairs if pair.id == name] or list(pairs)[:1]
     pictures = [picture for pair in chosen for picture in _pictures(run, pair, settings, folder)]
     licences = {photograph.id: photograph.licence for photograph in photographs("test")}
-    index = {
+    made = {
         "photographs": [{"id": pair.id, "licence": licences.get(pair.id, "")} for pair in chosen],
         "settings": [
             {"name": item.name, "title": item.title, "backbone": item.backbone, "timesteps": dict(item.timesteps)}
@@ -52,12 +58,23 @@ def write_gallery(run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setti
         ],
         "pictures": [asdict(picture) for picture in pictures],
     }
-    path = write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
-    named = {picture.file for picture in pictures}
+    path = folder / INDEX
+    index = _merged(read_index(path), made) if keep and path.is_file() else made
+    write_text(path, json.dumps(index, indent=1) + "\n")
+    named = {picture["file"] for picture in index["pictures"]}
     for file in folder.rglob("*.webp"):
         if file.relative_to(folder).as_posix() not in named:
             file.unlink()
     return path
+
+
+def _merged(old: Index, new: Index) -> Index:
+    """Entries of `new` take the place of those that `old` has of the same thing; further ones come last."""
+    merged = {}
+    for part, same in SAME.items():
+        entries = {tuple(entry[name] for name in same): entry for entry in (*old[part], *new[part])}
+        merged[part] = list(entries.values())
+    return merged
 
 
 def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[Picture]:

@@ -9,12 +9,22 @@ A picture belongs to a model (backbone, T, method, bits), so settings that share
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qartsr_lib import paths
+from qartsr_lib.errors import QartsrError
 
+Index = dict[str, list[dict[str, Any]]]
 INDEX = "index.json"
+#: Part of the index -> fields in which no two of its entries are alike.
+SAME = {
+    "photographs": ("id",),
+    "settings": ("name",),
+    "pictures": ("photograph", "backbone", "timestep", "method", "bits"),
+}
 ORIGINAL, BICUBIC = "original", "bicubic"
 
 
@@ -43,3 +53,25 @@ class Picture:
 def gallery_dir(profile: str) -> Path:
     """figures/<profile>/gallery."""
     return paths.figures_dir(profile) / "gallery"
+
+
+def read_index(path: Path) -> Index:
+    """The index in `path`.
+
+    Raises:
+        QartsrError: it is none.
+        FileNotFoundError: no such file.
+    """
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        whole = all({*same} <= entry.keys() for part, same in SAME.items() for entry in index[part])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path) from error
+    if not whole:
+        raise damaged(path)
+    return index
+
+
+def damaged(path: Path) -> QartsrError:
+    """The error for an index that is none."""
+    return QartsrError(f"{path}: is not a gallery's index; run notebook 05 again")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from qartsr_lib import provenance, results
 from qartsr_lib.cache import RunCache, stable_hash
+from qartsr_lib.result_cells import COLUMNS, cell_text
 
 Cell = TypeVar("Cell")
 
@@ -30,7 +31,7 @@ class Measured:
     frame: pd.DataFrame
     records: tuple[dict[str, Any], ...]
 
-    def write(self, name: str, by: Sequence[str] = ("dataset",), front: Sequence[str] = results.COLUMNS) -> Path:
+    def write(self, name: str, by: Sequence[str] = ("dataset",), front: Sequence[str] = COLUMNS) -> Path:
         """Merge into results/<profile>/<name>.csv, with the run records; see results.write_measurement."""
         return results.write_measurement(self.profile, name, self.frame, self.records, by, front)
 
@@ -73,7 +74,7 @@ def measure_cells(
                 "environment": environment,
                 "duration_s": {"measurement": found["seconds"]},
                 "peak_memory_mib": round(provenance.peak_memory_mib()),
-                "outputs_sha256": stable_hash([[results.cell_text(value) for value in row] for row in found["data"]]),
+                "outputs_sha256": stable_hash([[cell_text(value) for value in row] for row in found["data"]]),
             }
         )
     return Measured(profile, pd.concat(frames, ignore_index=True), tuple(records))

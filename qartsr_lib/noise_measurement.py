@@ -35,7 +35,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.noise_floor import STATIC, TRAINED, floor_file
 from qartsr_lib.profiles import ALL_METRICS, Profile, get_profile
 from qartsr_lib.progress import progress
-from qartsr_lib.results import cell_text
+from qartsr_lib.result_cells import cell_text
 
 #: Folder of the cache in which finished cells lie.
 NAME = "noise_floor"

@@ -56,6 +56,7 @@ _NOT_COMPUTING = frozenset(
         "rate_choice",
         "provenance",
         "reports",
+        "result_cells",
         "results",
         "runner",
         "stats",

@@ -15,38 +15,17 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from qartsr_lib import paths
 from qartsr_lib.atomic import write_text
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.profiles import ALL_METRICS
-
-COLUMNS = (
-    "dataset",
-    "backbone",
-    "timestep",
-    "method",
-    "bits",
-    "metric",
-    "value",
-    "ci_low",
-    "ci_high",
-    "n_images",
-    "n_seeds",
-    "steps",
-    "w_bits_effective",
-    "note",
-    "run_id",
-)
-PER_IMAGE_COLUMNS = ("dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric", "value", "run_id")
+from qartsr_lib.result_cells import COLUMNS, PER_IMAGE_COLUMNS, as_text, in_order, read_cells, wide_table
 
 #: Columns of numbers, those of Table 4's stages among them.
 NUMBERS = (
@@ -56,20 +35,8 @@ NUMBERS = (
 #: What one quantized model on one data set is called in a table.
 CELL = ("dataset", "backbone", "timestep", "method", "bits")
 
-#: Rows are sorted by these, each in the paper's order where it has one, then by everything else.
-SORT_COLUMNS = ("rule", "dataset", "backbone", "timestep", "method", "bits", "seed", "image", "metric")
-
 #: Record fields that differ between equal runs; a record is not rewritten for them alone.
 VOLATILE = ("git", "duration_s", "peak_memory_mib", "environment", "workers")
-
-_ORDER = {
-    "rule": ("paper", "honest"),
-    "dataset": ("samples", "samples-realistic", "RealSR", "Urban100", "DIV2K_val"),
-    "backbone": ("bicubic", "embedded", "embedded-scaled", "osediff"),
-    "method": ("FP", "OSEDiff", "MaxMin", "LSQ", "Q-DM", "EfficientDM", "PassionSR", "SVDQuant", "QArtSR"),
-    "bits": ("W32A32", "W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
-    "metric": ALL_METRICS,
-}
 
 
 def write_table(
@@ -108,8 +75,8 @@ def write_table(
         if per_image is not None:
             for dataset, rows in per_image.groupby("dataset", sort=True):
                 images = folder / "per_image" / table / f"{dataset}.csv"
-                _write_csv(images, _merged(images, _wide(rows), CELL, ()) if keep else _wide(rows))
-        _write_csv(path, _merged(path, _as_text(frame), CELL if keep else ("dataset",)))
+                _write_csv(images, _merged(images, wide_table(rows), CELL, ()) if keep else wide_table(rows))
+        _write_csv(path, _merged(path, as_text(frame), CELL if keep else ("dataset",)))
     return path
 
 
@@ -134,7 +101,7 @@ def write_measurement(
     with _locked(path.parent):
         for record in records:
             _write_record(path.parent / "runs" / f"{record['run_id']}.json", record)
-        _write_csv(path, _merged(path, _as_text(frame), by, front))
+        _write_csv(path, _merged(path, as_text(frame), by, front))
     return path
 
 
@@ -169,41 +136,6 @@ def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd
     """
     cells = read_cells(paths.results_dir(profile) / f"{name}.csv", columns)
     return pd.read_csv(io.StringIO(cells.to_csv(index=False)))
-
-
-def read_cells(source: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """A table with every cell as text.
-
-    Raises:
-        QartsrError: no such file, not a readable table, or without one of `columns`.
-    """
-    try:
-        text = source.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise QartsrError(f"{source}: no such table; make reproduce writes it") from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(source) from error
-    frame = parse_cells(source, text)
-    absent = [column for column in columns if column not in frame]
-    if absent:
-        raise QartsrError(f"{source}: has no column {', '.join(absent)}; make the table again")
-    return frame
-
-
-def parse_cells(name: object, text: str) -> pd.DataFrame:
-    """The text of a table, every cell as text.
-
-    Raises:
-        QartsrError: it is none; the message begins with `name`.
-    """
-    try:
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise _unreadable(name) from error
-
-
-def _unreadable(name: object) -> QartsrError:
-    return QartsrError(f"{name}: is not a readable table; restore it from git or remove it")
 
 
 def read_per_image(profile: str, table: str, dataset: str) -> pd.DataFrame:
@@ -258,56 +190,7 @@ def _merged(
         kept = old[[row not in replaced for row in old[list(by)].itertuples(index=False, name=None)]]
         new = pd.concat([new, kept], ignore_index=True).fillna("") if len(kept) else new
     front = [column for column in front if column in new.columns]
-    return _sorted(new[front + [column for column in new.columns if column not in front]])
-
-
-def _wide(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per image: a tenth of the long file's size, which matters in git."""
-    index = [column for column in PER_IMAGE_COLUMNS if column not in ("metric", "value")]
-    text = _as_text(rows)
-    wide = text.pivot(index=index, columns="metric", values="value").fillna("").reset_index()
-    metrics = sorted((column for column in wide.columns if column not in index), key=lambda name: _rank("metric", name))
-    wide.columns.name = None
-    return _sorted(wide[index + metrics])
-
-
-def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every cell as it will stand in the file: seven significant digits, empty for unavailable."""
-    cells = {column: [cell_text(value) for value in frame[column]] for column in frame.columns}
-    return pd.DataFrame(cells, dtype=object)
-
-
-def cell_text(value: object) -> str:
-    """A cell as it stands in a table: seven significant digits, empty when unavailable."""
-    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and math.isnan(value)):
-        return ""
-    if isinstance(value, (bool, np.bool_)):
-        return str(int(value))
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.7g}"
-    return str(value)
-
-
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    keys = [column for column in SORT_COLUMNS if column in frame.columns]
-    rest = [column for column in frame.columns if column not in keys]
-    order = sorted(
-        range(len(frame)),
-        key=lambda row: (
-            [_rank(column, frame[column].iloc[row]) for column in keys],
-            [str(frame[column].iloc[row]) for column in rest],
-        ),
-    )
-    return frame.iloc[order].reset_index(drop=True)
-
-
-def _rank(column: str, value: str) -> tuple[int, float, str]:
-    """Sort key of one cell: known names in the paper's order, then the others by name."""
-    if column in ("timestep", "seed"):
-        return (0, -float(value) if column == "timestep" else float(value), "")
-    known = _ORDER.get(column, ())
-    base = value.split(" [")[0] if column == "method" else value
-    return (known.index(base) if base in known else len(known), 0.0, value)
+    return in_order(new[front + [column for column in new.columns if column not in front]])
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

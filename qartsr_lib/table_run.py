@@ -18,8 +18,8 @@ class TableRun:
 
     Attributes:
         profile: profile name.
-        table: one row per cell and metric (`results.COLUMNS`).
-        per_image: long, `results.PER_IMAGE_COLUMNS` and "note".
+        table: one row per cell and metric (`result_cells.COLUMNS`).
+        per_image: long, `result_cells.PER_IMAGE_COLUMNS` and "note".
         records: provenance, one per run_id.
         skipped: data set -> why it is not in this run.
         histories: trained experiment -> its records, one per training step.

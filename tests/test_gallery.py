@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_pictures import pairs, run, setting  # noqa: F401
 
+from qartsr_lib.errors import QartsrError
 from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.gallery import write_gallery
 from qartsr_lib.images import read_image, upscale_bicubic
@@ -61,3 +63,37 @@ def test_pictures_of_an_earlier_choice_are_removed(run, pairs):  # noqa: F811
     before = {path: path.read_bytes() for path in index.parent.rglob("*.*")}
     write_gallery(run, pairs, [setting("embedded_T1")], ["dog"])
     assert before == {path: path.read_bytes() for path in index.parent.rglob("*.*")}
+
+
+def test_a_part_of_the_table_adds_its_pictures(run, pairs):  # noqa: F811
+    """Once part by part is the whole; a part made again takes its earlier place."""
+    parts = [setting("embedded_paper"), setting("embedded_T1")]
+    index = write_gallery(run, pairs, parts, ["cat", "dog"])
+    whole = {path: path.read_bytes() for path in index.parent.rglob("*.webp")}
+    wanted = json.loads(index.read_text())
+    shutil.rmtree(index.parent)
+    for one, photograph in (
+        (parts[0], "cat"),
+        (parts[1], "cat"),
+        (parts[0], "dog"),
+        (parts[1], "dog"),
+        *[(parts[1], "cat")] * 2,
+    ):
+        write_gallery(run, pairs, [one], [photograph], keep=True)
+    assert whole == {path: path.read_bytes() for path in index.parent.rglob("*.webp")}
+    found = json.loads(index.read_text())
+    assert (found["photographs"], found["settings"]) == (wanted["photographs"], wanted["settings"])
+    assert len(found["pictures"]) == len(wanted["pictures"])
+    assert all(entry in wanted["pictures"] for entry in found["pictures"])
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"photographs": [], "settings": []}', '{"photographs": [{}], "settings": [], "pictures": []}']
+)
+def test_a_damaged_index_is_named_and_kept(run, pairs, text):  # noqa: F811
+    index = write_gallery(run, pairs, [setting("embedded_T1")], ["dog"])
+    index.write_text(text)
+    with pytest.raises(QartsrError, match="index.json: is not a gallery's index"):
+        write_gallery(run, pairs, [setting("embedded_T1")], ["dog"], keep=True)
+    assert index.read_text() == text
+    assert list(index.parent.rglob("*.webp"))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qartsr_lib import results
+from qartsr_lib import result_cells, results
 from qartsr_lib.errors import QartsrError
 
 
@@ -49,7 +49,7 @@ def images(dataset, run_id="aaa"):
             for image in ("b", "a")
             for metric, value in (("SSIM", 0.5), ("PSNR", 20.123456789), ("LPIPS", np.nan))
         ],
-        columns=results.PER_IMAGE_COLUMNS,
+        columns=result_cells.PER_IMAGE_COLUMNS,
     )
 
 
@@ -93,7 +93,7 @@ def test_order_is_fixed_whatever_order_comes_in(home):
 def test_method_variants_follow_their_method():
     names = ["QArtSR", "MaxMin [UNet only]", "SVDQuant", "Mine", "FP", "MaxMin"]
     expected = ["FP", "MaxMin", "MaxMin [UNet only]", "SVDQuant", "QArtSR", "Mine"]
-    assert sorted(names, key=lambda name: results._rank("method", name)) == expected
+    assert sorted(names, key=lambda name: result_cells.rank("method", name)) == expected
 
 
 def test_a_run_that_lacks_a_data_set_keeps_its_rows(home):
@@ -140,7 +140,7 @@ def test_further_columns_follow_and_survive_merging(home):
     results.write_table("tiny", "table4", rows("samples").assign(trq=1))
     results.write_table("tiny", "table4", rows("RealSR").assign(trq=0))
     table = results.read_table("tiny", "table4")
-    assert list(table.columns) == [*results.COLUMNS, "trq"]
+    assert list(table.columns) == [*result_cells.COLUMNS, "trq"]
     assert dict(table.groupby("dataset")["trq"].first()) == {"RealSR": 0, "samples": 1}
 
 

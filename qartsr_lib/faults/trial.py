@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from qartsr_lib import paths
 from qartsr_lib.cache import RunCache
@@ -20,6 +21,8 @@ from qartsr_lib.evaluator import Parts
 from qartsr_lib.experiment import Experiment
 from qartsr_lib.profiles import Profile
 from qartsr_lib.study import run_table
+
+T = TypeVar("T")
 
 TABLE = "faults"
 TIMEOUT = 600  # seconds that a sweep may take
@@ -113,17 +116,33 @@ class Trial:
 
     def wait_until_in_the_middle(self, process: subprocess.Popen, finished: int = 3) -> int:
         """Wait for `finished` images of the trial and one that is being computed; returns who computes it."""
+
+        def computing() -> int | None:
+            ended = sum(event == "end" and piece.startswith("sr/") for event, piece, _ in self.notes())
+            return next(iter(self.unfinished().values()), None) if ended >= finished else None
+
+        return self._wait(process, computing)
+
+    def wait_until_begun(self, process: subprocess.Popen, others: Collection[int] = ()) -> set[int]:
+        """Wait until a process that is not one of `others` has begun to compute; returns all that have."""
+
+        def begun() -> set[int] | None:
+            seen = {pid for _, _, pid in self.notes()}
+            return seen if seen - set(others) else None
+
+        return self._wait(process, begun)
+
+    def _wait(self, process: subprocess.Popen, found: Callable[[], T | None]) -> T:
+        """What `found` returns as soon as it is not None, while `process` runs."""
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
-            ended = sum(event == "end" and piece.startswith("sr/") for event, piece, _ in self.notes())
-            computing = self.unfinished()
-            if ended >= finished and computing:
-                return next(iter(computing.values()))
+            if (result := found()) is not None:
+                return result
             if process.poll() is not None:
                 raise RuntimeError(f"the sweep ended before it could be struck: {process.communicate()[1]}")
             time.sleep(0.01)
         process.kill()
-        raise RuntimeError(f"the sweep did not get into its middle in {TIMEOUT} s")
+        raise RuntimeError(f"the sweep did not get as far as it had to in {TIMEOUT} s")
 
     def done_twice(self, damaged: Sequence[str] = ()) -> int:
         """Pieces begun after they had been finished; each of `damaged` may be, once."""

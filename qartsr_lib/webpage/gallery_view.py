@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, gallery_dir
+from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, damaged, gallery_dir, read_index
 from qartsr_lib.tables import OUTSIDE
 from qartsr_lib.webpage.pictures import data_uri
 from qartsr_lib.webpage.sources import Records, first_with
@@ -40,7 +39,7 @@ def read_gallery(profiles: Sequence[str], records: Records) -> GalleryView | Non
         return None
     folder = gallery_dir(profile)
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_index(folder / INDEX)
         pictures = {
             setting["name"]: {
                 photograph["id"]: [
@@ -55,8 +54,8 @@ def read_gallery(profiles: Sequence[str], records: Records) -> GalleryView | Non
         files = {
             picture["file"]: data_uri(folder / picture["file"]) for picture in index["pictures"] if picture["file"]
         }
-    except (ValueError, KeyError, TypeError) as error:
-        raise QartsrError(f"{folder / INDEX}: is not a gallery's index; run notebook 05 again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder / INDEX) from error
     except FileNotFoundError as error:
         raise QartsrError(f"{error.filename}: the gallery's index names it; run notebook 05 again") from error
     chosen = [{"name": setting["name"], "title": setting["title"]} for setting in index["settings"]]

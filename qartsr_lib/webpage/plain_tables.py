@@ -9,7 +9,7 @@ import pandas as pd
 
 from qartsr_lib import paths
 from qartsr_lib.reports.table2 import honest_rule_table, paper_rule_table
-from qartsr_lib.results import read_cells
+from qartsr_lib.result_cells import read_cells
 from qartsr_lib.webpage.sources import Records
 
 NOT_NUMBERS = ("method", "bits", "runtime", "data set", "backbone")

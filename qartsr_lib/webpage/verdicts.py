@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qartsr_lib import paths
 from qartsr_lib.claims.ledger import COLUMNS, STUDY, VERDICTS, count_verdicts, verdict_text
-from qartsr_lib.results import read_cells
+from qartsr_lib.result_cells import read_cells
 from qartsr_lib.webpage.sources import Records, first_with
 
 FILE = "claims.csv"

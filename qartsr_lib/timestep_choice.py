@@ -17,8 +17,11 @@ from qartsr_lib.fidelity import luma, psnr
 from qartsr_lib.measured import Measured, measure_cells
 from qartsr_lib.methods import METHODS
 from qartsr_lib.progress import progress
+from qartsr_lib.results import read_measurement
 
-_COLUMNS = ["dataset", "backbone", "timestep", "bits", "image", "psnr_fp"]
+TABLE = "table4_timestep"
+_CELL = ("dataset", "backbone", "timestep", "bits")
+_COLUMNS = [*_CELL, "image", "psnr_fp"]
 
 
 def measure_timesteps(
@@ -57,6 +60,17 @@ def measure_timesteps(
         return pd.DataFrame(rows, columns=_COLUMNS)
 
     return measure_cells(profile, questions, measure)
+
+
+def write_choice(choice: Measured, keep: bool = False) -> pd.DataFrame:
+    """Write results/<profile>/table4_timestep.csv; returns its rows.
+
+    Args:
+        choice: from `measure_timesteps`.
+        keep: rows of other models and bit widths stay: for a part of Table 4.
+    """
+    choice.write(TABLE, _CELL if keep else ("dataset",))
+    return read_measurement(choice.profile, TABLE, _COLUMNS)
 
 
 def timestep_table(measured: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from quant_stand_in import lq_images, tiny_backbone
 from qartsr_lib import timestep_choice
 from qartsr_lib.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
-from qartsr_lib.timestep_choice import measure_timesteps, timestep_table
+from qartsr_lib.timestep_choice import measure_timesteps, timestep_table, write_choice
 
 
 def test_every_timestep_is_measured_against_its_own_full_precision(tmp_path, monkeypatch):
@@ -24,6 +24,17 @@ def test_every_timestep_is_measured_against_its_own_full_precision(tmp_path, mon
     weights = torch.tensor([65.481, 128.553, 24.966]).view(3, 1, 1) / 255
     error = ((a - b) * weights).sum(0).square().mean()
     assert rows["psnr_fp"][0] == pytest.approx(float(-10 * error.log10()), abs=0.05)
+
+
+def test_a_part_of_the_choice_keeps_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+    monkeypatch.setattr(timestep_choice, "load_backbone", lambda name, timestep: tiny_backbone())
+    images = CalibrationList("photos", lq_images(2), "hash")
+    for keep, wanted in ((False, ["W4A4"]), (True, ["W4A4", "W2A2"]), (False, ["W2A2"])):
+        choice = measure_timesteps("tiny", ["embedded"], [1000, 1], wanted[-1:], images)
+        written = write_choice(choice, keep)
+        assert [bits for _, bits in timestep_table(written).index] == wanted
+        assert len(written) == 2 * 2 * len(wanted)
 
 
 def test_the_highest_mean_is_chosen():

@@ -1,5 +1,5 @@
 # make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"] [WORKERS=2] [DEVICE=cuda]
-# make report (figures/index.html), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
+# make report (figures/index.html, README's tables), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
 # make test [ARGS="-k quant"], make lab, make lint, make bench, make faults, make backbone [IMAGES=folder] [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
 
@@ -26,6 +26,7 @@ reproduce: $(INSTALLED)
 
 report: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.webpage
+	@$(BIN)/python -m qartsr_lib.readme
 
 compare: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.compare $(ARGS)

@@ -55,6 +55,7 @@ _NOT_COMPUTING = frozenset(
         "progress",
         "rate_choice",
         "provenance",
+        "readme",
         "reports",
         "result_cells",
         "results",

@@ -1,0 +1,54 @@
+"""The README's tables are those of the result files."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import pytest
+
+from qartsr_lib import paths, readme
+from qartsr_lib.errors import QartsrError
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch):
+    monkeypatch.delenv("QARTSR_HOME", raising=False)
+
+
+def test_committed_readme_shows_the_committed_results():
+    text = readme.readme_file().read_text(encoding="utf-8")
+    named = re.findall(r"<!-- (?!end)([\w ]+) -->", text)
+    assert sorted(named) == sorted(readme.BLOCKS), "each block once"
+    assert readme.filled(text) == text, "make report writes the tables anew"
+
+
+def test_a_cell_is_the_tables_and_the_best_is_bold():
+    with open(paths.results_dir("study") / "table3.csv", newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["metric"] == "PSNR" and row["bits"] == "W4A4"]
+    wanted = {
+        row["method"]: float(row["value"])
+        for row in rows
+        if (row["dataset"], row["backbone"], row["timestep"]) == ("Urban100", "embedded", "1000")
+    }
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.psnr_table("W4A4").splitlines()]
+    assert lines[0][4] == "Urban100: `embedded`, T = 1000"
+    found = {line[0].strip("*"): line[4] for line in lines[4:]}
+    assert {name: float(cell.strip("*")) for name, cell in found.items() if cell != "-"} == {
+        name: pytest.approx(value, abs=0.00501) for name, value in wanted.items()
+    }
+    bold = [name for name, cell in found.items() if cell.startswith("**")]
+    assert bold == [max(wanted, key=wanted.get)]
+
+
+def test_a_changed_number_is_written_anew_and_an_unknown_table_named():
+    block = "text\n<!-- verdicts -->\n{}<!-- end -->\nmore\n"
+    assert readme.filled(block.format("| 99 |\n")) == block.format(readme.verdict_counts())
+    with pytest.raises(QartsrError, match="no table is called 'table9'"):
+        readme.filled("<!-- table9 -->\n<!-- end -->")
+
+
+def test_no_readme_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(readme, "readme_file", lambda: tmp_path / "README.md")
+    assert readme.main() == 2
+    assert "README.md: no such file" in capsys.readouterr().err

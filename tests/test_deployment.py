@@ -50,3 +50,14 @@ def test_rendered_tables():
 
 def test_figure():
     assert len(figures.deployment_scatter(rows()).axes) == 2
+
+
+def test_no_label_hides_another():
+    """Six models that take almost the same."""
+    same = [rows().iloc[2].to_dict() | {"method": f"M{n}", "latency_ms": 2 + n / 40, "psnr_y": 23.5} for n in range(5)]
+    figure = figures.deployment_scatter(pd.concat([rows(), pd.DataFrame(same)]))
+    figure.canvas.draw()
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert len(boxes) == 6
+        assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
+from qartsr_lib.figures.labels import label_points
 from qartsr_lib.figures.style import styled
 
 COLOURS = ("#b2182b", "#2166ac", "#1b7837", "#762a83", "#e08214")
 MARKERS = {"fp32": "o", "fp32, memory kept": "X", "fp32, compiled": "P", "bf16": "D", "simulate": "v", "int8": "s"}
-FULL_COLOUR = "#111111"
+FULL_COLOUR, OURS = "#111111", "QArtSR"
 
 
 def deployment_scatter(rows: pd.DataFrame) -> Figure:
@@ -20,26 +24,30 @@ def deployment_scatter(rows: pd.DataFrame) -> Figure:
         rows: of one backbone and T, deploy.measurement.COLUMNS; those that were not timed are left out.
     """
     rows = rows.dropna(subset=["latency_ms"])
-    methods = [method for method in rows["method"].unique() if method != "FP"]
-    colours = {"FP": FULL_COLOUR} | dict(zip(methods, COLOURS, strict=False))
+    methods = sorted(set(rows["method"]) - {"FP"}, key=lambda method: (method != OURS, method))
+    colours = {"FP": FULL_COLOUR} | dict(zip(methods, cycle(COLOURS), strict=False))
     sizes = rows[rows["runtime"].isin(["fp32", "bf16", "int8"])]
     with styled():
-        figure, (time, size) = plt.subplots(1, 2, figsize=(8.6, 3.8), sharey=True)
+        figure, (time, size) = plt.subplots(1, 2, figsize=(8.6, 4.2), sharey=True, layout="constrained")
         for axis, part, column in ((time, rows, "latency_ms"), (size, sizes, "file_MB")):
             for row in part.itertuples():
                 marker, colour = MARKERS[row.runtime], colours[row.method]
                 hollow = "none" if row.runtime == "simulate" else colour
                 axis.scatter(getattr(row, column), row.psnr_y, marker=marker, s=42, edgecolor=colour, facecolor=hollow)
-                if row.method != "FP" and row.runtime == "int8":
-                    where = (getattr(row, column), row.psnr_y)
-                    axis.annotate(row.bits, where, (4, 4), textcoords="offset points", fontsize=7, color=colour)
         time.set_xlabel("milliseconds per image, median")
         size.set_xlabel("MB on disk")
         size.set_xscale("log")
+        size.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        size.xaxis.set_major_formatter("{x:g}")
+        size.xaxis.set_minor_locator(NullLocator())
         time.set_ylabel("PSNR-Y, dB")
+        time.margins(y=0.1)
         dots = [plt.Line2D([], [], ls="", marker="o", color=colour, label=name) for name, colour in colours.items()]
-        kinds = dict.fromkeys(rows["runtime"])
+        kinds = [kind for kind in MARKERS if kind in set(rows["runtime"])]
         shapes = [plt.Line2D([], [], ls="", marker=MARKERS[kind], color="#777777", label=kind) for kind in kinds]
-        size.legend(handles=dots, loc="center right")
-        time.legend(handles=shapes, loc="center right")
+        figure.legend(handles=[*dots, *shapes], loc="outside upper center", ncols=len(dots) + len(shapes) // 2)
+        integers = rows[(rows["runtime"] == "int8") & (rows["method"] != "FP")]
+        for axis, column in ((time, "latency_ms"), (size, "file_MB")):
+            places = zip(integers[column], integers["psnr_y"], integers["bits"], integers["method"], strict=True)
+            label_points(axis, [(x, y, bits, colours[method]) for x, y, bits, method in places])
     return figure

@@ -19,7 +19,6 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.progress import progress
 from qartsr_lib.results import read_measurement
 
-TABLE = "table4_timestep"
 _CELL = ("dataset", "backbone", "timestep", "bits")
 _COLUMNS = [*_CELL, "image", "psnr_fp"]
 
@@ -62,15 +61,15 @@ def measure_timesteps(
     return measure_cells(profile, questions, measure)
 
 
-def write_choice(choice: Measured, keep: bool = False) -> pd.DataFrame:
-    """Write results/<profile>/table4_timestep.csv; returns its rows.
+def write_choice(choice: Measured, name: str, keep: bool = False) -> pd.DataFrame:
+    """Write results/<profile>/<name>.csv; returns its rows.
 
     Args:
         choice: from `measure_timesteps`.
         keep: rows of other models and bit widths stay: for a part of Table 4.
     """
-    choice.write(TABLE, _CELL if keep else ("dataset",))
-    return read_measurement(choice.profile, TABLE, _COLUMNS)
+    choice.write(name, _CELL if keep else ("dataset",))
+    return read_measurement(choice.profile, name, _COLUMNS)
 
 
 def timestep_table(measured: pd.DataFrame) -> pd.DataFrame:

@@ -60,7 +60,7 @@ def test_lint_no_shell_and_a_title(notebook):
 
 #: Function -> (position of the file's name among its arguments, suffix).
 WRITERS = {"write": (0, ".csv"), "write_measurement": (1, ".csv"), "save_table": (1, ".md"), "save_text": (1, ".md")}
-WRITERS |= {"save": (2, ".png")}
+WRITERS |= {"write_choice": (1, ".csv"), "save": (2, ".png")}
 
 
 def written(notebook: Path) -> set[str]:

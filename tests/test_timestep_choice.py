@@ -32,7 +32,7 @@ def test_a_part_of_the_choice_keeps_the_others(tmp_path, monkeypatch):
     images = CalibrationList("photos", lq_images(2), "hash")
     for keep, wanted in ((False, ["W4A4"]), (True, ["W4A4", "W2A2"]), (False, ["W2A2"])):
         choice = measure_timesteps("tiny", ["embedded"], [1000, 1], wanted[-1:], images)
-        written = write_choice(choice, keep)
+        written = write_choice(choice, "choice", keep)
         assert [bits for _, bits in timestep_table(written).index] == wanted
         assert len(written) == 2 * 2 * len(wanted)
 

@@ -26,7 +26,7 @@ reproduce: $(INSTALLED)
 
 report: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.webpage
-	@$(BIN)/python -m qartsr_lib.readme
+	@test -n "$$QARTSR_HOME" || $(BIN)/python -m qartsr_lib.readme
 
 compare: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.compare $(ARGS)

@@ -19,47 +19,51 @@ import pandas as pd
 
 from qartsr_lib import paths, tables
 from qartsr_lib.atomic import write_text
-from qartsr_lib.claims.ledger import STUDY, VERDICTS
+from qartsr_lib.claims.ledger import STUDY, VERDICTS, count_verdicts
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.reports.differences import NOT_QUANTIZED
+from qartsr_lib.reports.pictures import OURS
+from qartsr_lib.reports.settings import FULL
 from qartsr_lib.result_cells import rank
 from qartsr_lib.results import read_measurement, read_table
 
 PROFILE = "study"
 MODELS = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))
 DATASETS = ("RealSR", "Urban100")
-FULL, OURS = ("FP", "W32A32"), "QArtSR"
+#: Its row: backbone, T, method, bits.
+BICUBIC = (tables.BICUBIC, 1, "Bicubic", NOT_QUANTIZED)
+NAN = float("nan")
 _BLOCK = re.compile(r"(<!-- (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def psnr_table(bits: str) -> str:
     """PSNR-Y of every method of Table 3 at one bit width; the best is bold, methods that were not run are left out."""
     table = read_table(PROFILE, "table3")
-    table = table[(table["metric"] == "PSNR") & table["dataset"].isin(DATASETS)]
-    columns = [(dataset, *model) for dataset in DATASETS for model in MODELS]
-    lines = [
-        f"| {bits} | " + " | ".join(_titles()) + " |",
-        "|---" * (len(columns) + 1) + "|",
-        _line("full precision", _values(table, FULL, columns)),
-        _line("*bicubic*", _values(table, None, columns), style="*"),
-    ]
-    width = table[(table["bits"] == bits) & (table["backbone"] != tables.OUTSIDE)]
-    methods = sorted(width["method"].drop_duplicates(), key=lambda name: rank("method", name))
-    rows = {name: _values(width, (name, bits), columns) for name in methods}
+    table = table[(table["metric"] == "PSNR") & (table["backbone"] != tables.OUTSIDE)]
+    values = table.set_index(["dataset", "backbone", "timestep", "method", "bits"])["value"]
+    models = [(dataset, *model) for dataset in DATASETS for model in MODELS]
+    methods = sorted(set(table.loc[table["bits"] == bits, "method"]), key=lambda name: rank("method", name))
+    rows = {name: [values.get((*model, name, bits), NAN) for model in models] for name in methods}
     best = pd.DataFrame(rows).max(axis=1).tolist()
-    for name, values in rows.items():
-        lines.append(_line(f"**{name}**" if name == OURS else name, values, best))
-    return "\n".join(lines) + "\n"
+    full = [values.get((*model, FULL, NOT_QUANTIZED), NAN) for model in models]
+    enlarged = [values.get((model[0], *BICUBIC), NAN) for model in models]
+    lines = [["full precision", *map(_shown, full)], ["*bicubic*", *(f"*{_shown(value)}*" for value in enlarged)]]
+    for name, row in rows.items():
+        cells = [f"**{_shown(x)}**" if x == highest else _shown(x) for x, highest in zip(row, best, strict=True)]
+        lines.append([f"**{name}**" if name == OURS else name, *cells])
+    return tables.to_markdown(pd.DataFrame(lines, columns=[bits, *_titles()])) + "\n"
 
 
 def verdict_counts() -> str:
     """How many of the paper's claims, and of the study's own questions, have which verdict."""
-    claims = read_measurement(PROFILE, "claims", ("asked_by", "verdict"))
+    claims = read_measurement(PROFILE, "claims", ("asked_by", "verdict", "measured", "checks"))
     own = claims["asked_by"] == STUDY
-    lines = ["| | " + " | ".join(VERDICTS) + " |", "|---" * (len(VERDICTS) + 1) + "|"]
+    lines = []
     for title, part in (("claims of the paper", claims[~own]), ("questions of our own", claims[own])):
-        counts = [str(int((part["verdict"] == verdict).sum())) for verdict in VERDICTS]
-        lines.append(f"| {len(part)} {title} | " + " | ".join(counts) + " |")
-    return "\n".join(lines) + "\n"
+        found = count_verdicts(part[["verdict", "measured", "checks"]].itertuples(index=False, name=None))
+        counts = {verdict: number for verdict, number, _ in found}
+        lines.append([f"{len(part)} {title}", *(counts.get(verdict, 0) for verdict in VERDICTS)])
+    return tables.to_markdown(pd.DataFrame(lines, columns=["", *VERDICTS])) + "\n"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -89,26 +93,8 @@ def _titles() -> list[str]:
     return [f"{dataset}: {model}" if model == models[0] else model for dataset in DATASETS for model in models]
 
 
-def _values(table: pd.DataFrame, row: tuple[str, str] | None, columns: list[tuple[str, str, int]]) -> list[float]:
-    """PSNR-Y of (method, bits) in each column, of bicubic for None; NaN where there is none."""
-    found = []
-    for dataset, backbone, timestep in columns:
-        part = table[table["dataset"] == dataset]
-        if row is None:
-            part = part[part["backbone"] == tables.BICUBIC]
-        else:
-            part = part[(part["backbone"] == backbone) & (part["timestep"] == timestep)]
-            part = part[(part["method"] == row[0]) & (part["bits"] == row[1])]
-        found.append(float(part["value"].iloc[0]) if len(part) else float("nan"))
-    return found
-
-
-def _line(name: str, values: list[float], best: list[float] | None = None, style: str = "") -> str:
-    cells = []
-    for index, value in enumerate(values):
-        mark = "**" if best is not None and value == best[index] else style
-        cells.append("-" if pd.isna(value) else f"{mark}{value:.2f}{mark}")
-    return f"| {name} | " + " | ".join(cells) + " |"
+def _shown(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:.2f}"
 
 
 def readme_file() -> Path:

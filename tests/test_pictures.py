@@ -79,6 +79,23 @@ def test_settings_are_the_papers_and_one_per_model():
     assert all("paper" not in item.name for item in reports.settings(both, LABELS))
 
 
+def test_parts_of_a_table_are_its_own_settings_whatever_the_last_run_had():
+    lines = [("RealSR", *cell, method) for cell in CELLS for method in ("FP", "LSQ", "QArtSR")]
+    lines += [("Urban100", "embedded-scaled", 1, "LSQ")]
+    lines += [(name, tables.BICUBIC, 1, "Bicubic") for name in ("RealSR", "Urban100")]
+    results = pd.DataFrame(lines, columns=["dataset", "backbone", "timestep", "method"])
+    parts = {(dataset, item.name): rows for dataset, item, rows in reports.table_parts(results)}
+    assert list(parts) == [
+        ("RealSR", "embedded_paper"),
+        ("RealSR", "embedded_T1000"),
+        ("RealSR", "embedded_T1"),
+        ("RealSR", "embedded-scaled_T1"),
+        ("Urban100", "embedded-scaled_T1"),  # bicubic alone makes no part
+    ]
+    paper = parts["RealSR", "embedded_paper"].set_index("method")["timestep"]
+    assert paper.to_dict() == {"FP": 1000, "Bicubic": 1, "LSQ": 1000, "QArtSR": 1}
+
+
 def test_rows_of_a_setting(run):
     rows = setting("embedded_paper").rows(run.table).drop_duplicates(["method", "timestep", "backbone"])
     expected = [("FP", 1000), ("DiffBIR", 0), ("MaxMin", 1000), ("LSQ", 1000), ("QArtSR", 1)]

@@ -7,7 +7,7 @@ not wait for the networks' packages.
 import importlib
 
 # At once, because the function has its module's name.
-from qartsr_lib.reports.settings import Setting, settings
+from qartsr_lib.reports.settings import Setting, settings, table_parts
 
 _MODULES = {
     "availability": ("dataset_availability", "metric_availability"),
@@ -33,7 +33,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["Setting", "settings", *_HOME]  # noqa: PLE0604
+__all__ = ["Setting", "settings", "table_parts", *_HOME]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from qartsr_lib import tables
 from qartsr_lib.metrics import lower_is_better
-from qartsr_lib.reports.settings import OTHER_RECIPES, Setting, is_papers, settings
+from qartsr_lib.reports.settings import OTHER_RECIPES, Setting, is_papers, table_parts
 from qartsr_lib.tables import NO_MODEL
 
 Sections = list[tuple[str, pd.DataFrame]]
@@ -28,16 +28,10 @@ def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
     left out; a column says which of their rows are the paper's. Outside systems and bicubic interpolation stand in
     every section.
     """
-    sections = []
-    ours = results[~results["backbone"].isin(NO_MODEL)]
-    methods = [method for method in ours["method"].unique() if method != "FP"]
-    cells = list(ours[["backbone", "timestep"]].drop_duplicates().itertuples(index=False, name=None))
-    for dataset, part in results.groupby("dataset", sort=False):
-        for setting in settings(cells, methods):
-            rows = setting.rows(part)
-            if not rows["backbone"].isin(NO_MODEL).all():
-                sections.append((f"{dataset}, {setting.title}", _table3(rows, metrics, setting)))
-    return sections
+    return [
+        (f"{dataset}, {setting.title}", _table3(rows, metrics, setting))
+        for dataset, setting, rows in table_parts(results)
+    ]
 
 
 def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from qartsr_lib import tables
-from qartsr_lib.tables import BICUBIC, OUTSIDE
+from qartsr_lib.tables import BICUBIC, NO_MODEL, OUTSIDE
 
 #: Recipes that are not OSEDiff's: no row there is the paper's setting.
 OTHER_RECIPES = ("embedded-scaled",)
@@ -67,6 +67,21 @@ def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[S
         )
         for backbone, timestep in cells
     ]
+
+
+def table_parts(results: pd.DataFrame) -> Iterator[tuple[str, Setting, pd.DataFrame]]:
+    """(data set, setting, its rows), the settings of all models and methods of the table.
+
+    A setting in which a data set has no model, only bicubic or outside systems, is left out.
+    """
+    ours = results[~results["backbone"].isin(NO_MODEL)]
+    cells = ours[["backbone", "timestep"]].drop_duplicates().itertuples(index=False, name=None)
+    found = settings(list(cells), [method for method in ours["method"].unique() if method != FULL])
+    for dataset, part in results.groupby("dataset", sort=False):
+        for setting in found:
+            rows = setting.rows(part)
+            if not rows["backbone"].isin(NO_MODEL).all():
+                yield str(dataset), setting, rows
 
 
 def papers_timesteps(methods: Sequence[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from qartsr_lib import paths, results, tables
 from qartsr_lib.reports.comparison import TABLE4_NOTE
-from qartsr_lib.reports.settings import FULL, OTHER_RECIPES, is_papers, settings
+from qartsr_lib.reports.settings import FULL, OTHER_RECIPES, is_papers, table_parts
 from qartsr_lib.tables import NO_MODEL, is_number
 from qartsr_lib.webpage.blocks import Block, Layout, build_block
 from qartsr_lib.webpage.sources import Records
@@ -62,23 +62,17 @@ def _table1(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:
 
 
 def _table3(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:
-    ours = frame[~frame["backbone"].isin(NO_MODEL)]
-    methods = [method for method in ours["method"].unique() if method != FULL]
-    cells = list(ours[["backbone", "timestep"]].drop_duplicates().itertuples(index=False, name=None))
-    for dataset, part in frame.groupby("dataset", sort=False):
+    for dataset, setting, rows in table_parts(frame):
         paper = tables.paper_values(3, ["bits", "timestep", "method"], dataset)
-        for setting in settings(cells, methods):
-            rows = setting.rows(part)
-            several = len(set(setting.timesteps.values())) > 1
-            layout = Layout(
-                head=_head3 if several else lambda row: row.method,
-                group=lambda row: row.bits,
-                compete=lambda row: None if row.method == FULL or row.backbone in NO_MODEL else row.bits,
-                paper=_of(paper, _papers_row),
-                labels={"bits/weight": _stored, "images": _steps},
-            )
-            if not rows["backbone"].isin(NO_MODEL).all():
-                yield build_block(f"{dataset}, {setting.title}", rows, layout, profile, records)
+        several = len(set(setting.timesteps.values())) > 1
+        layout = Layout(
+            head=_head3 if several else lambda row: row.method,
+            group=lambda row: row.bits,
+            compete=lambda row: None if row.method == FULL or row.backbone in NO_MODEL else row.bits,
+            paper=_of(paper, _papers_row),
+            labels={"bits/weight": _stored, "images": _steps},
+        )
+        yield build_block(f"{dataset}, {setting.title}", rows, layout, profile, records)
 
 
 def _table4(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:

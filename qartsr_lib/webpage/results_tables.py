@@ -62,14 +62,15 @@ def _table1(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:
 
 
 def _table3(frame: pd.DataFrame, profile: str, records: Records) -> Blocks:
+    keys = ["bits", "timestep", "method"]
+    papers = {dataset: tables.paper_values(3, keys, dataset) for dataset in frame["dataset"].unique()}
     for dataset, setting, rows in table_parts(frame):
-        paper = tables.paper_values(3, ["bits", "timestep", "method"], dataset)
         several = len(set(setting.timesteps.values())) > 1
         layout = Layout(
             head=_head3 if several else lambda row: row.method,
             group=lambda row: row.bits,
             compete=lambda row: None if row.method == FULL or row.backbone in NO_MODEL else row.bits,
-            paper=_of(paper, _papers_row),
+            paper=_of(papers[dataset], _papers_row),
             labels={"bits/weight": _stored, "images": _steps},
         )
         yield build_block(f"{dataset}, {setting.title}", rows, layout, profile, records)

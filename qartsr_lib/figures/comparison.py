@@ -93,12 +93,15 @@ def _empty(text: str) -> Figure:
     return figure
 
 
-def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], quantity: str = "image_loss") -> Figure:
+def loss_curves(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], quantity: str = "image_loss", title: str = ""
+) -> Figure:
     """A loss against the images seen, one line per run; steps without a positive finite value are left out.
 
     Args:
         histories: label -> records of Finetuner.run.
         quantity: entry of the records.
+        title: above the curves.
     """
     lines = {label: _points(history, quantity) for label, history in histories.items()}
     if not any(lines.values()):
@@ -114,6 +117,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], quantity
             smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
             axis.plot(images[width - 1 :], smooth, color=line.get_color(), lw=1.6, label=label)
         axis.set(yscale="log", xlabel="images passed forward and backward", ylabel=quantity.replace("_", " "))
+        axis.set_title(title, fontsize=8.5)
         axis.legend()
     return figure
 

@@ -116,9 +116,9 @@ CAPTIONS = (
         "Line chart of the error of each layer's output.",
     ),
     Caption(
-        r"table4_learning_(?P<bits>.+)",
-        "Learning curves, {bits}",
-        "Image loss on the training images over the budget.",
+        rf"table4_learning_(?P<bits>[^_]+)_{_SETTING}",
+        "Learning curves, {bits}, {setting}",
+        "Image loss on the training images over the budget, first seed.",
         "Training losses over the budget at {bits}.",
     ),
     Caption(

@@ -24,6 +24,7 @@ _MODULES = {
         "paired_differences",
         "table3_effects",
     ),
+    "learning": ("learning_curves",),
     "pictures": ("figure1_blocks", "figure3_blocks", "figure6_blocks"),
     "rates": ("rate_sections",),
     "table1": ("knob_table", "part_table", "quality_sections", "table1_sections", "timestep_effect"),

@@ -43,6 +43,16 @@ class Setting:
         return pd.concat([results[model & full], *others, results[model & ~full]])
 
 
+def cell_name(backbone: str, timestep: int) -> str:
+    """A model in file names, such as "embedded_T1"."""
+    return f"{backbone}_T{timestep}"
+
+
+def cell_title(backbone: str, timestep: int) -> str:
+    """A model for people, such as "embedded, T = 1"."""
+    return f"{backbone}, T = {timestep}"
+
+
 def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[Setting]:
     """The paper's setting of every backbone that has T = 1000 and T = 1, then every (backbone, T) by itself.
 
@@ -59,8 +69,8 @@ def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[S
     shown = {setting.backbone for setting in papers}
     return papers + [
         Setting(
-            f"{backbone}_T{timestep}",
-            f"{backbone}, T = {timestep}",
+            cell_name(backbone, timestep),
+            cell_title(backbone, timestep),
             backbone,
             dict.fromkeys([FULL, *methods], timestep),
             pictured=timestep == 1 or backbone not in shown,

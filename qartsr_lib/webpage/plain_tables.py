@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from qartsr_lib import paths
+from qartsr_lib.reports.settings import cell_title
 from qartsr_lib.reports.table2 import honest_rule_table, paper_rule_table
 from qartsr_lib.result_cells import read_cells
 from qartsr_lib.webpage.sources import Records
@@ -79,7 +80,7 @@ def deployment(profile: str, records: Records) -> list[PlainTable]:
     found = []
     for (backbone, timestep), rows in frame.groupby(["backbone", "timestep"], sort=False):
         shown = pd.DataFrame({heading: rows[name].map(text) for name, (heading, text) in DEPLOYMENT.items()})
-        found.append(_plain(f"{backbone}, T = {timestep}", shown, list(rows["run_id"]), profile, records))
+        found.append(_plain(cell_title(backbone, timestep), shown, list(rows["run_id"]), profile, records))
     return found
 
 

@@ -21,7 +21,7 @@ from qartsr_lib.gallery_index import BICUBIC, INDEX, ORIGINAL, SAME, Index, Pict
 from qartsr_lib.images import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.reports.crops import read_output
 from qartsr_lib.reports.pictures import DATASET, outputs_by_row
-from qartsr_lib.reports.settings import Setting
+from qartsr_lib.reports.settings import Setting, cell_name
 from qartsr_lib.table_run import TableRun
 
 #: Of WebP: artefacts of quantization stay as they are, and a photograph of 320 pixels takes some 30 kB.
@@ -88,7 +88,7 @@ def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Pa
     for backbone, timestep, method, bits, run_id in _rows(run, settings):
         experiment = experiments.get((method, backbone, timestep, bits))
         image = None if experiment is None else read_output(run, experiment, pair.id)
-        name = f"{method}_{bits}_{backbone}_T{timestep}"
+        name = f"{method}_{bits}_{cell_name(backbone, timestep)}"
         file = "" if image is None else _save(folder, pair.id, name, image)
         value = None if image is None else _shown(psnr_y(image, original))
         yield Picture(pair.id, backbone, timestep, method, bits, value, run_id, file)

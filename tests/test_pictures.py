@@ -200,7 +200,7 @@ def test_figures_without_any_value(run, home):
     assert axis.get_title() == "W4A4"
 
 
-def test_learning_curves_are_of_one_model_and_of_the_first_seed():
+def test_loss_histories_are_of_one_model_and_of_the_first_seed():
     def trained(backbone, timestep, bits, label, seed=0):
         return Experiment(backbone, timestep, "qartsr", bits, "samples", seed, label=label)
 
@@ -213,9 +213,9 @@ def test_learning_curves_are_of_one_model_and_of_the_first_seed():
         trained("embedded", 1, "W2A2", "ET"): [{"image_loss": 6.0}],
     }
     run = TableRun("tiny", pd.DataFrame(), pd.DataFrame(), [], {}, {}, histories)
-    ((name, title, curves),) = reports.learning_curves(run, ["ET", "RPQ*", "RPQ*+ET"])
+    ((name, title, found),) = reports.loss_histories(run, ["ET", "RPQ*", "RPQ*+ET"])
     assert (name, title) == ("W4A4_embedded_T1", "embedded, T = 1, W4A4")
-    assert list(curves.items()) == [("ET", [{"image_loss": 3.0}]), ("RPQ*", [{"image_loss": 2.0}])]
+    assert list(found.items()) == [("ET", [{"image_loss": 3.0}]), ("RPQ*", [{"image_loss": 2.0}])]
 
 
 def test_comparison_grid_leaves_a_missing_image_empty():

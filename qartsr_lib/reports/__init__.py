@@ -7,7 +7,7 @@ not wait for the networks' packages.
 import importlib
 
 # At once, because the function has its module's name.
-from qartsr_lib.reports.settings import Setting, settings, table_parts
+from qartsr_lib.reports.settings import Setting, cell_title, settings, table_parts
 
 _MODULES = {
     "availability": ("dataset_availability", "metric_availability"),
@@ -24,7 +24,7 @@ _MODULES = {
         "paired_differences",
         "table3_effects",
     ),
-    "learning": ("learning_curves",),
+    "learning": ("loss_histories",),
     "pictures": ("figure1_blocks", "figure3_blocks", "figure6_blocks"),
     "rates": ("rate_sections",),
     "table1": ("knob_table", "part_table", "quality_sections", "table1_sections", "timestep_effect"),
@@ -34,7 +34,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["Setting", "settings", "table_parts", *_HOME]  # noqa: PLE0604
+__all__ = ["Setting", "cell_title", "settings", "table_parts", *_HOME]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:

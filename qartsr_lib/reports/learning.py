@@ -10,7 +10,7 @@ from qartsr_lib.table_run import TableRun
 History = Sequence[Mapping[str, float]]
 
 
-def learning_curves(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str, str, dict[str, History]]]:
+def loss_histories(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str, str, dict[str, History]]]:
     """(name for files, title, label -> records of training) for every model and bit width.
 
     One that trained fewer than two of `labels` has nothing to compare and is left out.
@@ -24,6 +24,6 @@ def learning_curves(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str,
         cell = (experiment.backbone, experiment.timestep, experiment.bits)
         trained.setdefault(cell, {}).setdefault(experiment.label, history)
     for (backbone, timestep, bits), found in trained.items():
-        curves = {label: found[label] for label in labels if label in found}
-        if len(curves) > 1:
-            yield f"{bits}_{cell_name(backbone, timestep)}", f"{cell_title(backbone, timestep)}, {bits}", curves
+        histories = {label: found[label] for label in labels if label in found}
+        if len(histories) > 1:
+            yield f"{bits}_{cell_name(backbone, timestep)}", f"{cell_title(backbone, timestep)}, {bits}", histories

@@ -26,6 +26,12 @@ BICUBIC, BICUBIC_LABEL = "bicubic", "Bicubic"
 NO_MODEL = (OUTSIDE, BICUBIC)
 #: The paper's name of a row -> ours.
 PAPER_NAMES = {"OSEDiff": "FP"}
+#: Words of a table -> what must stand above it, for a reader who sees this one file.
+STAND_INS = {
+    "embedded": "Models named embedded are small ones of this study's own: none of their numbers is OSEDiff's.",
+    "(paper)": "Columns marked (paper) are the paper's, of OSEDiff; those of RealSR where it lacks the data set.",
+    "VAE-FD": "VAE-FD is a distance of features of this study's own encoder, not LPIPS.",
+}
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -118,17 +124,25 @@ def save_table(
 ) -> Path:
     """Write figures/<profile>/<name>.md and .html, both with the same caption, sections, and note below them.
 
+    What stands in for the paper's models and metrics in it is named below the caption.
+
     Returns:
         The Markdown file.
     """
     folder = paths.figures_dir(profile)
-    parts = [caption, *(f"### {title}\n\n{to_markdown(table)}" for title, table in sections), note]
-    markdown = "\n\n".join(part for part in parts if part)
+    parts = [f"### {title}\n\n{to_markdown(table)}" for title, table in sections]
+    stand_ins = named_stand_ins("\n".join([caption, *parts]))
+    markdown = "\n\n".join(part for part in [caption, stand_ins, *parts, note] if part)
     body = "".join(f"<h3>{html.escape(title)}</h3>{to_html(table)}" for title, table in sections)
-    footer = f"<p>{html.escape(note)}</p>" if note else ""
+    header, footer = (f"<p>{html.escape(text)}</p>" if text else "" for text in (stand_ins, note))
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title>{_CSS}"
-    write_text(folder / f"{name}.html", f"{head}<p>{html.escape(caption)}</p>{body}{footer}\n")
+    write_text(folder / f"{name}.html", f"{head}<p>{html.escape(caption)}</p>{header}{body}{footer}\n")
     return write_text(folder / f"{name}.md", markdown + "\n")
+
+
+def named_stand_ins(text: str) -> str:
+    """The sentences of STAND_INS that a table with this text needs; empty where nothing stands in."""
+    return " ".join(sentence for word, sentence in STAND_INS.items() if word in text)
 
 
 def save_text(profile: str, name: str, text: str) -> Path:

@@ -1,5 +1,7 @@
 """Rendered tables: our numbers and the paper's side by side, best in bold, missing as n/a."""
 
+import html
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,16 @@ def test_saved_in_two_forms(results, home):
     assert path.read_text().startswith("caption\n\n### a <b>\n\n| dataset |")
     page = path.with_suffix(".html").read_text()
     assert "<h3>a &lt;b&gt;</h3>" in page and "<b>20.90 [19.90, 21.90]</b>" in page
+
+
+def test_a_table_names_what_stands_in(results, home):
+    table = tables.add_paper(tables.wide(results, ["PSNR"]), 1, ["PSNR"], stand_in="RealSR")
+    path = tables.save_table("tiny", "t", [("samples, embedded", table)], "caption", "note")
+    head, _, rest = path.read_text().partition("\n\n### samples, embedded\n\n")
+    assert head.split("\n\n") == ["caption", f"{tables.STAND_INS['embedded']} {tables.STAND_INS['(paper)']}"]
+    assert rest.endswith("\n\nnote\n")
+    shown = re.findall("<p>(.*?)</p>", path.with_suffix(".html").read_text())
+    assert [html.unescape(text) for text in shown] == ["caption", head.split("\n\n")[1], "note"]
 
 
 def test_unknown_paper_table():

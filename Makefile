@@ -8,6 +8,8 @@ OUT ?= build/backbone
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# GB: what is installed, and pip's downloads beside it.
+ROOM := 11
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -57,6 +59,9 @@ clean:
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RECENT)' || { \
 		echo "Python 3.11 or newer is needed; install it, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || { free=$$(df -Pk . | awk 'END { print int($$4 / 1e6) }'); test "$$free" -ge $(ROOM) || \
+		echo "Only $$free GB of disk are free here: with PyTorch's CUDA build the packages take up to $(ROOM) GB while they" \
+			"are installed, 8 GB in the end. If this fails, free some and run the same command again."; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'

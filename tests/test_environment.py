@@ -86,6 +86,20 @@ def test_old_python_is_told_so(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize(("kilobytes", "told"), [(9_500_000, True), (12_000_000, False)])
+def test_little_disk_is_told_before_the_packages_are_fetched(tmp_path, kilobytes, told):
+    (tmp_path / "pyproject.toml").touch()
+    header = "Filesystem 1024-blocks Used Available Capacity Mounted"
+    for name, body in {"df": f"echo {header}; echo disk 2 1 {kilobytes} 9% /", "python": 'test "$1" = -c'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    command = ["make", "-f", str(CHECKOUT / "Makefile"), "test", f"PYTHON={tmp_path / 'python'}"]
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "cannot make a virtual environment" in done.stdout
+    assert ("Only 9 GB of disk are free here" in done.stdout) == told
+
+
 def test_ci_calls_the_make_targets():
     script = CHECKOUT / ".ci" / "run"
     assert os.access(script, os.X_OK)

@@ -23,7 +23,7 @@ from qartsr_lib.claims.ledger import STUDY, VERDICTS, count_verdicts
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.reports.differences import NOT_QUANTIZED
 from qartsr_lib.reports.pictures import OURS
-from qartsr_lib.reports.settings import FULL
+from qartsr_lib.reports.settings import FULL, cell_title
 from qartsr_lib.result_cells import rank
 from qartsr_lib.results import read_measurement, read_table
 
@@ -89,7 +89,7 @@ def filled(text: str) -> str:
 
 def _titles() -> list[str]:
     """One per column; the data set stands at its first model."""
-    models = [f"`{backbone}`, T = {timestep}" for backbone, timestep in MODELS]
+    models = [cell_title(f"`{backbone}`", timestep) for backbone, timestep in MODELS]
     return [f"{dataset}: {model}" if model == models[0] else model for dataset in DATASETS for model in models]
 
 

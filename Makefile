@@ -8,7 +8,7 @@ OUT ?= build/backbone
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# GB: what is installed, and pip's downloads beside it.
+# GB (10^9 bytes): what is installed, and pip's downloads beside it.
 ROOM := 11
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
@@ -59,7 +59,7 @@ clean:
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RECENT)' || { \
 		echo "Python 3.11 or newer is needed; install it, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@test -x $(BIN)/python || { free=$$(df -Pk . | awk 'END { print int($$4 / 1e6) }'); test "$$free" -ge $(ROOM) || \
+	@test -x $(BIN)/python || { free=$$(df -Pk . | awk 'END { print int($$4 * 1.024e-6) }'); test "$$free" -ge $(ROOM) || \
 		echo "Only $$free GB of disk are free here: with PyTorch's CUDA build the packages take up to $(ROOM) GB while they" \
 			"are installed, 8 GB in the end. If this fails, free some and run the same command again."; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \

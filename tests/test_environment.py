@@ -86,7 +86,7 @@ def test_old_python_is_told_so(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize(("kilobytes", "told"), [(9_500_000, True), (12_000_000, False)])
+@pytest.mark.parametrize(("kilobytes", "told"), [(9_500_000, True), (10_800_000, False)])
 def test_little_disk_is_told_before_the_packages_are_fetched(tmp_path, kilobytes, told):
     (tmp_path / "pyproject.toml").touch()
     header = "Filesystem 1024-blocks Used Available Capacity Mounted"

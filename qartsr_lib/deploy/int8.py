@@ -3,8 +3,8 @@
 The algebra is deploy.integer_algebra's: an integer product, sums of codes that are one channel, and a small
 table for what the border cuts off.
 
-Codes of up to 8 bits are held in 8: activations unsigned, weights shifted to signed. Sums are exact
-on CPUs with VNNI or AMX; older ones (AVX2 alone) may saturate at 8 bits, not at 6 and fewer.
+Codes of up to 8 bits are held in 8: activations unsigned, weights shifted to signed. Sums are exact on every
+processor (`integer_product`).
 """
 
 from __future__ import annotations

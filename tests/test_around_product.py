@@ -21,7 +21,7 @@ from qartsr_lib.deploy.around_product import (
     remember,
 )
 from qartsr_lib.deploy.blocks import Enlarging, NormedLayer, ResidualBlock, folded, fuse_
-from qartsr_lib.deploy.geometry import Geometry
+from qartsr_lib.deploy.geometry import Geometry, side_products
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import int8_form
 from qartsr_lib.quant import SHARED_SETTING, calibrate, quantize_
@@ -44,6 +44,21 @@ def test_codes_have_the_bits_of_pytorch(channels, half):
     how = quantizer(channels, half)
     for found, wanted in zip(encode(x, how), plain_encode(x, how), strict=True):
         assert (found is None and wanted is None) or torch.equal(found, wanted)
+
+
+@needs_loops
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("rows", [1, 4, 9, 19])
+def test_side_products_add_the_channels_in_their_order(channels, rows):
+    """Products of bfloat16 are exact in float32, so that this order gives the bits on every processor."""
+    torch.manual_seed(channels)
+    half, weights = torch.randn(3, 7, 5, channels).bfloat16(), torch.randn(rows, channels).bfloat16()
+    total = torch.zeros(3, 7, 5, rows)
+    for channel in range(channels):
+        total = total + half[..., channel, None].float() * weights[:, channel].float()
+    assert torch.equal(side_products(half, weights, None), total.bfloat16())
+    planes = side_products(half, weights, Geometry((1, 1), (1, 1), (0, 0), (1, 1)))
+    assert torch.equal(planes[0], total.bfloat16().permute(3, 0, 1, 2))
 
 
 @needs_loops

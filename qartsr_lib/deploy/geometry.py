@@ -11,6 +11,9 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from qartsr_lib.deploy.loops import library
+from qartsr_lib.native import at
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -98,10 +101,22 @@ def side_products(half: torch.Tensor, rows: torch.Tensor, geometry: Geometry | N
     Returns:
         bfloat16, (..., r), for a convolution (taps, r, N, H, W), each tap's numbers side by side.
     """
+    planes = _planes(half.reshape(-1, half.shape[-1]), rows)
     if geometry is None:
-        return F.linear(half, rows)
-    planes = torch.mm(rows, half.reshape(-1, half.shape[-1]).t())
+        return planes.t().reshape(*half.shape[:-1], -1)
     return planes.view(math.prod(geometry.kernel), -1, *half.shape[:-1])
+
+
+def _planes(half: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """rows half^T in bfloat16; on a CPU by a loop with the same bits on every processor (PyTorch's differ, and are slow
+    without AVX-512)."""
+    loops = None if half.is_cuda else library()
+    if loops is None:
+        return torch.mm(rows, half.t())
+    half, wide = half.contiguous(), rows.float().contiguous()
+    planes = half.new_empty(len(rows), len(half))
+    loops.side(*at(half, wide), len(rows), *half.shape, planes.data_ptr())
+    return planes
 
 
 def side_output(products: torch.Tensor, side_out: torch.Tensor, geometry: Geometry | None) -> torch.Tensor:

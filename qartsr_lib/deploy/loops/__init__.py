@@ -15,6 +15,7 @@ ARGUMENTS = {
         *(POINTER, WHOLE, WHOLE, *[POINTER] * 6, WHOLE),
         *(*[POINTER] * 3, WHOLE, *[POINTER] * 3),
     ],
+    "side": [POINTER, POINTER, *[WHOLE] * 3, POINTER],
     "moments": [POINTER, *[WHOLE] * 4, POINTER],
     "fold": [POINTER, *[WHOLE] * 5, DOUBLE, *[POINTER] * 4],
 }

@@ -305,7 +305,7 @@ IN_PLACE_OF_WEIGHTS = [
     (lambda data: b"", "empty"),
     (lambda data: LFS_POINTER, "Git LFS pointer"),
     (lambda data: b"\n<!DOCTYPE html>\n<html>not found</html>", "web page"),
-    (lambda data: b"<html>not found</html>", "web page"),
+    (lambda data: "\ufeff<html><title>Übersicht</title>".encode(), "web page"),
     (lambda data: b"Invalid username or password.", "text in place of the weights ('Invalid username or password.')"),
 ]
 

@@ -122,7 +122,7 @@ def _check_kind(path: Path) -> None:
         raise QartsrError(
             f"{path}: a Git LFS pointer that stands for the weights; run git lfs pull, or download the file"
         )
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise QartsrError(
             f"{path}: a web page in place of the weights; download the file itself, not the page about it"
         )

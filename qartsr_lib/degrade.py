@@ -1,9 +1,10 @@
 """Make low-resolution images: bicubic, and a second-order pipeline in the manner of Real-ESRGAN.
 
-Source of the pipeline: Real-ESRGAN (arXiv:2107.10833), with the stages and probabilities that
-OSEDiff's `params_realesrgan.yml` lists. The strengths of `REALISTIC` are milder than there
-(DEVIATIONS.md): a model of a few million parameters trained on the full range answers with blur
-to images that are hardly degraded, such as RealSR's.
+Source of the pipeline: Real-ESRGAN (arXiv:2107.10833). It is what the embedded backbone was trained
+on and what `samples-realistic` and the calibration lists are made of, so no bit of it may change.
+Its strengths are milder than OSEDiff's (DEVIATIONS.md): a model of a few million parameters trained
+on the full range answers with blur to images that are hardly degraded, such as RealSR's. OSEDiff's
+own is `training.trq.degradation`.
 """
 
 from __future__ import annotations
@@ -47,14 +48,7 @@ class SecondOrder:
     kernel_sizes: tuple[int, ...] = field(default=tuple(range(7, 22, 2)))
 
 
-#: OSEDiff's training strengths (params_realesrgan.yml).
-REAL_ESRGAN = SecondOrder(
-    first=Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95)),
-    second=Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95)),
-    sinc_probability=0.8,
-)
-
-#: The milder strengths that the embedded backbone is trained on and `samples-realistic` uses.
+#: The strengths that the embedded backbone is trained on and `samples-realistic` uses.
 REALISTIC = SecondOrder(
     first=Stage(0.8, (0.2, 1.6), (0.2, 0.5, 0.3), (0.5, 1.2), (0, 8), (0.02, 0.6), (70, 95)),
     second=Stage(0.3, (0.2, 0.8), (0.2, 0.3, 0.5), (0.7, 1.1), (0, 5), (0.02, 0.4), (75, 95)),
@@ -147,39 +141,51 @@ def _filter(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.pad(image, [pad] * 4, mode="replicate"), weight, groups=image.shape[1]).clamp(0, 1)
 
 
-def _grid(config: SecondOrder, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    half = int(rng.choice(config.kernel_sizes)) // 2
-    axis = np.arange(-half, half + 1, dtype=np.float64)
-    return np.meshgrid(axis, axis)
+def _half(config: SecondOrder, rng: np.random.Generator) -> int:
+    return int(rng.choice(config.kernel_sizes)) // 2
 
 
 def _gaussian_kernel(sigma_range: tuple[float, float], config: SecondOrder, rng: np.random.Generator) -> torch.Tensor:
-    """Isotropic or anisotropic; plain, generalized or plateau-shaped Gaussian (Real-ESRGAN, section 3.1)."""
-    x, y = _grid(config, rng)
+    half = _half(config, rng)
     sigma_x = rng.uniform(*sigma_range)
     isotropic = rng.random() < 0.6
     sigma_y = sigma_x if isotropic else rng.uniform(*sigma_range)
     angle = 0.0 if isotropic else rng.uniform(-np.pi, np.pi)
-    u, v = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
-    squared = (u / sigma_x) ** 2 + (v / sigma_y) ** 2
     shape = rng.random()
-    if shape < 0.7:
-        kernel = np.exp(-0.5 * squared)
-    elif shape < 0.85:
-        kernel = np.exp(-0.5 * squared ** rng.uniform(0.5, 4.0))
-    else:
-        kernel = 1.0 / (1.0 + squared ** rng.uniform(1.0, 2.0))
-    return torch.from_numpy(kernel / kernel.sum())
+    beta = 1.0 if shape < 0.7 else rng.uniform(0.5, 4.0) if shape < 0.85 else rng.uniform(1.0, 2.0)
+    return blur_kernel(half, sigma_x, sigma_y, angle, beta, plateau=shape >= 0.85)
 
 
 def _sinc_kernel(config: SecondOrder, rng: np.random.Generator) -> torch.Tensor:
-    """Circular low-pass filter with cut-off between pi/3 and pi: rings as over-sharpened images do."""
-    x, y = _grid(config, rng)
-    cutoff = rng.uniform(np.pi / 3, np.pi)
-    radius = np.hypot(x, y)
+    return sinc_kernel(_half(config, rng), rng.uniform(np.pi / 3, np.pi))
+
+
+def blur_kernel(
+    half: int, sigma_x: float, sigma_y: float, angle: float = 0.0, beta: float = 1.0, plateau: bool = False
+) -> torch.Tensor:
+    """A generalized Gaussian exp(-r^(2 beta) / 2) or plateau 1 / (1 + r^(2 beta)) (Real-ESRGAN, section 3.1).
+
+    r is the distance from the centre in sigmas, the axes turned by `angle`; beta = 1 is the plain
+    Gaussian. Returns (2 half + 1, 2 half + 1) float64 of sum 1.
+    """
+    x, y = _grid(half)
+    u, v = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
+    squared = ((u / sigma_x) ** 2 + (v / sigma_y) ** 2) ** beta
+    kernel = 1.0 / (1.0 + squared) if plateau else np.exp(-0.5 * squared)
+    return torch.from_numpy(kernel / kernel.sum())
+
+
+def sinc_kernel(half: int, cutoff: float) -> torch.Tensor:
+    """Circular low-pass filter: rings as over-sharpened images do; size and sum as `blur_kernel`'s."""
+    radius = np.hypot(*_grid(half))
     radius[radius == 0] = 1e-8
     kernel = cutoff * torch.special.bessel_j1(torch.from_numpy(cutoff * radius)).numpy() / (2 * np.pi * radius)
     return torch.from_numpy(kernel / kernel.sum())
+
+
+def _grid(half: int) -> tuple[np.ndarray, ...]:
+    axis = np.arange(-half, half + 1, dtype=np.float64)
+    return np.meshgrid(axis, axis)
 
 
 def _noise(image: torch.Tensor, stage: Stage, rng: np.random.Generator) -> torch.Tensor:

@@ -63,3 +63,17 @@ def test_results_stay_in_range_and_names_are_checked(pair):
         assert fixed.shape == image.shape and float(fixed.min()) >= 0 and float(fixed.max()) <= 1
     with pytest.raises(QartsrError, match="unknown colour fix 'adian'; choose one of none, adain, wavelet"):
         colour_fix("adian")
+
+
+@pytest.mark.parametrize("fix", [adain, wavelet])
+def test_distance_from_the_script_that_truncates_twice(pair, fix):
+    """The released script's 8-bit conversions, x255 and cut off, before and after: what the module's text says."""
+
+    def truncated(image):
+        return torch.floor(image * 255)
+
+    image, source = torched(pair[0], np.round(pair[1] * 255) / 255)
+    released = truncated(fix(truncated(image) / 255, source))
+    difference = (fix(image, source) * 255).round() - released
+    assert difference.min() >= -1 and 1 <= difference.max() <= 2
+    assert float(difference.mean()) == pytest.approx(0.5, abs=0.15)

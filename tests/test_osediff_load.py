@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from osediff_stand_in import checkpoint, tiny_networks, write_base, write_checkpoint, write_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -13,6 +15,7 @@ from torch import nn
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones import osediff_merged as merged
 from qartsr_lib.backbones.osediff_checkpoint import read_checkpoint
+from qartsr_lib.backbones.osediff_files import load_tensors
 from qartsr_lib.errors import QartsrError
 
 
@@ -33,6 +36,12 @@ def file(weights):
 
 def load(base, file, timestep=None, **options):
     return load_backbone("osediff", timestep, base=base, osediff=file, **options)
+
+
+def same(model, other):
+    """Whether two models have the same tensors, bit by bit."""
+    ours, theirs = model.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def unmerged(content, scale):
@@ -125,8 +134,7 @@ def test_second_start_reads_the_kept_copy(home, base, file, monkeypatch):
         monkeypatch.setattr(f"qartsr_lib.backbones.osediff.{name}", lambda *_, name=name: pytest.fail(name))
     monkeypatch.setattr(merged, "sha256", lambda path: pytest.fail(f"hashed {path} again"))
     second = load(base, file, 1000)
-    ours, theirs = first.state_dict(), second.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert same(first, second)
     assert first.weights_sha256 == second.weights_sha256
 
 
@@ -211,9 +219,7 @@ def test_passionsrs_layout_gives_the_same_model(home, base, file, tmp_path):
         "decoder.conv_in.lora_B.default_decoder.weight": torch.ones(8, 4, 1, 1),
     }
     renamed["vae_lora_decoder_modules"] = ["decoder.conv_in"]
-    ours, theirs = load(base, write_checkpoint(tmp_path / "osediff.ckpt", renamed)), load(base, file)
-    for key, value in theirs.state_dict().items():
-        assert torch.equal(ours.state_dict()[key], value), key
+    assert same(load(base, write_checkpoint(tmp_path / "osediff.ckpt", renamed)), load(base, file))
 
 
 def drop(entry, key):
@@ -288,34 +294,65 @@ def test_pickles_that_run_code_are_refused_and_not_run(home, base, tmp_path, zip
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda data: data[: len(data) // 2],
-        lambda data: data[:100],
-        lambda data: b"",
-        lambda data: b"<html>not found</html>",
-        lambda data: bytes(reversed(data)),
-    ],
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 9\n"
 )
-def test_truncated_and_corrupt_files(home, base, file, tmp_path, spoil):
+#: What is found in the place of weights, by what is said of it.
+IN_PLACE_OF_WEIGHTS = [
+    (lambda data: data[: len(data) // 2], "damaged"),
+    (lambda data: data[:100], "damaged"),
+    (lambda data: bytes(reversed(data)), "damaged"),
+    (lambda data: b"", "empty"),
+    (lambda data: LFS_POINTER, "Git LFS pointer"),
+    (lambda data: b"\n<!DOCTYPE html>\n<html>not found</html>", "web page"),
+    (lambda data: "\ufeff<html><title>Übersicht</title>".encode(), "web page"),
+    (lambda data: b"Invalid username or password.", "text in place of the weights ('Invalid username or password.')"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), IN_PLACE_OF_WEIGHTS)
+def test_truncated_and_corrupt_files(home, base, file, tmp_path, spoil, words):
     (tmp_path / "osediff.pkl").write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(QartsrError, match=r"osediff.pkl: .*(damaged|no PyTorch weight file)"):
+    with pytest.raises(QartsrError) as raised:
         load(base, tmp_path / "osediff.pkl")
+    assert words in str(raised.value) and "osediff.pkl: " in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("spoil", "words"), IN_PLACE_OF_WEIGHTS)
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin"])
+def test_base_files_that_are_none(tmp_path, spoil, words, name):
+    state = {"a": torch.ones(100)}
+    (save_file if name.endswith("s") else torch.save)(state, tmp_path / name)
+    (tmp_path / name).write_bytes(spoil((tmp_path / name).read_bytes()))
+    with pytest.raises(QartsrError) as raised:
+        load_tensors(tmp_path / name)
+    assert words in str(raised.value) and name in str(raised.value) and "\n" not in str(raised.value)
 
 
 def _safetensors(folder):
     return next(folder.glob("*.safetensors"))
 
 
-def missing_key(folder):
+def _rewrite(folder, change):
     state = load_file(_safetensors(folder))
-    state.pop(sorted(state)[0])
-    save_file(state, _safetensors(folder))
+    save_file(change(state) or state, _safetensors(folder))
+
+
+def missing_key(folder):
+    _rewrite(folder, lambda state: {key: state[key] for key in sorted(state)[1:]})
 
 
 def extra_key(folder):
-    save_file(load_file(_safetensors(folder)) | {"other": torch.ones(1)}, _safetensors(folder))
+    _rewrite(folder, lambda state: state | {"other": torch.ones(1)})
+
+
+def _shard(folder):
+    """Cut the weights in two by diffusers; returns the second part."""
+    network = AutoencoderKL.from_pretrained(folder)
+    _safetensors(folder).unlink()
+    network.save_pretrained(folder, max_shard_size=f"{sum(p.numel() for p in network.parameters()) * 3 // 1000}KB")
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    return max(folder.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -323,11 +360,25 @@ def extra_key(folder):
     [
         ("unet", missing_key, "missing key"),
         ("unet", extra_key, "unexpected key other"),
-        ("vae", lambda f: _safetensors(f).write_bytes(b"x" * 100), "damaged"),
-        ("vae", lambda f: _safetensors(f).unlink(), "holds no .safetensors file"),
+        ("unet", lambda f: _rewrite(f, lambda state: state["conv_in.bias"].__setitem__(1, torch.nan)), "conv_in.bias"),
+        ("vae", lambda f: _safetensors(f).write_bytes(b"\0" * 100), "damaged"),
+        ("vae", lambda f: _safetensors(f).write_bytes(LFS_POINTER), "Git LFS pointer"),
+        (
+            "vae",
+            lambda f: _safetensors(f).rename(f / "mine.safetensors"),
+            "holds no diffusion_pytorch_model.safetensors or",
+        ),
+        ("vae", lambda f: _shard(f).unlink(), "00002-of-00002.safetensors: missing, though"),
         ("unet", lambda f: (f / "config.json").unlink(), "config.json: missing"),
         ("scheduler", lambda f: _edit(f, prediction_type="v_prediction"), "prediction_type is 'v_prediction'"),
-        ("text_encoder", lambda f: _safetensors(f).write_bytes(b"x"), "text_encoder or tokenizer is damaged"),
+        ("unet", lambda f: (f / "config.json").write_text('{"block_out_channels": 7}'), "config.json: no UNet2D"),
+        (
+            "unet",
+            lambda f: _rewrite(f, lambda state: state.update({"conv_in.bias": torch.ones(3)})),
+            "conv_in.bias is (3,",
+        ),
+        ("text_encoder", lambda f: _safetensors(f).write_bytes(b"<html>"), "model.safetensors: a web page"),
+        ("tokenizer", lambda f: (f / "vocab.json").write_bytes(b"x"), "text_encoder or tokenizer is damaged"),
         ("text_encoder", shutil.rmtree, "text_encoder: missing"),
     ],
 )
@@ -345,17 +396,92 @@ def _edit(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_older_names_of_the_vaes_attention_are_read(home, base, file, tmp_path):
+def older_names(state):
     """Stable Diffusion 2.1-base's own files have query, key, value and proj_attn."""
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        state = {key.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): value for key, value in state.items()}
+    return state
+
+
+def old_and_sharded(base):
+    _shard(base / "vae")
+    index = base / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": older_names(json.loads(index.read_text())["weight_map"])}))
+    for part in (base / "vae").glob("*.safetensors"):
+        save_file(older_names(load_file(part)), part)
+
+
+def pickled(base):
+    for part, name in (("text_encoder", "pytorch_model"), ("vae", "diffusion_pytorch_model")):
+        torch.save(load_file(_safetensors(base / part)), base / part / f"{name}.bin")
+        _safetensors(base / part).unlink()
+
+
+def of_data_parallel(base):
+    _rewrite(base / "unet", lambda state: {f"module.{key}": value for key, value in state.items()})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda base: _rewrite(base / "vae", older_names), old_and_sharded, pickled, of_data_parallel],
+    ids=["older names", "older names in two parts", "pickles", "DataParallel"],
+)
+def test_other_layouts_of_the_base_are_the_same_model(home, base, file, tmp_path, change):
     copy = tmp_path / "base"
     shutil.copytree(base, copy)
-    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    state = load_file(_safetensors(copy / "vae"))
-    for new, old in names.items():
-        state = {key.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): value for key, value in state.items()}
-    save_file(state, _safetensors(copy / "vae"))
-    ours, theirs = load(copy, file).vae.state_dict(), load(base, file).vae.state_dict()
-    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    change(copy)
+    for _ in range(2):  # from the sources, from the kept copy
+        assert same(load(copy, file), load(base, file))
+
+
+def test_osediff_file_of_data_parallel(home, base, file, tmp_path):
+    content = checkpoint()
+    for entry, value in content.items():
+        if isinstance(value, dict):
+            content[entry] = {f"module.{key}": tensor for key, tensor in value.items()}
+        elif isinstance(value, list):
+            content[entry] = [f"module.{name}" for name in value]
+    assert same(load(base, write_checkpoint(tmp_path / "osediff.pkl", content)), load(base, file))
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_half_precision_is_used_and_said_once(home, base, file, tmp_path, variant):
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    for part in ("unet", "vae", "text_encoder"):
+        whole = _safetensors(copy / part)
+        half = {key: value.half() for key, value in load_file(whole).items()}
+        whole.unlink()
+        save_file(half, whole.with_name(f"{whole.stem}{variant}.safetensors"))
+    with pytest.warns(UserWarning) as caught:
+        ours = load(copy, file)
+    said = [str(one.message) for one in caught if "stored as float16; used in float32" in str(one.message)]
+    assert len(said) == 3 and all(str(copy / part) in "".join(said) for part in ("unet", "vae", "text_encoder"))
+    bias = "decoder.conv_in.bias"
+    assert ours.vae.state_dict()[bias].dtype == torch.float32
+    assert torch.equal(ours.vae.state_dict()[bias], load(base, file).vae.state_dict()[bias].half().float())
+    described = [json.loads(path.read_text()) for path in (home / ".cache/osediff").glob("*/merged.json")]
+    assert {"unet": "float16", "vae": "float16"} in [one["base_stored_as"] for one in described]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(copy, file)  # the kept copy is float32
+
+
+def test_half_precision_of_osediffs_file_is_said(home, base, tmp_path):
+    content = checkpoint()
+    content["state_dict_vae"] = {key: value.bfloat16() for key, value in content["state_dict_vae"].items()}
+    with pytest.warns(UserWarning, match="osediff.pkl: stored as bfloat16; used in float32"):
+        load(base, write_checkpoint(tmp_path / "osediff.pkl", content))
+
+
+def test_pickles_of_the_text_encoder_are_not_run(home, base, file, tmp_path):
+    copy, mark = tmp_path / "base", tmp_path / "ran"
+    shutil.copytree(base, copy)
+    torch.save({"a": Malicious(mark)}, copy / "text_encoder" / "pytorch_model.bin")
+    _safetensors(copy / "text_encoder").unlink()
+    with pytest.raises(QartsrError, match="pytorch_model.bin: refused, the file asks for code to be run"):
+        load(copy, file)
+    assert not mark.exists()
 
 
 def test_base_that_is_nowhere(home, file, tmp_path):

@@ -11,12 +11,12 @@ from osediff_stand_in import checkpoint, tiny_networks, write_base, write_checkp
 from qartsr_lib import schedule
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.degrade import REAL_ESRGAN, second_order
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import from_uint8, to_uint8, write_png
+from qartsr_lib.images import write_png
 from qartsr_lib.training.trq import loop
 from qartsr_lib.training.trq.__main__ import main
 from qartsr_lib.training.trq.data import DegradedCrops
+from qartsr_lib.training.trq.degradation import degraded
 from qartsr_lib.training.trq.loop import TrqConfig
 from qartsr_lib.training.trq.networks import Generator, Regularizer, trained
 from qartsr_lib.training.trq.objectives import Draw, OSEDiffLosses, add_noise, clean
@@ -108,8 +108,16 @@ def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tm
     with monkeypatch.context() as patched:
         patched.setattr(loop, "_save", save_and_stop)
         assert run(folder, tmp_path, *rate, steps=8) == 130
-    assert run(folder, tmp_path, *rate, "--crop", "56", steps=8) == 2
-    assert "was begun with crop 64; use that again" in capsys.readouterr().err
+    for option, value, begun in (("--crop", "56", "crop 64"), ("--regularizer", "released", "regularizer paper")):
+        assert run(folder, tmp_path, *rate, option, value, steps=8) == 2
+        assert f"was begun with {begun}; use that again" in capsys.readouterr().err
+    older = torch.load(tmp_path / "unfinished.pt", weights_only=True)
+    older["config"].pop("regularizer")
+    kept = (tmp_path / "unfinished.pt").read_bytes()
+    torch.save(older, tmp_path / "unfinished.pt")
+    assert run(folder, tmp_path, *rate, steps=8) == 2
+    assert "unfinished.pt: was begun by an older version" in capsys.readouterr().err
+    (tmp_path / "unfinished.pt").write_bytes(kept)
     assert run(folder, tmp_path, *rate, steps=8) == 0
     one, other = (torch.load(out / "osediff-T0001.pkl", weights_only=True) for out in (whole, tmp_path))
     for entry in ("state_dict_unet", "state_dict_vae"):
@@ -123,12 +131,43 @@ def test_untrained_generator_is_the_base_model_and_layout_is_the_released_one():
     plain = OneStepSR("base", 500, vae, unet, prompt).stages(upscaled)
     generator = Generator(unet, vae, 500, prompt, decodes=True)
     z_h, image = generator(upscaled)
-    assert torch.allclose(z_h, plain.z_h, atol=1e-5) and torch.allclose(image, plain.image, atol=1e-5)
+    assert torch.allclose(z_h, plain.z_h, atol=1e-5) and torch.allclose(image, plain.image.clamp(0, 1), atol=1e-5)
     content = checkpoint()
     released = {f"model.unet.{key}" for key in content["state_dict_unet"]}
     released |= {f"model.vae.{key}" for key in content["state_dict_vae"]}
     assert set(trained(generator)) == released
     assert not any(parameter.requires_grad for parameter in unet.conv_in.parameters())
+
+
+def test_images_are_clamped_before_the_loss_as_in_the_released_code():
+    """osediff.py, OSEDiff_gen.forward: vae.decode(...).sample.clamp(-1, 1); no gradient from beyond."""
+    unet, vae = (network.requires_grad_(False) for network in tiny_networks())
+    vae.decoder.conv_out.weight.mul_(30)
+    prompt, upscaled = torch.randn(1, 77, 16), torch.rand(1, 3, 64, 64)
+    z_h, image = Generator(unet, vae, 1, prompt, decodes=True)(upscaled)
+    released = vae.decode(z_h / 0.18215).sample.clamp(-1, 1) * 0.5 + 0.5
+    assert torch.allclose(image, released, atol=1e-5) and 0 < float(((image == 0) | (image == 1)).float().mean()) < 1
+    image.retain_grad()
+    z_h.retain_grad()
+    outside = (image == 0) | (image == 1)
+    image[outside].sum().backward()
+    assert float(z_h.grad.abs().max()) == 0
+
+
+def test_regularizers_of_the_paper_and_of_the_released_code():
+    """There, diffusers' add_adapter leaves the last of three adapters active: default_others, the middle block."""
+    unet, _ = tiny_networks()
+    prompt, z = torch.randn(1, 77, 16), torch.randn(2, 4, 8, 8)
+    layers = {}
+    for name in ("paper", "released"):
+        objective = OSEDiffLosses(None, unet.requires_grad_(False), prompt, prompt, regularizer=name)
+        objective.regularizer_loss(objective.regularizer, z, Draw(1)).backward()
+        parameters = trained(objective.regularizer)
+        assert all(parameter.grad is not None for parameter in parameters.values())
+        layers[name] = {key.split(".lora_")[0] for key in parameters}
+    lists = {part: checkpoint()[f"unet_lora_{part}_modules"] for part in ("encoder", "decoder", "others")}
+    assert layers["paper"] == {f"unet.{layer}" for listed in lists.values() for layer in listed}
+    assert layers["released"] == {f"unet.{layer}" for layer in lists["others"]} and len(layers["released"]) == 16
 
 
 def test_networks_share_the_frozen_weights():
@@ -187,8 +226,7 @@ def test_pairs_are_a_function_of_their_number(folder):
     assert not torch.equal(first[0][1], first[1][1])
     rng = np.random.default_rng((5, 6))
     rng.integers(len(paths)), [rng.integers(side - 63) for side in (96, 112)], rng.random()
-    lq = from_uint8(to_uint8(second_order(first[6][0][None], REAL_ESRGAN, rng)))
-    assert float((F.interpolate(lq, (64, 64), mode="bilinear")[0] - first[6][1]).abs().mean()) < 0.05
+    assert torch.equal(degraded(first[6][0][None], rng)[0], first[6][1])
 
 
 @pytest.mark.parametrize(

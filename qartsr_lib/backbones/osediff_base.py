@@ -1,18 +1,17 @@
-"""Stable Diffusion 2.1-base in diffusers' layout, from a folder or by its name on the hub; safetensors only."""
+"""Stable Diffusion 2.1-base in diffusers' layout, from a folder or by its name on the hub."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import nn
 
 from qartsr_lib import paths
 from qartsr_lib.backbones.osediff_configs import SCHEDULER_CONFIG
+from qartsr_lib.backbones.osediff_files import read_json, read_weights, weight_files
 from qartsr_lib.errors import QartsrError
 
 FOLDER = "stable-diffusion-2-1-base"
@@ -20,7 +19,8 @@ FOLDER = "stable-diffusion-2-1-base"
 _HUB_FILES = ["*.json", "*/*.json", "*/*.safetensors", "tokenizer/*.txt"]
 _HUB_LEFT_OUT = ["*.fp16.safetensors", "*non_ema*", "*nonema*", "safety_checker/*", "feature_extractor/*"]
 
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+NETWORK_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def resolve_base(base: str | Path | None) -> Path:
@@ -78,22 +78,11 @@ def _check_scheduler(folder: Path) -> None:
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file with an object in it, or a QartsrError that names it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise QartsrError(f"{path}: not readable JSON; get the file again") from error
-    if not isinstance(found, dict):
-        raise QartsrError(f"{path}: no JSON object; get the file again")
-    return found
-
-
 def load_unet(folder: Path) -> UNet2DConditionModel:
     """The UNet in `folder`/unet as float32.
 
     Raises:
-        QartsrError: damaged, incomplete, or not in safetensors.
+        QartsrError: damaged, incomplete, or not there; see `osediff_files`.
     """
     return _load(UNet2DConditionModel, folder / "unet")
 
@@ -104,19 +93,33 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 
 def _load(kind: type[nn.Module], folder: Path) -> nn.Module:
-    if not list(folder.glob("*.safetensors")):
-        raise QartsrError(f"{folder}: holds no .safetensors file (other formats are not read); get that one")
-    # diffusers knows the older names of the VAE's attention layers; it only warns about keys that are missing
+    files = weight_files(folder, *NETWORK_FILES)
+    read, stored = read_weights(files)
+    state = {_attention_name(key): value for key, value in read.items()}
     try:
-        network, report = kind.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-    except _LOADING_ERRORS as error:
+        with torch.device("meta"):
+            network = kind.from_config(kind.load_config(folder))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         detail = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise QartsrError(f"{folder}: damaged, or does not fit its config.json ({detail}); get it again") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report.get(problem):
-            key = sorted(map(str, report[problem]))[0]
-            words = problem.replace("_keys", "")
-            raise QartsrError(f"{folder}: {words} key {key}; the weights do not fit config.json, get the folder again")
+        raise QartsrError(f"{folder / 'config.json'}: no {kind.__name__} ({detail}); get the file again") from error
+    wanted = {key: value.shape for key, value in network.state_dict().items()}
+    for problem, keys in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
+        if keys:
+            raise QartsrError(
+                f"{folder}: {problem} key {min(keys)}; the weights do not fit config.json, get the folder again"
+            )
+    for key, shape in wanted.items():
+        if state[key].shape != shape:
+            raise QartsrError(
+                f"{folder}: {key} is {tuple(state[key].shape)} where config.json needs {tuple(shape)}; "
+                "get the folder again"
+            )
+    network.load_state_dict(state, assign=True)
+    network.stored_as = stored
     return network.eval().requires_grad_(False)
+
+
+def _attention_name(key: str) -> str:
+    """Older files of Stable Diffusion's VAE, 2.1-base's own among them, call the layers of its attention otherwise."""
+    match = re.fullmatch(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", key)
+    return f"{match[1]}.{_ATTENTION[match[2]]}.{match[3]}" if match else key

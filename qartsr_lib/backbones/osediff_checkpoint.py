@@ -10,7 +10,6 @@ PassionSR itself leaves out.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qartsr_lib.backbones.osediff_files import load_tensors, named_tensors, stored_type
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.lora import Adapter, merge_
 
@@ -146,35 +146,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, parts["unet"], parts["vae"], timestep, extra)
 
 
-def load_tensors(path: Path) -> Any:
-    """torch.load of tensors and plain values on the CPU; nothing in the file is ever run.
-
-    Raises:
-        QartsrError: missing, damaged, or asking for code to be run.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise QartsrError(f"{path}: no such file; check the path") from error
-    except pickle.UnpicklingError as error:
-        if re.search(r"Unsupported (global|class)|GLOBAL |unrecognized function", str(error)):
-            raise QartsrError(
-                f"{path}: refused, the file asks for code to be run and not only for tensors; get it from its source"
-            ) from error
-        raise QartsrError(f"{path}: damaged, or no PyTorch weight file; get the file again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise QartsrError(f"{path}: truncated or damaged weight file; get the file again") from error
-
-
 def _named_tensors(path: Path, entry: str, found: object) -> dict[str, torch.Tensor]:
     if not isinstance(found, dict):
         raise QartsrError(f"{path}: entry {entry!r} holds no tensors; get the file again")
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise QartsrError(f"{path}: {entry}[{key!r}] is no tensor; get the file again")
-        if not bool(torch.isfinite(value).all()):
-            raise QartsrError(f"{path}: {key} holds numbers that are not finite; get the file again")
-    return {key.removeprefix("unet.").removeprefix("vae."): value.float() for key, value in found.items()}
+    stored_type(path, {value.dtype for value in found.values()})
+    return {key.removeprefix("unet.").removeprefix("vae."): value for key, value in named_tensors(path, found).items()}
 
 
 def _part(path: Path, network: str, tensors: Mapping[str, torch.Tensor]) -> Part:
@@ -217,7 +196,7 @@ def _check_lists(path: Path, content: Mapping[str, Any], parts: Mapping[str, Par
     """The layers that the file lists are those that it has tensors for."""
     for network, part in parts.items():
         entries = [entry for entry, owner in _LISTS.items() if owner == network and entry in content]
-        listed = {name: entry for entry in entries for name in content[entry]}
+        listed = {name.removeprefix("module."): entry for entry in entries for name in content[entry]}
         for name, entry in listed.items():
             if name not in part.adapters:
                 raise QartsrError(f"{path}: {entry} lists {name}, but its LoRA tensors are missing; get the file again")

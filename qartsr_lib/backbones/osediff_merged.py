@@ -41,7 +41,8 @@ def root() -> Path:
 def network_files(base: Path, file: Path) -> dict[str, Path]:
     """All that the merged networks depend on, by name."""
     found = [base / part / "config.json" for part in _NETWORKS]
-    found += sorted(path for part in _NETWORKS for path in (base / part).glob("*.safetensors"))
+    for part in _NETWORKS:
+        found += sorted((base / part).glob("*.safetensors")) or sorted((base / part).glob("*.bin"))
     return {path.relative_to(base).as_posix(): path for path in found} | {"osediff": file}
 
 
@@ -131,7 +132,8 @@ def save_merged(key: str, unet: nn.Module, vae: nn.Module, sources: Mapping[str,
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=root()))
         for name, network in (("unet", unet), ("vae", vae)):
             network.save_pretrained(temporary / name, max_shard_size="100GB")
-        described = {"version": VERSION, "timestep": timestep, "sources": dict(sources)}
+        stored = {name: getattr(network, "stored_as", "float32") for name, network in (("unet", unet), ("vae", vae))}
+        described = {"version": VERSION, "timestep": timestep, "base_stored_as": stored, "sources": dict(sources)}
         (temporary / _DESCRIPTION).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         for path in temporary.rglob("*.safetensors"):
             flush(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib.backbones.osediff_checkpoint import load_tensors
+from qartsr_lib.backbones.osediff_files import load_tensors, read_weights, weight_files
 from qartsr_lib.errors import QartsrError
 
 #: PassionSR's cached embedding of the empty prompt; looked for beside OSEDiff's file.
@@ -27,7 +27,7 @@ def embed_prompt(base: Path, prompt: str) -> torch.Tensor:
         QartsrError: they are missing or damaged.
     """
     # Imported here: the text encoder is needed once per prompt, and transformers takes seconds to import.
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     for part in ("text_encoder", "tokenizer"):
         if not (base / part).is_dir():
@@ -35,10 +35,13 @@ def embed_prompt(base: Path, prompt: str) -> torch.Tensor:
                 f"{base / part}: missing, the prompt cannot be embedded; complete the base model's folder "
                 f"(or, without a prompt, put {EMPTY_EMBEDDING} beside OSEDiff's file)"
             )
+    folder = base / "text_encoder"
+    state, _ = read_weights(weight_files(folder, "model.safetensors", "pytorch_model.bin"))
     try:
         tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+        config = CLIPTextConfig.from_pretrained(folder)
         encoder, report = CLIPTextModel.from_pretrained(
-            base / "text_encoder", dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
         )
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         tokens = tokenizer(prompt, max_length=length, padding="max_length", truncation=True, return_tensors="pt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from qartsr_lib.errors import QartsrError
 from qartsr_lib.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.images import list_images
 from qartsr_lib.training.trq.loop import TrqConfig, train
-from qartsr_lib.training.trq.networks import Generator
+from qartsr_lib.training.trq.networks import REGULARIZERS, Generator
 from qartsr_lib.training.trq.objectives import Distillation, Objective, OSEDiffLosses
 
 #: What the frozen model is guided away from (scripts/train/train_osediff.sh).
@@ -32,7 +33,7 @@ NEGATIVE_PROMPT = (
 def _osediff_losses(options: argparse.Namespace, base: Path, unet: torch.nn.Module, device: torch.device) -> Objective:
     image_loss = IMAGE_LOSSES.get(options.image_loss)(device)
     prompt, negative = (embed_prompt(base, text).to(device) for text in (options.prompt, options.negative_prompt))
-    return OSEDiffLosses(image_loss, unet, prompt, negative, options.seed + 2)
+    return OSEDiffLosses(image_loss, unet, prompt, negative, options.seed + 2, options.regularizer)
 
 
 def _distillation(options: argparse.Namespace, base: Path, unet: torch.nn.Module, device: torch.device) -> Objective:
@@ -77,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         help="osediff: its own losses; distil: the latents of a trained OSEDiff, much cheaper, another training",
     )
     add("--teacher", metavar="FILE", help="of distil: OSEDiff's file (default: osediff.pkl in the folder of weights)")
+    add(
+        "--regularizer",
+        choices=REGULARIZERS,
+        default=default.regularizer,
+        help="of osediff: LoRA of the regularizing network in all layers, or in the middle block alone "
+        "as the released code trains it",
+    )
     add("--image-loss", default="lpips+mse", help="of osediff: a name in finetuning.losses.IMAGE_LOSSES")
     add("--prompt", default="", help="one for all images; the quantized models are used with an empty one")
     add("--negative-prompt", default=NEGATIVE_PROMPT, help="of osediff")
@@ -97,8 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> Path:
     schedule.timestep_index(options.timestep)
     images, base = list_images(options.images), resolve_base(options.base)
-    names = ("timestep", "variant", "steps", "batch", "accumulate", "crop", "learning_rate", "precision", "seed")
-    config = TrqConfig(**{name: getattr(options, name) for name in names}, checkpoint_every=options.checkpoint_every)
+    config = TrqConfig(**{field.name: getattr(options, field.name) for field in fields(TrqConfig)})
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate, cpu=options.cpu
     )

@@ -10,12 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from qartsr_lib.degrade import REAL_ESRGAN, second_order
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import from_uint8, read_image, to_uint8
-
-#: The upscaling of a training pair; Pillow's, drawn anew for each.
-_FILTERS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+from qartsr_lib.images import read_image
+from qartsr_lib.training.trq.degradation import degraded
 
 
 class DegradedCrops(Dataset):
@@ -48,9 +45,7 @@ class DegradedCrops(Dataset):
         top, left = (int(rng.integers(side - self.size + 1)) for side in image.shape[-2:])
         hr = image[..., top : top + self.size, left : left + self.size]
         hr = hr.flip(-1) if rng.random() < 0.5 else hr
-        lq = Image.fromarray(to_uint8(second_order(hr, REAL_ESRGAN, rng)))
-        upscaled = lq.resize((self.size, self.size), _FILTERS[rng.integers(len(_FILTERS))])
-        return hr[0].contiguous(), from_uint8(np.asarray(upscaled))[0]
+        return hr[0].contiguous(), degraded(hr, rng)[0]
 
 
 def _size(path: Path) -> tuple[int, int]:

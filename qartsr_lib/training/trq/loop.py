@@ -21,7 +21,7 @@ from qartsr_lib.backbones.osediff_targets import write_checkpoint
 from qartsr_lib.errors import Diverged, QartsrError
 from qartsr_lib.progress import progress
 from qartsr_lib.training.trq.data import DegradedCrops
-from qartsr_lib.training.trq.networks import Generator, trained
+from qartsr_lib.training.trq.networks import REGULARIZERS, Generator, trained
 from qartsr_lib.training.trq.objectives import Draw, Objective
 
 _FIRST, _SECOND = 0, 1  # streams of random numbers: the generator's step, the regularizer's
@@ -43,6 +43,7 @@ class TrqConfig:
         precision: "no", "bf16" or "fp16", accelerate's mixed precision.
         seed: fixes the LoRA's start, the pairs, and all noise.
         checkpoint_every: steps between checkpoints.
+        regularizer: one of networks.REGULARIZERS; of variant osediff.
     """
 
     timestep: int
@@ -55,6 +56,7 @@ class TrqConfig:
     precision: str = "no"
     seed: int = 123
     checkpoint_every: int = 500
+    regularizer: str = REGULARIZERS[0]
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "checkpoint_every"):
@@ -178,6 +180,11 @@ def _resume(
         return 0
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
+        if "regularizer" not in state["config"]:
+            raise QartsrError(
+                f"{path}: was begun by an older version, with weaker degradation and unclamped images; "
+                "finish it with that version, or remove the file to start anew"
+            )
         different = [name for name, value in asdict(config).items() if state["config"][name] != value]
         different = [name for name in different if name not in ("steps", "checkpoint_every")]
         if different:

@@ -14,6 +14,10 @@ from qartsr_lib.lora import attach_
 from qartsr_lib.training.stages import keep_float32
 
 RANK = 4
+#: LoRA in all layers that OSEDiff adapts, as its paper says; or in the middle block alone (16 of 258), as its released
+#: code trains it: each add_adapter of diffusers leaves only the newest adapter active, and for this network (unlike
+#: the generator) none is switched on again.
+REGULARIZERS = ("paper", "released")
 
 
 class Generator(nn.Module):
@@ -49,10 +53,10 @@ class Generator(nn.Module):
         keep_float32(vae.quant_conv)
 
     def forward(self, upscaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(N, 3, H, W) in [0, 1] -> z_H (N, 4, H/8, W/8) and, if it decodes, the image in [0, 1], not clamped."""
+        """(N, 3, H, W) in [0, 1] -> z_H (N, 4, H/8, W/8) and, if it decodes, the image, clamped to [0, 1]."""
         z_l = self.model.encode(upscaled).float()
         z_h = self.model.to_z_h(z_l, self.model.predict_noise(z_l).float())
-        return z_h, self.model.decode(z_h).float() if self.decodes else None
+        return z_h, self.model.decode(z_h).float().clamp(0, 1) if self.decodes else None
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep the blocks' inputs only and compute the rest again: less memory, a third more time."""
@@ -65,12 +69,15 @@ class Regularizer(nn.Module):
 
     Args:
         unet: the frozen base model's; not changed, weights shared.
+        kind: one of `REGULARIZERS`, see there.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, seed: int = 0) -> None:
+    def __init__(self, unet: UNet2DConditionModel, seed: int = 0, kind: str = REGULARIZERS[0]) -> None:
         super().__init__()
-        self.unet = shared(unet)
-        attach_(self.unet, unet_targets(self.unet), RANK, seed)
+        self.unet, targets = shared(unet), unet_targets(unet)
+        if kind == "released":
+            targets = {name: adapter for name, adapter in targets.items() if adapter == "default_others"}
+        attach_(self.unet, targets, RANK, seed)
         _train_only(self.unet, ("lora_",))
 
     def forward(self, noisy: torch.Tensor, index: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from qartsr_lib import schedule
 from qartsr_lib.finetuning.losses import ImageLoss
-from qartsr_lib.training.trq.networks import Regularizer
+from qartsr_lib.training.trq.networks import REGULARIZERS, Regularizer
 
 GUIDANCE = 7.5
 VSD_INDICES = (20, 980)  # drawn from this range, end excluded
@@ -86,15 +86,22 @@ class OSEDiffLosses:
         image_loss: name and function, see finetuning.losses.IMAGE_LOSSES.
         frozen: the base UNet.
         prompt, negative: text embeddings (1, tokens, dim); the frozen UNet is guided away from the second.
+        regularizer: one of networks.REGULARIZERS.
     """
 
     decodes = True
 
     def __init__(
-        self, image_loss: ImageLoss, frozen: nn.Module, prompt: torch.Tensor, negative: torch.Tensor, seed: int = 0
+        self,
+        image_loss: ImageLoss,
+        frozen: nn.Module,
+        prompt: torch.Tensor,
+        negative: torch.Tensor,
+        seed: int = 0,
+        regularizer: str = REGULARIZERS[0],
     ) -> None:
         self.image_loss, self.frozen, self.prompt, self.negative = image_loss, frozen, prompt, negative
-        self.regularizer: nn.Module = Regularizer(frozen, seed)
+        self.regularizer: nn.Module = Regularizer(frozen, seed, regularizer)
 
     def loss(
         self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor | None, draw: Draw

@@ -52,6 +52,13 @@ PUBLISHED = [
         "RealSRVal_crop128/test_HR/Canon_00#_HR.png",
         "Canon_00#",
     ),
+    (
+        "RealSR",
+        "StableSR_testsets/RealSRVal_crop128/test_LR/Canon_00#_LR4.png",
+        "StableSR_testsets/RealSRVal_crop128/test_HR/Canon_00#_HR.png",
+        "Canon_00#",
+    ),
+    ("Urban100", "benchmark/Urban100/LR_bicubic/X4/img_00#x4.png", "benchmark/Urban100/HR/img_00#.png", "img_00#"),
     ("RealSR", "RealSR/Canon/Test/4/Canon_00#_LR4.png", "RealSR/Canon/Test/4/Canon_00#_HR.png", "Canon_00#"),
     ("RealSR", "RealSR(V3)/Nikon/Test/4/Nikon_00#_LR4.png", "RealSR(V3)/Nikon/Test/4/Nikon_00#_HR.png", "Nikon_00#"),
     ("DRealSR", "DrealSRVal_crop128/test_LR/DSC_12#_x4.png", "DrealSRVal_crop128/test_HR/DSC_12#_x1.png", "DSC_12#"),
@@ -130,7 +137,7 @@ def test_lr_as_large_as_hr_is_told(tmp_path):
     for folder, kind in (("LR", "LR4"), ("HR", "HR")):
         save(tmp_path / f"RealSR/{folder}/Canon_001_{kind}.png", 32, 24)
     with pytest.raises(
-        QartsrError, match=r"Canon_001_LR4\.png: LR has the size of HR, 32x24: .*RealSR\(V2\)"
+        QartsrError, match=r"Canon_001_LR4\.png: LR has the size of HR, 32x24: .*versions 1 and 2"
     ) as caught:
         DATASETS.get("RealSR").pairs(tmp_path)
     assert "\n" not in str(caught.value)

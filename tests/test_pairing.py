@@ -53,6 +53,7 @@ def found(images, references):
         ("0801_LR4x4.png", "0801_HR.PNG"),
         ("DSC_1276_x4.png", "DSC_1276_x1.png"),
         ("P1120032_x2.png", "P1120032_x1.png"),
+        ("baby_LRBI_x4.png", "baby_HR_x4.png"),
         ("baby_out.png", "baby.png"),
         ("baby_GT_out.png", "baby_GT.png"),
         ("baby_SR.png", "baby_HR.png"),

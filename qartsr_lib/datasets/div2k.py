@@ -7,6 +7,6 @@ DATASETS.register("DIV2K_val")(
     FolderDataset(
         "DIV2K_val",
         "DIV2K validation photographs (Agustsson and Timofte, CVPRW 2017)",
-        ("DIV2K_V2_val", "DIV2K_valid", "DIV2K"),
+        ("DIV2K_V2_val", "DIV2K_valid"),
     )
 )

@@ -23,6 +23,7 @@ LAYOUTS = (
     ("{}/Test_x4/test_LR/*", "{}/Test_x4/test_HR/*"),  # DRealSR
     ("{}/lq/*", "{}/gt/*"),  # StableSR's crops of DIV2K
     ("{}/LRbicx4/*", "{}/GTmod12/*"),  # BasicSR
+    ("{}/LRbicx4/*", "{}/GTmod4/*"),
     ("{}/LR_bicubic/X4/*", "{}/HR/*"),  # EDSR's benchmarks
     ("{}/image_SRF_4/*_LR.*", "{}/image_SRF_4/*_HR.*"),  # SelfExSR
     ("{}/*/Test/4/*_LR4.*", "{}/*/Test/4/*_HR.*"),  # RealSR: Canon and Nikon
@@ -32,7 +33,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """A data set in one of the LAYOUTS, in DATA_ROOT or one folder deeper (RealSR/RealSR/HR).
+    """A data set in one of the LAYOUTS, in DATA_ROOT or a folder of it (StableSR_testsets/RealSRVal_crop128).
 
     Attributes:
         name: folder name and name in tables.
@@ -83,13 +84,15 @@ class FolderDataset:
         ]
 
     def _find(self, root: Path) -> dict[str, tuple[list[Path], list[Path]]]:
-        """Folder -> (LR files, HR files) of the copies under `root`; that in NAME alone where there is one."""
+        """Folder below `root` -> (LR files, HR files) of each copy; of that in NAME alone where there is one."""
         names = (self.name, *self.published)
+        begun = {path.parent for name in names for top in ("", "*/") for path in _glob(root, f"{top}{name}*")}
+        parents = sorted(parent.relative_to(root) for parent in begun | {root})
         found = {}
-        for place in (*names, *(f"{outer}/{inner}" for outer in names for inner in names)):
+        for place in [(parent / name).as_posix() for parent in parents for name in names]:
             sides = ((_images(root, lq.format(place)), _images(root, hr.format(place))) for lq, hr in LAYOUTS)
             files = next(((lq, hr) for lq, hr in sides if lq and hr), None)
-            if files and not any(files == others for others in found.values()):
+            if files:
                 found[place] = files
             if found and place == self.name:
                 break

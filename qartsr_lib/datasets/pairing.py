@@ -12,15 +12,16 @@ from typing import NamedTuple
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import IMAGE_SUFFIXES, list_images
 
+_LR = r"(?:bic(?:ubic)?[-_]?)?lr(?:[2348]|bi|bd|dn)?"
 #: What archives and programs append to a picture's name: 0801x4, 0801x4m and 0801_bicLRx4 (DIV2K, NTIRE, BasicSR),
-#: img_001_SRF_4_LR (SelfExSR), Canon_001_LR4 (RealSR), DSC_1276_x1 (DRealSR), baby_out (Real-ESRGAN). Only LR and x
-#: take a number: HR1 and HR2 may be two pictures.
+#: img_001_SRF_4_LR (SelfExSR), Canon_001_LR4 (RealSR), DSC_1276_x1 (DRealSR), baby_LRBI_x4 (RCAN), baby_out
+#: (Real-ESRGAN). Only LR and x take a number: HR1 and HR2 may be two pictures.
 _ENDING = re.compile(
     r"(?<=.)(?:[-_. ]*x(?:[12348]|16)(?:[md]|w[1-4]?)?"
-    r"|[-_. ]+(?:srf[-_]?[2348]|(?:bic(?:ubic)?[-_]?)?lr[2348]?|bic(?:ubic)?|hr|sr|gt|lq|hq|out|output|upscaled)?)$",
+    rf"|[-_. ]+(?:srf[-_]?[2348]|{_LR}|bic(?:ubic)?|hr|sr|gt|lq|hq|out|output|upscaled)?)$",
     re.IGNORECASE,
 )
-_INPUT = re.compile(r"[-_. ]lr[-_]?x?[2348]?$", re.IGNORECASE)
+_INPUT = re.compile(rf"[-_. ]{_LR}(?:[-_. ]*x[2348])?$", re.IGNORECASE)
 #: What else may be an ending, if several pictures have it: an experiment's name, as BasicSR appends.
 _TAIL = re.compile(r"(?:x[2348])?[-_][a-z][^/]*")
 SHOWN = 5

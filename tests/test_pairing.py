@@ -55,6 +55,10 @@ def found(images, references):
         ("P1120032_x2.png", "P1120032_x1.png"),
         ("baby_LRBI_x4.png", "baby_HR_x4.png"),
         ("baby_out.png", "baby.png"),
+        ("baby_rlt.png", "baby.png"),
+        ("baby_SwinIR.png", "baby.png"),
+        ("baby_LR4_SwinIR.png", "baby_HR.png"),
+        ("baby_upscaled_4x.png", "baby.png"),
         ("baby_GT_out.png", "baby_GT.png"),
         ("baby_SR.png", "baby_HR.png"),
         ("baby_sr.png", "baby_gt.jpg"),
@@ -114,10 +118,10 @@ def test_what_several_images_have_alike_is_an_ending():
     images = [f"0801x4{hat}.png", f"0802x4{hat}.png", "comparison_grid.png"]
     assert found(images, ["0801.png", "0802.png", "0803.png"]) == {images[0]: "0801.png", images[1]: "0802.png"}
     assert found(
-        ["Canon_001_LR4_SwinIR.png", "Canon_002_LR4_SwinIR.png"], ["Canon_001_HR.png", "Canon_002_HR.png"]
+        ["Canon_001_LR4_OurNet.png", "Canon_002_LR4_OurNet.png"], ["Canon_001_HR.png", "Canon_002_HR.png"]
     ) == {
-        "Canon_001_LR4_SwinIR.png": "Canon_001_HR.png",
-        "Canon_002_LR4_SwinIR.png": "Canon_002_HR.png",
+        "Canon_001_LR4_OurNet.png": "Canon_001_HR.png",
+        "Canon_002_LR4_OurNet.png": "Canon_002_HR.png",
     }
     assert found(["a_1.png", "b_1.png"], ["a.png", "b.png"]) == {}, "a number may tell pictures apart"
 

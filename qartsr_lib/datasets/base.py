@@ -69,8 +69,8 @@ def check_pair(pair: Pair) -> bool:
     (width, height), hr = _header_size(pair.lq), _header_size(pair.hr)
     if hr == (width, height):
         raise QartsrError(
-            f"{pair.lq}: LR has the size of HR, {width}x{height}: it was enlarged already, as in RealSR's versions 1 and "
-            f"2, and is no input for x{SCALE}; use a copy whose LR is a quarter as wide and high as HR"
+            f"{pair.lq}: LR has the size of HR, {width}x{height}: it was enlarged already, as in RealSR's versions 1 "
+            f"and 2, and is no input for x{SCALE}; use a copy whose LR is a quarter as wide and high as HR"
         )
     if tuple(side // SCALE for side in hr) != (width, height):
         raise QartsrError(

@@ -90,7 +90,8 @@ class FolderDataset:
         parents = sorted(parent.relative_to(root) for parent in begun | {root})
         found = {}
         for place in [(parent / name).as_posix() for parent in parents for name in names]:
-            sides = ((_images(root, lq.format(place)), _images(root, hr.format(place))) for lq, hr in LAYOUTS)
+            rows = ([side.format(glob.escape(place)) for side in row] for row in LAYOUTS)
+            sides = ((_images(root, lq), _images(root, hr)) for lq, hr in rows)
             files = next(((lq, hr) for lq, hr in sides if lq and hr), None)
             if files:
                 found[place] = files

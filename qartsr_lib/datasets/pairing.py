@@ -15,10 +15,10 @@ from qartsr_lib.images import IMAGE_SUFFIXES, list_images
 _LR = r"(?:bic(?:ubic)?[-_]?)?lr(?:[2348]|bi|bd|dn)?"
 #: What archives and programs append to a picture's name: 0801x4, 0801x4m and 0801_bicLRx4 (DIV2K, NTIRE, BasicSR),
 #: img_001_SRF_4_LR (SelfExSR), Canon_001_LR4 (RealSR), DSC_1276_x1 (DRealSR), baby_LRBI_x4 (RCAN), baby_out
-#: (Real-ESRGAN). Only LR and x take a number: HR1 and HR2 may be two pictures.
+#: (Real-ESRGAN), baby_rlt (ESRGAN). Only LR and x take a number: HR1 and HR2 may be two pictures.
 _ENDING = re.compile(
     r"(?<=.)(?:[-_. ]*x(?:[12348]|16)(?:[md]|w[1-4]?)?"
-    rf"|[-_. ]+(?:srf[-_]?[2348]|{_LR}|bic(?:ubic)?|hr|sr|gt|lq|hq|out|output|upscaled)?)$",
+    rf"|[-_. ]+(?:srf[-_]?[2348]|[2348]x|{_LR}|bic(?:ubic)?|hr|sr|gt|lq|hq|out|output|rlt|swinir|upscaled)?)$",
     re.IGNORECASE,
 )
 _INPUT = re.compile(rf"[-_. ]{_LR}(?:[-_. ]*x[2348])?$", re.IGNORECASE)

@@ -130,8 +130,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Pair images by equal file name, else by name without _LR4, _HR or x4, and write a CSV with the columns "
-        "image, metric, value, note. A metric whose weights are not on this machine gets an empty value and the reason."
+        "Pair images by name, in folders and in equal subfolders: equal names, else names without the endings that "
+        "data sets and programs add (x4, _LR4, _SRF_4_HR, _SR, _out and the like, or one that several images share). "
+        "Images without a reference are named and left out. Write a CSV with the columns image, metric, value, note. "
+        "A metric whose weights are not on this machine gets an empty value and the reason. Equal images have a PSNR "
+        "of 80 dB, the most that this PSNR gives."
     )
     parser.add_argument("--sr", required=True, type=Path, metavar="DIR", help="folder of upscaled images")
     parser.add_argument("--hr", required=True, type=Path, metavar="DIR", help="folder of original images")
@@ -273,12 +276,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     names = [name.strip() for name in options.metrics.split(",") if name.strip()]
     frame = evaluate_folders(options.sr, options.hr, names, options.out, weights_dir=options.weights)
-    means = frame.dropna(subset=["value"]).groupby("metric", sort=False)["value"].mean()
-    for name in names:
-        print(f"{name:10s} {means[name]:.4f}" if name in means else f"{name:10s} n/a ({_reason(frame, name)})")
+    for name, rows in frame.groupby("metric", sort=False):
+        values, missing = rows["value"].dropna(), rows[rows["value"].isna()]
+        reason = f"; {missing['note'].iloc[0]}" if len(missing) else ""
+        mean = f"{values.mean():.4f}" if len(values) else "n/a"
+        print(f"{name:10s} {mean} ({len(values)} of {len(rows)} images{reason})")
     print(f"{options.out} written")
-
-
-def _reason(frame, name: str) -> str:
-    notes = frame.loc[frame["metric"] == name, "note"]
-    return notes.iloc[0] if len(notes) else "no image"

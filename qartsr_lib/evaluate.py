@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,62 +12,19 @@ from typing import Any
 import pandas as pd
 
 from qartsr_lib.atomic import write_atomically
+from qartsr_lib.datasets.base import SCALE
+from qartsr_lib.datasets.central import divisible_file
+from qartsr_lib.datasets.pairing import SHOWN, match_folders
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import list_images, read_image
+from qartsr_lib.images import IMAGE_SUFFIXES, read_image
 from qartsr_lib.metrics import METRICS, score
 from qartsr_lib.metrics.scoring import require_equal_size
 from qartsr_lib.progress import progress
 
 COLUMNS = ["image", "metric", "value", "note"]
-_SUFFIXES = re.compile(r"(?<=.)(?:_LR4|_HR|x4)+$")
+CROPPED = f"reference cropped at the right and bottom so that its sides divide by {SCALE}"
 
 Pairs = Sequence[tuple[Path, Path]]
-
-
-def pair_folders(sr_dir: str | Path, hr_dir: str | Path) -> list[tuple[Path, Path]]:
-    """Match every image in `sr_dir` with its reference in `hr_dir`.
-
-    An equal file name wins; otherwise stems are compared after `_LR4`, `_HR` and `x4` at their end
-    are removed on both sides (Canon_001_LR4.png - Canon_001_HR.png). References without an SR image
-    are left out, so that a part of a data set can be evaluated.
-
-    Returns:
-        (sr, hr) paths, sorted by the SR file's name.
-
-    Raises:
-        QartsrError: a folder is missing or empty, an image has no reference, more than one
-            reference fits, or two images fit the same reference.
-    """
-    references = list_images(hr_dir)
-    by_name = {path.name: path for path in references}
-    by_stem: dict[str, list[Path]] = {}
-    for path in references:
-        by_stem.setdefault(_bare_stem(path), []).append(path)
-
-    pairs, taken = [], {}
-    for sr in list_images(sr_dir):
-        hr = by_name.get(sr.name) or _only_match(sr, by_stem.get(_bare_stem(sr), []), hr_dir)
-        if hr in taken:
-            raise QartsrError(f"{taken[hr]} and {sr} both belong to the reference {hr.name}; remove one of them")
-        taken[hr] = sr
-        pairs.append((sr, hr))
-    return pairs
-
-
-def _bare_stem(path: Path) -> str:
-    return _SUFFIXES.sub("", path.stem)
-
-
-def _only_match(sr: Path, candidates: list[Path], hr_dir: str | Path) -> Path:
-    if not candidates:
-        raise QartsrError(
-            f"{sr}: no image in {hr_dir} has the same name, or the same stem without _LR4, _HR, x4; "
-            "rename it or add its reference"
-        )
-    if len(candidates) > 1:
-        names = " and ".join(path.name for path in candidates)
-        raise QartsrError(f"{sr}: more than one reference fits ({names} in {hr_dir}); remove or rename one")
-    return candidates[0]
 
 
 def score_pair(
@@ -75,7 +33,8 @@ def score_pair(
     """The rows of one image, for a cache that works image by image.
 
     Returns:
-        One dict per metric with the keys of COLUMNS; value is a float, or NaN with the reason in note.
+        One dict per metric with the keys of COLUMNS; value is a float, or NaN with the reason in note. A value at
+        its metric's ceiling has a note too.
 
     Raises:
         QartsrError: see `metrics.score`.
@@ -83,21 +42,32 @@ def score_pair(
     scores = score(sr_path, hr_path, names, weights_dir)
     image = Path(sr_path).name
     return [
-        {"image": image, "metric": name, "value": math.nan if value is None else value, "note": note}
+        {"image": image, "metric": name, "value": math.nan if value is None else value, "note": note or at_ceiling}
         for name, (value, note) in scores.items()
+        for at_ceiling in [_ceiling(name, value)]
     ]
 
 
-def evaluate_pairs(pairs: Pairs, names: Sequence[str], weights_dir: str | Path | None = None) -> pd.DataFrame:
+def _ceiling(name: str, value: float | None) -> str:
+    ceiling = METRICS.get(name).ceiling
+    at_it = ceiling is not None and value is not None and value > ceiling - 0.005
+    return f"{ceiling:g} is the most that {name} gives: the images are equal or nearly so" if at_it else ""
+
+
+def evaluate_pairs(
+    pairs: Pairs, names: Sequence[str], weights_dir: str | Path | None = None, folder: str | Path | None = None
+) -> pd.DataFrame:
     """Score saved images against their references.
 
     All pairs are read and compared in size before the first metric runs, so that a bad file is
-    reported at once and not after an hour.
+    reported at once and not after an hour. Where an image has the size of its reference without the rows and columns
+    by which that does not divide by four, the reference is cropped (as BasicSR does it), and note says so.
 
     Args:
         pairs: (SR file, HR file).
         names: metric names; a repeated name counts once.
         weights_dir: folder of metric weights, instead of QARTSR_METRIC_WEIGHTS.
+        folder: SR files are named as they lie below it, instead of by file name.
 
     Returns:
         Long frame with COLUMNS: image (the SR file's name), metric, value (float64, NaN when
@@ -107,10 +77,26 @@ def evaluate_pairs(pairs: Pairs, names: Sequence[str], weights_dir: str | Path |
         QartsrError: unknown metric, unreadable image, images of different size.
     """
     names = _known(names)
-    for sr_path, hr_path in pairs:
-        require_equal_size(sr_path, read_image(sr_path), hr_path, read_image(hr_path))
-    rows = [row for sr, hr in progress(pairs, "metrics") for row in score_pair(sr, hr, names, weights_dir)]
+    work = [(sr, hr, _fitting(sr, hr)) for sr, hr in pairs]
+    cropped = [Path(hr).name for _, hr, reference in work if reference != hr]
+    if cropped:
+        print(f"{len(cropped)} x {CROPPED}: {', '.join(cropped[:SHOWN])}", file=sys.stderr)
+    rows = []
+    for sr, hr, reference in progress(work, "metrics"):
+        for row in score_pair(sr, reference, names, weights_dir):
+            notes = [row["note"], CROPPED if reference != hr else ""]
+            name = row["image"] if folder is None else Path(sr).relative_to(folder).as_posix()
+            rows.append(row | {"image": name, "note": "; ".join(note for note in notes if note)})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"value": "float64"})
+
+
+def _fitting(sr_path: Path, hr_path: Path) -> Path:
+    """The reference, or a file with the part of it that the SR image shows; raises for any other size."""
+    sr, hr = read_image(sr_path), read_image(hr_path)
+    if sr.shape != hr.shape and [*sr.shape[-2:]] == [side // SCALE * SCALE for side in hr.shape[-2:]]:
+        return divisible_file(hr_path)
+    require_equal_size(sr_path, sr, hr_path, hr)
+    return hr_path
 
 
 def evaluate_folders(
@@ -122,17 +108,30 @@ def evaluate_folders(
 ) -> pd.DataFrame:
     """Pair two folders, score them, and write the frame of `evaluate_pairs` as CSV, atomically.
 
-    An unavailable metric has an empty value and a note; that is no error.
+    An unavailable metric has an empty value and a note; that is no error. Files that are left out are named on stderr.
 
     Raises:
-        QartsrError: see `pair_folders` and `evaluate_pairs`; the output cannot be written.
+        QartsrError: see `match_folders` and `evaluate_pairs`; the output cannot be written.
     """
     names = _known(names)
-    if Path(out_csv).is_dir():
-        raise QartsrError(f"{out_csv}: is a folder; name a CSV file to write")
-    frame = evaluate_pairs(pair_folders(sr_dir, hr_dir), names, weights_dir)
+    _check_output(Path(out_csv))
+    found = match_folders(sr_dir, hr_dir)
+    for remark in found.remarks():
+        print(remark, file=sys.stderr)
+    frame = evaluate_pairs(found.pairs, names, weights_dir, sr_dir)
     write_atomically(out_csv, lambda temporary: frame.to_csv(temporary, index=False))
     return frame
+
+
+def _check_output(path: Path) -> None:
+    """Refuse now what cannot be written after an hour of scoring."""
+    if path.is_dir():
+        raise QartsrError(f"{path}: is a folder; name a CSV file to write")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise QartsrError(f"{path}: has the ending of an image; name a CSV file to write")
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise QartsrError(f"{path}: cannot be written in {place}; name a CSV file in another folder")
 
 
 def _known(names: Sequence[str]) -> list[str]:

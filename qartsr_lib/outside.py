@@ -25,12 +25,12 @@ from qartsr_lib.datasets.available import available_data
 from qartsr_lib.datasets.base import SCALE, Pair
 from qartsr_lib.datasets.calibration import CalibrationList
 from qartsr_lib.datasets.central import central_file
+from qartsr_lib.datasets.pairing import match
 from qartsr_lib.errors import QartsrError
-from qartsr_lib.evaluate import pair_folders
 from qartsr_lib.evaluator import Evaluator, Parts, ScoredImage, default_parts
 from qartsr_lib.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.files import remembered_sha256
-from qartsr_lib.images import read_image
+from qartsr_lib.images import list_images, read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.metrics.scoring import require_equal_size
 from qartsr_lib.profiles import Profile
@@ -78,7 +78,7 @@ def find_outputs(
     Args:
         systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data
             set, or, where the run has one data set only, the images themselves. Files are paired as
-            `evaluate.pair_folders` does; a data set that the run lacks is left out.
+            `pairing.match` does; a data set that the run lacks is left out.
         profile: gives data sets, max_images and max_side; whole images are given, and cropped as the references are.
         data_root: folder of the benchmarks.
 
@@ -199,10 +199,16 @@ def _by_dataset(folders: Folders, datasets: Sequence[str]) -> dict[str, Path]:
 
 def _files(folder: Path, pairs: Sequence[Pair], everything: Sequence[Pair]) -> dict[str, Path]:
     """Image id -> the system's file, checked against the reference's size; images of `everything` may lie there."""
-    by_reference = {hr: sr for sr, hr in pair_folders(folder, everything[0].hr.parent)}
+    images, references = list_images(folder), [pair.hr for pair in everything]
+    found = match(*({path: path.name for path in paths} for paths in (images, references)))
+    by_reference = {hr: sr for sr, hr in found.pairs}
     missing = [pair for pair in pairs if pair.hr not in by_reference]
+    stray = [f"{folder}: {line}" for line in found._replace(unused=[]).remarks()]
     if missing:
-        raise QartsrError(f"{folder}: has no image for {missing[0].hr.name} ({len(missing)} missing); add it")
+        lacks = f"{folder}: has no image for {missing[0].hr.name} ({len(missing)} missing); add it"
+        raise QartsrError("; ".join([lacks, *stray]))
+    for line in stray:
+        print(line)
     files = {pair.id: by_reference[pair.hr] for pair in pairs}
     for pair in pairs:
         require_equal_size(files[pair.id], read_image(files[pair.id]), pair.hr, read_image(pair.hr))

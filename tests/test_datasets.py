@@ -10,7 +10,6 @@ from PIL import Image
 from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.base import Pair, check_pair, fingerprint, strided
 from qartsr_lib.datasets.calibration import calibration_list
-from qartsr_lib.datasets.folders import common_stem
 from qartsr_lib.datasets.samples import PHOTOGRAPHS, photographs
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import read_image
@@ -38,24 +37,123 @@ def test_pairs_by_stem_without_endings(realsr):
     assert [pair.hr.name for pair in pairs] == ["Canon_001_HR.png", "Nikon_001_HR.png"]
 
 
-@pytest.mark.parametrize(
-    ("stem", "expected"),
-    [("Canon_001_LR4", "Canon_001"), ("0801x4", "0801"), ("img_001", "img_001"), ("_HR", "_HR"), ("a_HR_HR", "a_HR")],
-)
-def test_common_stem(stem, expected):
-    assert common_stem(stem) == expected
+#: As the archives unpack: data set, LR file, HR file, id in tables; # is a number.
+PUBLISHED = [
+    ("DIV2K_val", "DIV2K_val/LR/X4/080#x4.png", "DIV2K_val/HR/080#.png", "080#"),
+    ("DIV2K_val", "DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K_valid_HR/080#.png", "080#"),
+    ("DIV2K_val", "DIV2K/DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K/DIV2K_valid_HR/080#.png", "080#"),
+    ("DIV2K_val", "DIV2K_V2_val/lq/080#_pch_00001.png", "DIV2K_V2_val/gt/080#_pch_00001.png", "080#_pch_00001"),
+    ("RealSR", "RealSR/LR/Canon_00#_LR4.png", "RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "realsr/lr/Canon_00#_LR4.PNG", "realsr/hr/Canon_00#_HR.PNG", "Canon_00#"),
+    ("RealSR", "RealSR/RealSR/LR/Canon_00#_LR4.png", "RealSR/RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
+    (
+        "RealSR",
+        "RealSRVal_crop128/test_LR/Canon_00#_LR4.png",
+        "RealSRVal_crop128/test_HR/Canon_00#_HR.png",
+        "Canon_00#",
+    ),
+    (
+        "RealSR",
+        "StableSR_testsets/RealSRVal_crop128/test_LR/Canon_00#_LR4.png",
+        "StableSR_testsets/RealSRVal_crop128/test_HR/Canon_00#_HR.png",
+        "Canon_00#",
+    ),
+    ("Urban100", "benchmark/Urban100/LR_bicubic/X4/img_00#x4.png", "benchmark/Urban100/HR/img_00#.png", "img_00#"),
+    ("RealSR", "[old] {a}/RealSR/LR/Canon_00#_LR4.png", "[old] {a}/RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSR/Canon/Test/4/Canon_00#_LR4.png", "RealSR/Canon/Test/4/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSR(V3)/Nikon/Test/4/Nikon_00#_LR4.png", "RealSR(V3)/Nikon/Test/4/Nikon_00#_HR.png", "Nikon_00#"),
+    ("DRealSR", "DrealSRVal_crop128/test_LR/DSC_12#_x4.png", "DrealSRVal_crop128/test_HR/DSC_12#_x1.png", "DSC_12#"),
+    ("DRealSR", "DRealSR/Test_x4/test_LR/DSC_12#_x4.png", "DRealSR/Test_x4/test_HR/DSC_12#_x1.png", "DSC_12#"),
+    (
+        "Urban100",
+        "Urban100/image_SRF_4/img_00#_SRF_4_LR.png",
+        "Urban100/image_SRF_4/img_00#_SRF_4_HR.png",
+        "img_00#",
+    ),
+    ("Urban100", "Urban100/LR/img_00#_SRF_4_LR.png", "Urban100/HR/img_00#_SRF_4_HR.png", "img_00#"),
+    (
+        "Urban100",
+        "Urban100_SR/image_SRF_4/img_00#_SRF_4_LR.png",
+        "Urban100_SR/image_SRF_4/img_00#_SRF_4_HR.png",
+        "img_00#",
+    ),
+    ("Urban100", "Urban100/LRbicx4/img_00#.png", "Urban100/GTmod12/img_00#.png", "img_00#"),
+    ("Urban100", "Urban100/LR_bicubic/X4/img_00#x4.png", "Urban100/HR/img_00#.png", "img_00#"),
+    ("Urban100", "Urban100/LR/img_00#.png", "Urban100/HR/img_00#.jpg", "img_00#"),
+]
 
 
-def test_nested_lr_folder(tmp_path):
-    save(tmp_path / "DIV2K_val/LR/X4/0801x4.png", 8, 8)
+@pytest.mark.parametrize(("name", "lq", "hr", "key"), PUBLISHED)
+def test_published_layouts_are_used_as_they_unpack(tmp_path, name, lq, hr, key):
+    for number in ("1", "2"):
+        save(tmp_path / lq.replace("#", number), 8, 6)
+        save(tmp_path / hr.replace("#", number), 32, 24)
+    for leftover in (lq, hr):  # written by macOS on foreign disks and in zip files
+        file = tmp_path / leftover.replace("#", "1")
+        (file.parent / f"._{file.name}").write_bytes(b"no image")
+        (file.parent / "Thumbs.db").write_bytes(b"x")
+    assert DATASETS.get(name).available(tmp_path) is None
+    first, second = DATASETS.get(name).pairs(tmp_path)
+    for pair, number in ((first, "1"), (second, "2")):
+        names = [name.replace("#", number) for name in (key, lq, hr)]
+        assert [pair.id, pair.lq, pair.hr] == [names[0], tmp_path / names[1], tmp_path / names[2]]
+
+
+def test_a_folder_of_the_sets_own_name_goes_first_and_two_others_are_refused(tmp_path):
+    for folder in ("DIV2K_V2_val/lq", "DIV2K_valid_LR_bicubic/X4"):
+        save(tmp_path / folder / "0801.png", 8, 8)
+    for folder in ("DIV2K_V2_val/gt", "DIV2K_valid_HR"):
+        save(tmp_path / folder / "0801.png", 32, 32)
+    assert "there as DIV2K_V2_val and as DIV2K_valid; rename" in DATASETS.get("DIV2K_val").available(tmp_path)
+    with pytest.raises(QartsrError, match="there as DIV2K_V2_val and as DIV2K_valid"):
+        DATASETS.get("DIV2K_val").pairs(tmp_path)
+    save(tmp_path / "DIV2K_val/LR/0801.png", 8, 8)
     save(tmp_path / "DIV2K_val/HR/0801.png", 32, 32)
-    assert [pair.id for pair in DATASETS.get("DIV2K_val").pairs(tmp_path)] == ["0801"]
+    assert DATASETS.get("DIV2K_val").pairs(tmp_path)[0].hr.parent == tmp_path / "DIV2K_val/HR"
+
+
+def test_pictures_whose_names_differ_in_an_ending_alone_keep_whole_names(tmp_path):
+    for stem in ("a", "a_out", "b_HR"):
+        save(tmp_path / f"RealSR/LR/{stem}.png", 8, 6)
+        save(tmp_path / f"RealSR/HR/{stem}.png", 32, 24)
+    assert [pair.id for pair in DATASETS.get("RealSR").pairs(tmp_path)] == ["a", "a_out", "b"]
+
+
+def test_two_references_of_one_stem_are_refused(tmp_path):
+    for ending in ("png", "jpg"):
+        save(tmp_path / f"RealSR/LR/a.{ending}", 8, 6)
+        save(tmp_path / f"RealSR/HR/a.{ending}", 32, 24)
+    with pytest.raises(QartsrError, match="same name as"):
+        DATASETS.get("RealSR").pairs(tmp_path)
+
+
+def test_references_that_do_not_divide_by_four_are_cropped_from_the_top_left(tmp_path, home, capsys):
+    whole = np.asarray(Image.open(save(tmp_path / "Urban100/HR/img_001.png", 35, 25, 1)))
+    save(tmp_path / "Urban100/LR/img_001x4.png", 8, 6)
+    plain = save(tmp_path / "Urban100/HR/img_002.png", 32, 24, 2)
+    save(tmp_path / "Urban100/LR/img_002x4.png", 8, 6)
+    cropped, other = DATASETS.get("Urban100").pairs(tmp_path)
+    assert np.array_equal(np.asarray(Image.open(cropped.hr)), whole[:24, :32])
+    assert check_pair(cropped) and cropped.hr.stem == "img_001" and home in cropped.hr.parents
+    assert other.hr == plain
+    assert "Urban100: 1 reference(s) cropped" in capsys.readouterr().out
+    assert Image.open(tmp_path / "Urban100/HR/img_001.png").size == (35, 25), "the original is as it was"
+
+
+def test_lr_as_large_as_hr_is_told(tmp_path):
+    for folder, kind in (("LR", "LR4"), ("HR", "HR")):
+        save(tmp_path / f"RealSR/{folder}/Canon_001_{kind}.png", 32, 24)
+    with pytest.raises(
+        QartsrError, match=r"Canon_001_LR4\.png: LR has the size of HR, 32x24: .*versions 1 and 2"
+    ) as caught:
+        DATASETS.get("RealSR").pairs(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_absent_data_sets_have_a_reason(tmp_path):
     assert "DATA_ROOT is not set" in DATASETS.get("RealSR").available(None)
     assert "no folder Urban100" in DATASETS.get("Urban100").available(tmp_path)
-    (tmp_path / "Urban100/HR").mkdir(parents=True)
+    save(tmp_path / "Urban100/HR/img_001.png", 8, 8)
     assert "lacks the folder LR" in DATASETS.get("Urban100").available(tmp_path)
     with pytest.raises(QartsrError, match="lacks the folder LR"):
         DATASETS.get("Urban100").pairs(tmp_path)
@@ -66,7 +164,11 @@ def remove_partner(root):
 
 
 def resize_reference(root):
-    save(root / "RealSR/HR/Nikon_001_HR.png", 32, 25)
+    save(root / "RealSR/HR/Nikon_001_HR.png", 32, 28)
+
+
+def cut_reference(root):
+    save(root / "RealSR/HR/Nikon_001_HR.png", 31, 24)
 
 
 def damage_header(root):
@@ -81,9 +183,10 @@ def same_stem_twice(root):
     ("change", "message"),
     [
         (remove_partner, r"Nikon_001_HR\.png: has no partner"),
-        (resize_reference, r"Nikon_001_HR\.png: is 32x25, expected 32x24"),
+        (resize_reference, r"Nikon_001_HR\.png: is 32x28, expected 32x24"),
+        (cut_reference, r"Nikon_001_HR\.png: is 31x24, expected 32x24"),
         (damage_header, r"Nikon_001_HR\.png: not a readable image"),
-        (same_stem_twice, r"same name as Nikon_001"),
+        (same_stem_twice, r"Nikon_001_LR4\.png both belong to the reference Nikon_001_HR\.png"),
     ],
 )
 def test_broken_pairs_name_the_file(realsr, change, message):
@@ -95,14 +198,14 @@ def test_broken_pairs_name_the_file(realsr, change, message):
 
 def test_broken_pair_is_found_although_max_images_would_skip_it(realsr):
     resize_reference(realsr)
-    with pytest.raises(QartsrError, match="32x25"):
+    with pytest.raises(QartsrError, match="32x28"):
         DATASETS.get("RealSR").pairs(realsr, max_images=1)
 
 
 def test_empty_folder(realsr):
     for path in (realsr / "RealSR/LR").iterdir():
         path.unlink()
-    with pytest.raises(QartsrError, match="holds no image"):
+    with pytest.raises(QartsrError, match="RealSR lacks the folder LR with images; put the images into RealSR/HR and"):
         DATASETS.get("RealSR").pairs(realsr)
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import Image
 
-from qartsr_lib import evaluate, metrics
+from qartsr_lib import cli, evaluate, metrics
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.images import write_png
 
@@ -39,78 +38,6 @@ def _image(path, seed=0, height=24, width=32):
 def _touch(folder, *names):
     for name in names:
         (folder / name).write_bytes(b"x")
-
-
-@pytest.mark.parametrize(
-    ("sr_name", "hr_name"),
-    [
-        ("a.png", "a.png"),
-        ("a.png", "a.jpg"),
-        ("Canon_001_LR4.png", "Canon_001_HR.png"),
-        ("Canon_001_LR4.png", "Canon_001_LR4.png"),
-        ("0801x4.png", "0801.png"),
-        ("0801.png", "0801x4.png"),
-        ("0801_LR4x4.png", "0801_HR.PNG"),
-    ],
-)
-def test_partners_are_found(folders, sr_name, hr_name):
-    sr, hr = folders
-    _touch(sr, sr_name)
-    _touch(hr, hr_name, "unused.png")
-    assert evaluate.pair_folders(sr, hr) == [(sr / sr_name, hr / hr_name)]
-
-
-def test_an_equal_name_wins_over_an_equal_stem(folders):
-    sr, hr = folders
-    _touch(sr, "a.png", "b_LR4.png")
-    _touch(hr, "a.png", "ax4.png", "a_HR.png", "b_HR.png")
-    assert evaluate.pair_folders(sr, hr) == [(sr / "a.png", hr / "a.png"), (sr / "b_LR4.png", hr / "b_HR.png")]
-
-
-@settings(max_examples=50, deadline=None)
-@given(stem=st.text("abx4_LRH0", min_size=1, max_size=6), suffix=st.sampled_from(["", "_LR4", "_HR", "x4"]))
-def test_a_suffix_never_changes_the_bare_stem(stem, suffix):
-    from pathlib import Path
-
-    bare = evaluate._bare_stem(Path(stem + suffix + ".png"))
-    assert bare == evaluate._bare_stem(Path(stem + ".png"))
-    assert bare and stem.startswith(bare)
-
-
-def test_a_missing_partner_is_named(folders):
-    sr, hr = folders
-    _touch(sr, "a.png", "lonely.png")
-    _touch(hr, "a.png")
-    with pytest.raises(QartsrError, match=r"lonely\.png: no image in .*hr has the same name"):
-        evaluate.pair_folders(sr, hr)
-
-
-def test_two_fitting_references_are_refused(folders):
-    sr, hr = folders
-    _touch(sr, "a_LR4.png")
-    _touch(hr, "a.png", "a_HR.png")
-    with pytest.raises(QartsrError, match=r"a_LR4\.png: more than one reference fits \(a\.png and a_HR\.png"):
-        evaluate.pair_folders(sr, hr)
-
-
-def test_two_images_of_one_reference_are_refused(folders):
-    sr, hr = folders
-    _touch(sr, "a.png", "a.jpg")
-    _touch(hr, "a.png")
-    with pytest.raises(QartsrError, match=r"a\.jpg and .*a\.png both belong to the reference a\.png"):
-        evaluate.pair_folders(sr, hr)
-
-
-@pytest.mark.parametrize("which", ["sr", "hr"])
-@pytest.mark.parametrize("state", ["empty", "missing"])
-def test_empty_and_missing_folders(folders, which, state):
-    for folder in folders:
-        if folder.name != which:
-            _touch(folder, "a.png")
-        elif state == "missing":
-            folder.rmdir()
-    with pytest.raises(QartsrError, match=f"{which}: (holds no image|no such folder)"):
-        evaluate.pair_folders(*folders)
 
 
 def test_the_frame_and_its_csv(folders, tmp_path):
@@ -176,10 +103,11 @@ def test_unreadable_images_are_named(folders, tmp_path, damage, which):
         evaluate.evaluate_folders(*folders, ["PSNR"], tmp_path / "out.csv")
 
 
-def test_an_output_that_cannot_be_written_is_named(folders, tmp_path):
+def test_an_output_that_cannot_be_written_is_named_before_scoring(folders, tmp_path, monkeypatch):
     for folder in folders:
         _image(folder / "a.png")
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(evaluate, "evaluate_pairs", lambda *_: pytest.fail("scored"))
     with pytest.raises(QartsrError, match="cannot be written"):
         evaluate.evaluate_folders(*folders, ["PSNR"], tmp_path / "file" / "out.csv")
 
@@ -190,3 +118,91 @@ def test_a_folder_as_output_is_refused_before_scoring(tmp_path, monkeypatch):
         write_png(tmp_path / name / "cat.png", torch.rand(1, 3, 16, 16))
     with pytest.raises(QartsrError, match="is a folder; name a CSV file"):
         evaluate.evaluate_folders(tmp_path / "sr", tmp_path / "hr", ["PSNR"], tmp_path)
+
+
+def _shades(path, height, width, rows=slice(None), columns=slice(None)):
+    """A picture that names its own rows and columns, or a part of it."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([y * 5 % 256, x * 5 % 256, (y + x) % 256], axis=-1).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels[rows, columns]).save(path)
+
+
+def test_a_reference_that_does_not_divide_by_four_is_cropped_from_the_top_left(folders, home, tmp_path, capsys):
+    sr, hr = folders
+    _shades(hr / "comic.png", 38, 51)
+    _shades(sr / "comic.png", 38, 51, slice(36), slice(48))
+    _shades(hr / "odd.png", 21, 21)
+    _shades(sr / "odd.png", 21, 21)
+    frame = evaluate.evaluate_folders(sr, hr, ["PSNR-RGB"], tmp_path / "out.csv")
+    assert list(frame["value"]) == [80.0, 80.0], "the same pixels"
+    comic, odd = frame["note"]
+    assert "reference cropped at the right and bottom" in comic and "cropped" not in odd
+    assert "1 x reference cropped" in capsys.readouterr().err
+    assert Image.open(hr / "comic.png").size == (51, 38), "the original is as it was"
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((63, 48), "x.png is 63x48 and .*x.png is 64x48: .*crop the images"),
+        ((60, 48), "x.png is 60x48"),
+        ((16, 12), "x.png is 16x12 .* is this the input.* crop"),
+    ],
+)
+def test_other_sizes_are_refused(folders, tmp_path, size, message):
+    _image(folders[1] / "x.png", height=48, width=64)
+    _image(folders[0] / "x.png", height=size[1], width=size[0])
+    with pytest.raises(QartsrError, match=message):
+        evaluate.evaluate_folders(*folders, ["PSNR"], tmp_path / "out.csv")
+
+
+def test_values_at_the_ceiling_say_so(folders):
+    same, other = _image(folders[1] / "a.png"), _image(folders[0] / "b.png", 1)
+    rows = evaluate.score_pair(same, same, ["PSNR", "SSIM", "PSNR-RGB"])
+    assert [row["value"] for row in rows] == [80.0, 1.0, 80.0]
+    assert ["80 is the most" in row["note"] for row in rows] == [True, False, True]
+    assert [row["note"] for row in evaluate.score_pair(other, same, ["PSNR"])] == [""]
+    assert metrics.score(same, same, ["PSNR"]) == {"PSNR": (80.0, "")}, "notes of the study's tables are as they were"
+
+
+def test_the_command_prints_counts_and_reasons_and_what_is_left_out(folders, tmp_path, capsys):
+    sr, hr = folders
+    for seed, (name, side) in enumerate([("a", 24), ("b", 24), ("c", 8)]):
+        _image(hr / f"{name}.png", seed, side, side)
+        _image(sr / f"{name}_out.png", seed + 9, side, side)
+    _image(sr / "comparison_grid.png")
+    _image(hr / "d.png")
+    (sr / "._a_out.png").write_bytes(b"no image")
+    out = tmp_path / "new" / "deeper" / "scores.csv"
+    command = ["evaluate", "--sr", str(sr), "--hr", str(hr), "--metrics", "PSNR,SSIM,MUSIQ", "--out", str(out)]
+    assert cli.main(command) == 0
+    told = capsys.readouterr()
+    frame = pd.read_csv(out)
+    mean = frame.loc[frame["metric"] == "PSNR", "value"].mean()
+    psnr, ssim, musiq, _ = told.out.splitlines()
+    assert psnr == f"PSNR       {mean:.4f} (3 of 3 images)"
+    assert "(2 of 3 images; image too small: 8x8" in ssim
+    assert "n/a (0 of 3 images; weights not found" in musiq
+    assert "1 image(s) left out: comparison_grid.png (no reference has its name)" in told.err
+    assert "1 of 4 references have no image" in told.err and "._a" not in told.err
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    assert "80 dB" in capsys.readouterr().out
+
+
+def test_images_in_subfolders_keep_their_folder_in_the_table(folders, tmp_path):
+    for folder, seed in zip(folders, (1, 2), strict=True):
+        for name in ("Set5", "Set14"):
+            _image(folder / name / "baby.png", seed)
+    frame = evaluate.evaluate_folders(*folders, ["PSNR"], tmp_path / "out.csv")
+    assert list(frame["image"]) == ["Set14/baby.png", "Set5/baby.png"]
+
+
+def test_an_image_as_output_is_refused(folders, tmp_path):
+    for folder in folders:
+        _image(folder / "a.png")
+    before = (folders[0] / "a.png").read_bytes()
+    with pytest.raises(QartsrError, match="has the ending of an image"):
+        evaluate.evaluate_folders(*folders, ["PSNR"], folders[0] / "a.png")
+    assert (folders[0] / "a.png").read_bytes() == before

@@ -57,19 +57,27 @@ def strided(items: Sequence, limit: int | None) -> list:
     return list(items[:: len(items) // limit][:limit])
 
 
-def check_pair(pair: Pair) -> None:
+def check_pair(pair: Pair) -> bool:
     """Compare the sizes that the two file headers state; decodes nothing, so it is cheap.
 
+    Returns:
+        True, or False where HR has up to three rows or columns more than four times LR (BasicSR crops such references).
+
     Raises:
-        QartsrError: a file is missing or no image, or HR is not exactly four times LR.
+        QartsrError: a file is missing or no image, or of another size.
     """
-    width, height = _header_size(pair.lq)
-    hr_width, hr_height = _header_size(pair.hr)
-    if (hr_width, hr_height) != (SCALE * width, SCALE * height):
+    (width, height), hr = _header_size(pair.lq), _header_size(pair.hr)
+    if hr == (width, height):
         raise QartsrError(
-            f"{pair.hr}: is {hr_width}x{hr_height}, expected {SCALE * width}x{SCALE * height}, "
+            f"{pair.lq}: LR has the size of HR, {width}x{height}: it was enlarged already, as in RealSR's versions 1 "
+            f"and 2, and is no input for x{SCALE}; use a copy whose LR is a quarter as wide and high as HR"
+        )
+    if tuple(side // SCALE for side in hr) != (width, height):
+        raise QartsrError(
+            f"{pair.hr}: is {hr[0]}x{hr[1]}, expected {SCALE * width}x{SCALE * height}, "
             f"four times {pair.lq.name}; replace one of the two"
         )
+    return hr == (SCALE * width, SCALE * height)
 
 
 def fingerprint(pairs: Sequence[Pair]) -> str:

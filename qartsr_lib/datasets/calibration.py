@@ -55,8 +55,11 @@ def _folder(*candidates: str) -> Callable[[Path | None], list[Path]]:
 #: profile.calibration -> (name in run records, where its photographs are)
 CALIBRATION_LISTS: dict[str, tuple[str, Callable[[Path | None], list[Path]]]] = {
     "samples": ("samples-calibration", _samples),
-    "BSDS500": ("BSDS500/train", _folder("BSDS500/train")),
-    "DIV2K_train": ("DIV2K_train", _folder("DIV2K_train/HR", "DIV2K_train")),
+    "BSDS500": (
+        "BSDS500/train",
+        _folder("BSDS500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/images/train"),
+    ),
+    "DIV2K_train": ("DIV2K_train", _folder("DIV2K_train/HR", "DIV2K_train", "DIV2K_train_HR", "DIV2K/DIV2K_train_HR")),
 }
 
 

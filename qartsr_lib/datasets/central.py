@@ -1,4 +1,4 @@
-"""The central part of large photographs, so that a sweep over hundreds of models measures many images."""
+"""Parts of photographs as files: their centre, so that a sweep measures many images, or all that divides by four."""
 
 from __future__ import annotations
 
@@ -47,3 +47,20 @@ def central_file(path: Path, side: int, multiple: int = 1) -> Path:
     image = read_image(path)
     part = central_crop(image, side, multiple)
     return path if part.shape == image.shape else write_png(target, part)
+
+
+def divisible_file(path: Path) -> Path:
+    """A file with the largest part from the top left whose sides divide by SCALE; its stem stays (BasicSR's mod_crop).
+
+    Raises:
+        QartsrError: the image cannot be read, or is smaller than SCALE.
+    """
+    made_from = hashlib.sha256(f"{remembered_sha256(path)} {SCALE}".encode()).hexdigest()[:12]
+    target = paths.cache_dir() / "datasets" / "divisible" / made_from / f"{path.stem}.png"
+    if target.is_file():
+        return target
+    image = read_image(path)
+    height, width = (side // SCALE * SCALE for side in image.shape[-2:])
+    if not height or not width:
+        raise QartsrError(f"{path}: is smaller than {SCALE} pixels; remove it")
+    return write_png(target, image[..., :height, :width])

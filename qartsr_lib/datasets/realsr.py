@@ -4,5 +4,9 @@ from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.folders import FolderDataset
 
 DATASETS.register("RealSR")(
-    FolderDataset("RealSR", "100 real-camera pairs, 128x128 to 512x512, as published with OSEDiff (arXiv:2406.08177)")
+    FolderDataset(
+        "RealSR",
+        "100 real-camera pairs, 128x128 to 512x512, as published with OSEDiff (arXiv:2406.08177)",
+        ("RealSRVal_crop128", "RealSR(V3)"),
+    )
 )

@@ -4,5 +4,5 @@ from qartsr_lib.datasets import DATASETS
 from qartsr_lib.datasets.folders import FolderDataset
 
 DATASETS.register("Urban100")(
-    FolderDataset("Urban100", "photographs of buildings, bicubic x4 (Huang et al., CVPR 2015)")
+    FolderDataset("Urban100", "photographs of buildings, bicubic x4 (Huang et al., CVPR 2015)", ("Urban100_SR",))
 )

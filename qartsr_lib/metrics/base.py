@@ -49,6 +49,7 @@ class MetricSpec:
         options: everything that changes the number; part of a run's identity.
         weights: files that must be there before `build` may be called.
         minimum_side: shorter image sides give no value.
+        ceiling: the highest value, where a constant in the formula sets one that images reach.
         one_thread: score on one thread, so that the last bits do not depend on the number of
             threads. Off for the networks, which would take minutes per image.
     """
@@ -62,6 +63,7 @@ class MetricSpec:
     weights: tuple[WeightFile, ...] = ()
     minimum_side: int = 1
     one_thread: bool = True
+    ceiling: float | None = None
 
     @property
     def needs_weights(self) -> bool:

@@ -155,6 +155,7 @@ def _row(
         weights=weights,
         minimum_side=minimum_side,
         one_thread=one_thread,
+        ceiling=80.0 if pyiqa_name == "psnr" else None,  # pyiqa adds 1e-8 to the mean squared error
     )
     METRICS.register(name)(spec)
 

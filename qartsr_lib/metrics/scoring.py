@@ -75,9 +75,11 @@ def require_equal_size(
 ) -> None:
     """Raise a QartsrError that names both sizes (width x height) unless they are the same."""
     if hr is not None and sr.shape != hr.shape:
+        is_input = [4 * side for side in sr.shape[-2:]] == [*hr.shape[-2:]]
+        advice = "is this the input? Give the upscaled image, or " if is_input else ""
         raise QartsrError(
             f"{sr_path} is {_size(sr)} and {hr_path} is {_size(hr)}: the sizes must be equal, and images are "
-            "never resized for a metric; check the pairing or crop the images"
+            f"never resized for a metric; {advice}check the pairing or crop the images"
         )
 
 

@@ -1,6 +1,7 @@
 # make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"] [WORKERS=2] [DEVICE=cuda]
 # make report (figures/index.html, README's tables), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
-# make test [ARGS="-k quant"], make lab, make lint, make bench, make faults, make backbone [IMAGES=folder] [OUT=build/backbone]
+# make test [ARGS="-k quant"], make test-processors [ARGS=--short] (numbers under the instructions that other processors have)
+# make lab, make lint, make bench, make faults, make backbone [IMAGES=folder] [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
 
 PROFILE ?= tiny
@@ -15,11 +16,11 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(RECENT)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help reproduce report compare test lab bench faults lint backbone clean
+.PHONY: help reproduce report compare test lab bench faults lint backbone clean test-processors
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 reproduce: $(INSTALLED)
 	@$(BIN)/python -m qartsr_lib.runner --profile $(PROFILE) \
@@ -36,6 +37,9 @@ compare: $(INSTALLED)
 # One thread for each of the processes; ARGS="-n 0" for one process.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+test-processors: $(INSTALLED)
+	$(BIN)/python tests/processors.py $(ARGS)
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab --notebook-dir=.

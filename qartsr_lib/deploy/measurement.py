@@ -16,6 +16,7 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.datasets.base import Pair
 from qartsr_lib.deploy.contestants import FLOAT, PACKED, Upscaler, tensor_bytes
+from qartsr_lib.deploy.integer_product import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.race import against, race
 from qartsr_lib.deploy.runtimes import RUNTIMES
@@ -84,6 +85,7 @@ def measure_deployment(
             "method": METHODS.get(method).label,
             "bits": bits,
             "options": [list(pair) for pair in settings],
+            "int8_weights": weights_of_8_bits(),
         }
         for (method, bits), settings in options.items()
     }

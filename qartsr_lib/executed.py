@@ -10,7 +10,6 @@ import html
 from pathlib import Path
 
 import nbformat
-from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
@@ -18,7 +17,7 @@ from papermill.execute import ERROR_MARKER_TAG
 
 from qartsr_lib.atomic import write_text
 
-DEAD = "the kernel died; it crashed or was killed, perhaps because memory ran out"
+EXPLAINED = {"DeadKernelError": "the kernel died; it crashed or was killed, perhaps because memory ran out"}
 
 
 def clear(copy: Path) -> None:
@@ -64,7 +63,7 @@ def _problem(notebook: NotebookNode, error: BaseException | None) -> str | None:
     for cell in behind:
         cell.metadata.papermill.status = "pending"
     if failed is None:
-        problem = f"failed before the first cell: {_one_line(type(error).__name__, _text(error))}"
+        problem = f"failed before the first cell: {_one_line(type(error).__name__, str(error))}"
     else:
         raised = [_one_line(output.ename, output.evalue) for output in failed.outputs if output.output_type == "error"]
         problem = f"failed at In [{failed.execution_count}]: {raised[-1] if raised else error}"
@@ -77,16 +76,13 @@ def _problem(notebook: NotebookNode, error: BaseException | None) -> str | None:
 
 def _blamed(begun: list[NotebookNode], error: BaseException) -> NotebookNode:
     """The cell that ran when `error` came, marked as papermill marks a cell that raised."""
-    cell, name, text = begun[-1], type(error).__name__, _text(error)
+    cell, name = begun[-1], type(error).__name__
+    text = EXPLAINED.get(name, str(error))
     cell.execution_count = cell.execution_count or len(begun)
     if not any(output.output_type == "error" for output in cell.outputs):  # Ctrl-C reaches the kernel, too
         cell.outputs.append(new_output("error", ename=name, evalue=text, traceback=[f"{name}: {text}"]))
     cell.metadata.papermill.update(status="failed", exception=True)
     return cell
-
-
-def _text(error: BaseException) -> str:
-    return DEAD if isinstance(error, DeadKernelError) else str(error)
 
 
 def _one_line(name: str, text: str) -> str:

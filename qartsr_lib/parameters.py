@@ -7,8 +7,6 @@ import difflib
 import json
 from typing import Any
 
-from IPython import get_ipython
-
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.profiles import get_profile
 
@@ -18,14 +16,15 @@ NEEDED = {bool: "true or false", int: "a whole number", list: "a list", dict: "a
 WORDS = ("true", "false", "yes", "no", "on", "off", "none", "null")
 
 
-def check_parameters() -> None:
+def check_parameters(names: dict[str, Any]) -> None:
     """Compare what papermill injected with the parameters that the notebook declares, and PROFILE with the profiles.
+
+    Args:
+        names: the notebook's globals(); `In` holds the source of each cell that was run.
 
     Raises:
         QartsrError: unknown name or profile, or a value of another kind than the default.
     """
-    shell = get_ipython()
-    names = shell.user_ns
     cells = names.get("In", [])
     injected = [number for number, source in enumerate(cells) if source.startswith(INJECTED)]
     if injected:  # not in JupyterLab, where the notebook's own parameters are edited

@@ -5,8 +5,12 @@ class QartsrError(Exception):
     """A problem the user can mend: one line that names the file or option and says what to do.
 
     Command-line entry points print the message alone and exit with status 2; notebooks show it
-    at the end of the traceback. Programming errors stay ordinary Python exceptions.
+    without a traceback. Programming errors stay ordinary Python exceptions.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows; its `%debug` still finds the place."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class Diverged(QartsrError):

@@ -1,37 +1,52 @@
-"""One progress bar for JupyterLab, terminals and papermill logs."""
+"""One progress bar for JupyterLab, terminals and logs."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from time import monotonic
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+PARTS = 30  # of the total; a bar in a log has a state after each
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` with a bar named `label`.
 
-    A terminal or notebook that somebody watches is refreshed often; a log (papermill sets
-    QARTSR_LOG_PROGRESS, and pipes are no terminals) gets a full line every 30 s instead of
-    thousands of carriage returns.
+    A terminal is refreshed often. Elsewhere a bar leaves at most 60 states, see `_sparse`: a pipe keeps
+    them all, and a kernel cannot tell whether JupyterLab shows it or papermill logs it. A terminal with
+    QARTSR_LOG_PROGRESS set counts as a pipe.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
-    in_log = bool(os.environ.get("QARTSR_LOG_PROGRESS")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    return iter(
-        tqdm(
-            items,
-            desc=label,
-            total=total,
-            file=sys.stderr,
-            mininterval=30.0 if in_log else 0.2,
-            miniters=1 if in_log else None,
-            dynamic_ncols=not in_log,
-            ncols=90 if in_log else None,
-            leave=True,
-        )
-    )
+    in_log = bool(os.environ.get("QARTSR_LOG_PROGRESS"))
+    if sys.stderr.isatty() and not in_log:
+        return iter(tqdm(items, desc=label, total=total, file=sys.stderr, mininterval=0.2, dynamic_ncols=True))
+    bar = tqdm(desc=label, total=total, file=sys.stderr, mininterval=0, miniters=1, ncols=90)
+    return _sparse(items, bar, seconds=5 if "ipykernel" in sys.modules and not in_log else 30)
+
+
+def _sparse(items: Iterable[T], bar: tqdm, seconds: float) -> Iterator[T]:
+    """The first state, the last, and between them one after each part of the total and whenever the time has doubled.
+
+    Doublings (28 in twenty years) are a long loop's signs of life. States lie at least `seconds` apart.
+    """
+    done, start = 0, monotonic()
+    shown = start
+    try:
+        for item in items:
+            yield item
+            done += 1
+            now = monotonic()
+            advanced = done - bar.n >= (bar.total or math.inf) / PARTS
+            if now - shown >= seconds and (advanced or now - start >= 2 * (shown - start)):
+                bar.update(done - bar.n)
+                shown = now
+    finally:
+        bar.n = done  # what close shows
+        bar.close()

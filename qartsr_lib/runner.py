@@ -1,9 +1,9 @@
 """`make reproduce`: execute the numbered notebooks in order.
 
-Executed copies and HTML go to build/<profile>/. A failed notebook does not stop the others; it is
-named at the end. Exit status: 0 all done, 1 a notebook failed, 2 wrong options, 3 all done but for
-missing weights of the `paper` profile, 130 interrupted. One line per missing file comes last,
-with status 1, too.
+Executed copies and HTML go to build/<profile>/, and say at their top what failed, if anything did.
+A failed notebook does not stop the others; it is named at the end. Exit status: 0 all done, 1 a
+notebook failed, 2 wrong options, 3 all done but for missing weights of the `paper` profile, 130
+interrupted. One line per missing file comes last, with status 1, too.
 
 The runner keeps no state of its own: what an interrupted invocation had finished lies in the cache
 (`cache.RunCache`), and every file it writes is written atomically, so it may be killed at any time.
@@ -23,14 +23,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import nbformat
 import papermill
 from ipykernel.kernelspec import get_kernel_dict
-from nbconvert import HTMLExporter
-from papermill.exceptions import PapermillExecutionError
 
-from qartsr_lib import paths, results
-from qartsr_lib.atomic import write_atomically, write_text
+from qartsr_lib import executed, paths, results
+from qartsr_lib.atomic import write_atomically
 from qartsr_lib.cache import RunCache
 from qartsr_lib.devices import checked
 from qartsr_lib.environ import environment_variables
@@ -121,8 +118,8 @@ def execute(notebook: Path, profile: str, data_root: Path | None, workers: str =
     Returns:
         None, or one line that says what went wrong.
     """
-    folder = paths.build_dir(profile)
-    target = folder / notebook.name
+    target = paths.build_dir(profile) / notebook.name
+    error = None
     try:
         parameters = {
             "PROFILE": profile,
@@ -130,8 +127,9 @@ def execute(notebook: Path, profile: str, data_root: Path | None, workers: str =
             "WORKERS": workers or None,
             "DEVICE": device if device != "cpu" else None,
         }
+        executed.clear(target)
         declared = papermill.inspect_notebook(str(notebook))
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
             str(notebook),
             str(target),
@@ -142,22 +140,12 @@ def execute(notebook: Path, profile: str, data_root: Path | None, workers: str =
             start_timeout=START_TIMEOUT,
             cwd=str(paths.home()),
         )
-    except PapermillExecutionError as error:
-        return f"failed at In [{error.exec_count}]: {error.ename}: {error.evalue}".splitlines()[0]
-    except Exception as error:  # a broken notebook file or a dead kernel must not stop the others
-        return f"failed: {type(error).__name__}: {error}".splitlines()[0]
-    finally:
-        _export_html(target)
-    return None
-
-
-def _export_html(notebook: Path) -> None:
-    """The executed copy as HTML beside it; a failure here is told, not fatal."""
-    try:
-        body, _ = HTMLExporter().from_notebook_node(nbformat.read(notebook, as_version=4))
-        write_text(notebook.with_suffix(".html"), body)
-    except Exception as error:
-        print(f"no HTML of {notebook.name}: {type(error).__name__}: {error}", flush=True)
+    except BaseException as caught:  # whatever it is, the copy tells it and the other notebooks run
+        error = caught
+    problem = executed.keep(target, error)
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return problem
 
 
 def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
@@ -176,7 +164,8 @@ def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
 def kernel() -> Iterator[None]:
     """A kernel that is surely this interpreter, wherever kernels are registered, and the children's settings."""
     with tempfile.TemporaryDirectory(prefix="qartsr-kernel-") as folder:
-        specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=ERROR"])
+        # on Ctrl-C a kernel logs an error of 15 lines, on a socket that is closed already
+        specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
         write_atomically(
             Path(folder, "kernels", KERNEL, "kernel.json"),
             lambda path: path.write_text(json.dumps(specification), encoding="utf-8"),

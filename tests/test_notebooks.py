@@ -37,6 +37,13 @@ def test_lint_parameters_are_literals(notebook):
     assert "PROFILE" in names
 
 
+def test_lint_parameters_are_checked_before_anything_is_done(notebook):
+    first, second = code_cells(notebook)[:2]
+    assert "parameters" in first.metadata.get("tags", [])
+    done = [line for line in parsed(second).body if not isinstance(line, (ast.Import, ast.ImportFrom))]
+    assert ast.unparse(done[0]) == "check_parameters(globals())"
+
+
 def test_lint_no_outputs(notebook):
     for cell in code_cells(notebook):
         assert not cell.outputs, cell.source[:60]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from html import unescape
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_notebook
 
-from qartsr_lib import runner
+from qartsr_lib import executed, runner
 from qartsr_lib.cache import RunCache
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.profiles import WeightFile, get_profile
@@ -63,6 +66,114 @@ def test_runs_in_order_goes_on_after_a_failure_and_names_it(home, no_kernels, ca
     assert "ValueError" in (build / "01_broken.html").read_text()
     assert "QARTSR_LOG_PROGRESS" not in os.environ
     assert RunCache.for_profile("smoke").begin() is True, "a failed run is continued"
+
+
+def shown(home: Path, name: str) -> tuple[list[tuple[str, str]], str]:
+    """([(first word of each code cell that was run or left, papermill's status)], the text of the HTML page)."""
+    copy = home / "build/smoke" / f"{name}.ipynb"
+    cells = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
+    states = [(cell.source.split()[0], cell.metadata.papermill.status) for cell in cells]
+    body = copy.with_suffix(".html").read_text().partition("<main>")[2]
+    return states, " ".join(
+        unescape(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", body, flags=re.S)).split()
+    )
+
+
+BEGUN = [("PROFILE", "completed"), ("#", "completed")]
+
+
+def test_however_a_notebook_fails_its_copy_its_page_and_one_line_say_so(home, no_kernels, capsys):
+    add_notebook(home, "00_dead.ipynb", "before = 1", "import os\nos.kill(os.getpid(), 9)", "behind = 1", "1")
+    add_notebook(
+        home, "01_told.ipynb", "from qartsr_lib.errors import QartsrError\nraise QartsrError('x.png: <bad>')", "1"
+    )
+    add_notebook(home, "02_left.ipynb", "import sys\nsys.exit()", "behind = 1")
+    add_notebook(home, "03_broken.ipynb")
+    assert runner.main(["--profile", "smoke", "--notebooks", "03"]) == 0
+    assert "failed" not in shown(home, "03_broken")[1]
+    (home / "notebooks/03_broken.ipynb").write_text('{"cells": [')
+    capsys.readouterr()
+    assert runner.main(["--profile", "smoke"]) == 1
+    died = (
+        "failed at In [4]: DeadKernelError: the kernel died; it crashed or was killed, perhaps because memory ran out"
+    )
+    expected = {
+        "00_dead": (
+            died,
+            [*BEGUN, ("before", "completed"), ("import", "failed"), ("behind", "pending"), ("1", "pending")],
+        ),
+        "01_told": ("failed at In [3]: QartsrError: x.png: <bad>", [*BEGUN, ("from", "failed"), ("1", "pending")]),
+        "02_left": ("failed at In [3]: SystemExit", [*BEGUN, ("import", "failed"), ("behind", "pending")]),
+        "03_broken": ("failed before the first cell: NotJSONError: Notebook does not appear to be JSON: '", []),
+    }
+    lines = capsys.readouterr().out.splitlines()[-len(expected) :]
+    for line, (name, (problem, states)) in zip(lines, expected.items(), strict=True):
+        assert line.startswith(f"FAILED {name}: {problem}")
+        cells, page = shown(home, name)
+        unrun = sum(state == "pending" for _, state in states)
+        assert cells == states
+        assert page.startswith(line.partition(": ")[2] + (f" cells that were not run: {unrun} " if unrun else "")), (
+            page[:200]
+        )
+        assert page.count("In [ ]:") == unrun
+    dead, told = (
+        nbformat.read(home / f"build/smoke/{name}.ipynb", as_version=4).cells for name in ("00_dead", "01_told")
+    )
+    (error,) = [output for cell in dead for output in cell.get("outputs", [])]
+    assert error.output_type == "error" and shown(home, "00_dead")[1].count("DeadKernelError") == 2
+    assert [output.traceback for cell in told for output in cell.get("outputs", [])] == [["QartsrError: x.png: <bad>"]]
+
+
+def test_after_ctrl_c_the_copy_and_the_page_say_so(home):
+    """In a process of its own: papermill leaves an event loop with tasks that complain when they are collected."""
+    interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    add_notebook(home, "00_long.ipynb", interrupt, "behind = 1")
+    command = [sys.executable, "-m", "qartsr_lib.runner", "--profile", "smoke"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.strip() == "interrupted; the same command continues where it stopped"
+    cells, page = shown(home, "00_long")
+    assert cells == [*BEGUN, ("import", "failed"), ("behind", "pending")]
+    assert page.startswith("failed at In [3]: KeyboardInterrupt cells that were not run: 1 ")
+
+
+@pytest.mark.parametrize(
+    ("error", "begun", "problem"),
+    [
+        (
+            CellTimeoutError("A cell timed out\nThe message was"),
+            2,
+            "failed at In [2]: CellTimeoutError: A cell timed out",
+        ),
+        (OSError(28, "No space left"), 1, "failed at In [1]: OSError: [Errno 28] No space left"),
+        (RuntimeError("Kernel didn't respond"), 0, "failed before the first cell: RuntimeError: Kernel didn't respond"),
+    ],
+)
+def test_what_papermill_calls_completed_is_marked(tmp_path, error, begun, problem):
+    cells = [new_code_cell(str(number)) for number in range(4)]
+    for number, cell in enumerate(cells):
+        cell.metadata.papermill = {
+            "status": "completed",
+            "exception": None,
+            "start_time": "x" if number < begun else None,
+        }
+    copy = tmp_path / "copy.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"papermill": {}}), copy)
+    assert executed.keep(copy, error) == problem
+    top, *cells = nbformat.read(copy, as_version=4).cells
+    assert unescape(top.source).startswith(f'<div style="color: red; font-size: 1.5em">{problem}<br>')
+    states = [*["completed"] * (begun - 1), *["failed"] * bool(begun), *["pending"] * (4 - begun)]
+    assert [cell.metadata.papermill.status for cell in cells] == states
+    assert [len(cell.outputs) for cell in cells] == [int(state == "failed") for state in states]
+
+
+def test_a_copy_that_cannot_be_kept_does_not_stop_the_others(home, monkeypatch, capsys):
+    monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
+    monkeypatch.setattr(executed, "write_text", lambda *_: (_ for _ in ()).throw(QartsrError("the disk is full")))
+    add_notebook(home, "00_first.ipynb")
+    add_notebook(home, "01_second.ipynb")
+    assert runner.main(["--profile", "smoke"]) == 0
+    assert capsys.readouterr().out.count(".ipynb: QartsrError: the disk is full") == 2
 
 
 def test_success_finishes_the_generation_and_the_next_run_computes(home):

@@ -110,6 +110,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "a link to a file that is not there" if path.is_symlink() else "no such file; check the path"
     if isinstance(error, PermissionError):
         return "may not be read; change its rights (chmod +r)"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; name an image file"
     if isinstance(error, Image.DecompressionBombError):
         return _too_large(path).removeprefix(f"{path}: ")
     if isinstance(error, MemoryError):
@@ -177,9 +179,10 @@ def _dark(bits: int) -> str:
     """What to say of 16-bit pixels that need no more than `bits` bits."""
     if bits > 14:
         return ""
+    looks = "nearly black" if bits < 14 else "dark"
     return (
-        f"its 16-bit values stay below {2**bits} ({bits} bits), so it comes out {'nearly black' if bits < 14 else 'dark'};"
-        f" if that is all of its range, multiply the values by {2 ** (16 - bits)} first"
+        f"its 16-bit values stay below {2**bits} ({bits} bits), so it comes out {looks}; "
+        f"if that is all of its range, multiply the values by {2 ** (16 - bits)} first"
     )
 
 

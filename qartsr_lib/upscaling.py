@@ -22,7 +22,7 @@ from qartsr_lib.progress import progress
 from qartsr_lib.provenance import folder_sha256
 from qartsr_lib.quant.storage import DESCRIPTION
 from qartsr_lib.stamped_png import read_stamp, stamped_png
-from qartsr_lib.upscaling_inputs import Inputs, find_inputs, refuse_clashes, target
+from qartsr_lib.upscaling_inputs import Inputs, find_inputs, named, refuse_clashes, target
 
 SCALE = 4
 #: Options that do not change pixels, or for which `_settings` has what they lead to.

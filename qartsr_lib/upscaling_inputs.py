@@ -49,8 +49,7 @@ def find_inputs(items: Sequence[Path], out: Path) -> Inputs:
                 found.failures[item] = str(error)
                 continue
             if not paths:
-                kinds = ", ".join(IMAGE_SUFFIXES)
-                found.failures[item] = f"{item}: holds no image ({kinds}){left_out and f', only {left_out}'}"
+                found.failures[item] = f"{item}: holds no image{left_out and f', only {left_out}'}; name another folder"
             elif left_out:
                 found.notes.append(f"{item}: left out: {left_out}")
         for path in paths:
@@ -104,7 +103,7 @@ def _look_into(folder: Path, out: Path) -> tuple[list[Path], str]:
     other = sorted(set(entries) - {*images, *folders, *broken})
     parts = (
         ([path for path in folders if _identity(path) != _identity(out)], "subfolder(s)", "; name them too"),
-        (other, "file(s) without an image's ending", "; one that is named itself is read"),
+        (other, f"file(s) with endings other than {', '.join(IMAGE_SUFFIXES)}", "; name them too to have them read"),
         (broken, "link(s) to nothing", ""),
         (results, "result(s) of earlier runs", ""),
     )

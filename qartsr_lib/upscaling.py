@@ -19,8 +19,6 @@ from qartsr_lib.files import sha256
 from qartsr_lib.image_files import LARGEST, decode, explained
 from qartsr_lib.images import from_uint8, resize_bicubic, to_uint8, upscale_bicubic
 from qartsr_lib.progress import progress
-from qartsr_lib.provenance import folder_sha256
-from qartsr_lib.quant.storage import DESCRIPTION
 from qartsr_lib.stamped_png import read_stamp, stamped_png
 from qartsr_lib.upscaling_inputs import Inputs, find_inputs, named, refuse_clashes, target
 
@@ -87,6 +85,9 @@ def _enlarged(alpha: np.ndarray) -> np.ndarray:
 
 def _settings(options: argparse.Namespace, model: torch.nn.Module, fix: str) -> str:
     """Hash of all that pixels depend on but the input: model, options and this program."""
+    from qartsr_lib.provenance import folder_sha256
+    from qartsr_lib.quant.storage import DESCRIPTION
+
     checkpoint = options.checkpoint
     if checkpoint is not None and checkpoint.is_dir():
         checkpoint /= DESCRIPTION  # states the hash of the tensors
@@ -166,6 +167,8 @@ class Batch:
         with explained(path):
             stamp = f"{sha256(path)} {settings}"
         place = target(self.options.out, path)
+        if place.is_dir():
+            raise QartsrError(f"{path}: {place}, its result, is a folder; move that or name another --out")
         if self.options.overwrite or not os.path.lexists(place):
             return stamp
         there = read_stamp(place)

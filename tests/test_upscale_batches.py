@@ -197,6 +197,14 @@ def test_results_beside_their_inputs_are_no_inputs(run, tmp_path, home):
     assert status == 0 and "1 already there" in said and "1 result(s) of earlier runs (a.png)" in lines[0]
 
 
+def test_a_folder_in_the_place_of_a_result_and_long_names(photos, run, tmp_path):
+    (tmp_path / "out" / "p1.png").mkdir(parents=True)
+    (photos / "p2.png").rename(photos / f"{'雪' * 83}.png")
+    status, _, lines = run(photos, "--overwrite")
+    assert status == 1 and len(lines) == 1 and "p1.png, its result, is a folder" in lines[0]
+    assert names(tmp_path / "out") == ["p0.png", "p1.png", f"{'雪' * 83}.png"]
+
+
 def test_results_need_a_folder(photos, run, tmp_path):
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):

@@ -131,8 +131,9 @@ def _reason(path: Path, error: Exception) -> str:
         return "a HEIC image, which cannot be read here; save it as PNG or JPEG"
     if isinstance(error, UnidentifiedImageError) and not head.startswith(_SIGNATURES):
         return "not an image of a kind that can be read; save it as PNG or JPEG, or remove it"
-    said = " ".join(str(error).replace(str(path), "it").split())[:80] or type(error).__name__
-    return f"not a readable image: damaged, incomplete or of a rare kind ({said}); copy it again or save it as PNG"
+    said = " ".join(str(error).split())[:80] or type(error).__name__
+    said = "" if isinstance(error, UnidentifiedImageError) else f" ({said})"
+    return f"not a readable image: damaged, incomplete or of a rare kind{said}; copy it again or save it as PNG"
 
 
 def _too_large(path: Path) -> str:

@@ -11,6 +11,7 @@ from icc_builder import SRGB_PRIMARIES, cmyk_profile, grey_profile, rgb_profile
 from PIL import Image, ImageCms
 
 from qartsr_lib import images
+from qartsr_lib.datasets import calibration
 from qartsr_lib.datasets.samples import PHOTOGRAPHS
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.image_files import decode
@@ -207,3 +208,14 @@ def test_hidden_files_are_no_images(tmp_path, pixels):
     for name in ("a.jfif", ".b.png", "._a.jfif"):
         Image.fromarray(pixels).save(tmp_path / name, "PNG")
     assert [path.name for path in list_images(tmp_path)] == ["a.jfif"]
+
+
+def test_calibration_takes_the_stored_numbers_as_committed_results_did(monkeypatch):
+    rocket = next(photograph.path for photograph in PHOTOGRAPHS if photograph.id == "rocket")
+    monkeypatch.setattr(calibration, "degrade", lambda hr, kind, seed: hr)
+    crop = to_uint8(calibration._crop(rocket, 0, 1000))
+    with Image.open(rocket) as opened:  # in Adobe RGB
+        stored = np.asarray(opened)
+    height, width = crop.shape[:2]
+    assert any(np.array_equal(crop, stored[top : top + height, :width]) for top in range(len(stored) - height + 1))
+    assert not np.array_equal(decode(rocket).rgb, stored)

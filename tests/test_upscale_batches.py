@@ -120,7 +120,9 @@ def test_other_peoples_files_are_not_overwritten_unless_asked_for(photos, run, t
     assert status == 1 and edited.read_bytes() == before and (tmp_path / "p0.png").exists()
     assert str(edited) in lines[0] and "--overwrite" in lines[0]
     assert run(tmp_path / "photo.jpg", out=tmp_path)[0] == 2
-    assert run(tmp_path / "photo.jpg", edited, "--overwrite", out=tmp_path)[0] == 2  # an input of this run
+    (tmp_path / "linked.png").hardlink_to(edited)
+    for source in (edited, tmp_path / "linked.png"):  # an input of this run
+        assert "is an input" in run(source, "--overwrite", out=tmp_path)[2][0]
     assert edited.read_bytes() == before
     assert run(tmp_path / "photo.jpg", "--overwrite", out=tmp_path)[0] == 0
     assert Image.open(edited).size == (16, 16)

@@ -34,13 +34,15 @@ def stamped_png(pixels: np.ndarray, stamp: str) -> bytes:
 def read_stamp(path: Path) -> str | None:
     """The stamp of a file that `stamped_png` made; None for any other, and for one that was changed since."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as stream:
+            data = stream.read(_HEAD + 8 + len(_KEYWORD))
+            if data[_HEAD + 4 :] != _KIND + _KEYWORD:
+                return None
+            data += stream.read()
     except OSError:
         return None
-    length = int.from_bytes(data[_HEAD : _HEAD + 4], "big")
-    start, end = _HEAD + 8, _HEAD + 8 + length
-    if not data[start - 4 : end].startswith(_KIND + _KEYWORD):
-        return None
+    start = _HEAD + 8
+    end = start + int.from_bytes(data[_HEAD : _HEAD + 4], "big")
     stamp, _, digest = data[start + len(_KEYWORD) : end].decode("latin-1").rpartition(" ")
     plain = hashlib.sha256(data[:_HEAD] + data[end + 4 :])
     return stamp if digest == plain.hexdigest() else None

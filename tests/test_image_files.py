@@ -15,7 +15,7 @@ from qartsr_lib.datasets import calibration
 from qartsr_lib.datasets.samples import PHOTOGRAPHS
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.image_files import decode
-from qartsr_lib.images import header_size, list_images, read_image, to_uint8
+from qartsr_lib.images import IMAGE_SUFFIXES, header_size, list_images, read_image, to_uint8
 
 
 @pytest.fixture(autouse=True)
@@ -219,3 +219,9 @@ def test_calibration_takes_the_stored_numbers_as_committed_results_did(monkeypat
     height, width = crop.shape[:2]
     assert any(np.array_equal(crop, stored[top : top + height, :width]) for top in range(len(stored) - height + 1))
     assert not np.array_equal(decode(rocket).rgb, stored)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_listed_kind_is_read(tmp_path, suffix):
+    Image.new("RGB", (6, 4), (200, 60, 40)).save(tmp_path / f"a{suffix}")
+    assert np.abs(decode(tmp_path / f"a{suffix}").rgb.astype(int) - (200, 60, 40)).max() < 8

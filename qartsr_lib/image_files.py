@@ -121,19 +121,24 @@ def _reason(path: Path, error: Exception) -> str:
             head = stream.read(64)
     except OSError as failed:
         return f"cannot be read ({failed.strerror}); check the path and the disk"
+    return f"not a readable image: {_content(head, error)}"
+
+
+def _content(head: bytes, error: Exception) -> str:
+    """What a file is that begins with `head` and could not be read."""
     if not head:
         return "an empty file (0 bytes); copy it again"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for start, what in _OTHERS.items():
         if text.startswith(start):
-            return f"not an image but {what}"
+            return what
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "a HEIC image, which cannot be read here; save it as PNG or JPEG"
+        return "HEIC cannot be read here; save it as PNG or JPEG"
     if isinstance(error, UnidentifiedImageError) and not head.startswith(_SIGNATURES):
-        return "not an image of a kind that can be read; save it as PNG or JPEG, or remove it"
+        return "of no kind that is known here; save it as PNG or JPEG, or remove it"
     said = " ".join(str(error).split())[:80] or type(error).__name__
     said = "" if isinstance(error, UnidentifiedImageError) else f" ({said})"
-    return f"not a readable image: damaged, incomplete or of a rare kind{said}; copy it again or save it as PNG"
+    return f"damaged, incomplete or of a rare kind{said}; copy it again or save it as PNG"
 
 
 def _too_large(path: Path) -> str:

@@ -19,6 +19,7 @@ from qartsr_lib.files import sha256
 from qartsr_lib.image_files import LARGEST, decode, explained
 from qartsr_lib.images import from_uint8, resize_bicubic, to_uint8, upscale_bicubic
 from qartsr_lib.progress import progress
+from qartsr_lib.provenance import folder_sha256
 from qartsr_lib.stamped_png import read_stamp, stamped_png
 from qartsr_lib.upscaling_inputs import Inputs, find_inputs, named, refuse_clashes, target
 
@@ -85,11 +86,10 @@ def _enlarged(alpha: np.ndarray) -> np.ndarray:
 
 def _settings(options: argparse.Namespace, model: torch.nn.Module, fix: str) -> str:
     """Hash of all that pixels depend on but the input: model, options and this program."""
-    from qartsr_lib.provenance import folder_sha256
-    from qartsr_lib.quant.storage import DESCRIPTION
-
     checkpoint = options.checkpoint
     if checkpoint is not None and checkpoint.is_dir():
+        from qartsr_lib.quant.storage import DESCRIPTION
+
         checkpoint /= DESCRIPTION  # states the hash of the tensors
     return stable_hash(
         {
@@ -135,7 +135,7 @@ class Batch:
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
-            message = "not enough memory for it; cut it into parts, or use --tile with a FILE that export wrote"
+            message = "not enough memory for it; cut it into parts, or try a smaller --tile"
         self.failures[path] = message if message.startswith(str(path)) else f"{path}: {message}"
         return None
 

@@ -151,7 +151,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _upscale(options: argparse.Namespace) -> int:
     from qartsr_lib.upscaling import upscale_files
 
-    return upscale_files(options, partial(_upscaler, options))
+    return upscale_files(options, _upscaler)
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str]) -> None:

@@ -28,12 +28,13 @@ SCALE = 4
 _NOT_SETTINGS = ("inputs", "out", "overwrite", "run", "backbone", "timestep", "checkpoint", "colour_fix")
 
 
-def upscale_files(options: argparse.Namespace, load: Callable[[], tuple]) -> int:
+def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespace], tuple]) -> int:
     """Upscale every input that can be; print what was written, left out and failed.
 
     Args:
         options: of the command line.
-        load: gives (function from an image to the upscaled one, the model behind it), when there is work for it.
+        load: gives (function from an image to the upscaled one, the model behind it) for `options`; called when there
+            is work for it.
 
     Returns:
         The exit status: 0 all done, 1 some failed, 2 all failed.
@@ -50,7 +51,7 @@ def upscale_files(options: argparse.Namespace, load: Callable[[], tuple]) -> int
     batch = Batch(options, found)
     try:
         if any(batch.attempt(path, read) for path in found.paths):  # wrong files are told before a model is loaded
-            batch.run(*load())
+            batch.run(*load(options))
     finally:
         batch.tell()
     return batch.status

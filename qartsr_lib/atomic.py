@@ -10,6 +10,8 @@ from pathlib import Path
 
 from qartsr_lib.errors import QartsrError
 
+_NOT_WRITABLE = (errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it.
@@ -29,7 +31,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -53,7 +55,7 @@ def explained(error: OSError, path: Path) -> Exception:
         return QartsrError(f"{path}: is a folder; name a file")
     # A folder that cannot be made (/proc/x) gives ENOENT; where there is one, it means another file.
     no_folder = error.errno == errno.ENOENT and not path.parent.is_dir()
-    if no_folder or isinstance(error, PermissionError) or error.errno in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if no_folder or isinstance(error, PermissionError) or error.errno in _NOT_WRITABLE:
         return QartsrError(f"{path}: cannot be written ({error.strerror}); choose another folder (or set QARTSR_HOME)")
     return error
 

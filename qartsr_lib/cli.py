@@ -26,6 +26,7 @@ TRIAL_METHOD = (
 )
 COLOUR_FIX_HELP = "give results their input's colours (default: none; osediff: adain, as its authors do)"
 RUNTIME_HELP = "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU"
+OVERWRITE_HELP = "compute all anew, and replace files in DIR that are no results of upscale (never an input)"
 TILE_HELP = (
     "a FILE that export wrote: cut images into tiles of N input pixels, which bounds the memory (default: 256); "
     "osediff: side of the UNet's tiles, in 8 pixels (default: 96)"
@@ -36,17 +37,19 @@ BACKBONE_OPTIONS = (*OWN_OPTIONS, "tile")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 2 something the user can mend (one line on stderr)."""
+    """Run a command; returns the exit status.
+
+    0 done, 1 some images failed and the others are done, 2 something the user can mend (one line on stderr).
+    """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,9 +77,13 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _add_upscale(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Write DIR/<input name>.png, exactly four times as wide and high as each input."
+    parser.description = (
+        "Write DIR/<input name>.png, exactly four times as wide and high as each input, in sRGB, and with its "
+        "transparency if it has any. The same command again computes what is not there yet."
+    )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", type=Path, help="image files, or folders of images")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", default=None, help=OVERWRITE_HELP)
     parser.add_argument("--backbone", help="the model: embedded (default), embedded-scaled or osediff")
     parser.add_argument(
         "--timestep",
@@ -144,45 +151,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_evaluate)
 
 
-def _upscale(options: argparse.Namespace) -> None:
-    from qartsr_lib.colour_fix import colour_fix
-    from qartsr_lib.images import read_image, upscale_bicubic, write_png
-    from qartsr_lib.progress import progress
+def _upscale(options: argparse.Namespace) -> int:
+    from qartsr_lib.upscaling import upscale_files
 
-    paths = _inputs(options.inputs)
-    _refuse_overwriting(paths, options.out)
-    for path in paths:  # every input is opened before the model is loaded: a bad one is told at once
-        read_image(path)
-    colour_fix(options.colour_fix or "none")  # a wrong name too
-    upscale, own_fix = _upscaler(options)
-    fix = colour_fix(options.colour_fix or own_fix)
-    for path in progress(paths, "upscaling"):
-        lq = read_image(path)
-        write_png(_target(options.out, path), fix(upscale(lq), upscale_bicubic(lq)))
-    print(f"{len(paths)} image(s) written to {options.out}")
-
-
-def _inputs(inputs: list[Path]) -> list[Path]:
-    from qartsr_lib.images import list_images
-
-    paths = [path for item in inputs for path in (list_images(item) if item.is_dir() else [item])]
-    stems: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in stems:
-            raise QartsrError(f"{path}: would overwrite the result of {stems[path.stem]}; rename one or use two runs")
-        stems[path.stem] = path
-    return paths
-
-
-def _target(folder: Path, path: Path) -> Path:
-    return folder / f"{path.stem}.png"
-
-
-def _refuse_overwriting(paths: list[Path], folder: Path) -> None:
-    inputs = {path.resolve() for path in paths}
-    for path in paths:
-        if _target(folder, path).resolve() in inputs:
-            raise QartsrError(f"--out {folder}: {_target(folder, path)} is an input; choose another folder")
+    return upscale_files(options, _upscaler)
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str]) -> None:
@@ -195,7 +167,7 @@ def _refuse(options: argparse.Namespace, names: Sequence[str]) -> None:
 
 
 def _upscaler(options: argparse.Namespace):
-    """(function from a low-quality image to its upscaled one, the model's own colour fix)."""
+    """(function from a low-quality image to its upscaled one, the model behind it)."""
     from qartsr_lib.deploy.packed_file import load_packed
     from qartsr_lib.deploy.runtimes import RUNTIMES, TILE, upscale_in_tiles
 
@@ -205,11 +177,11 @@ def _upscaler(options: argparse.Namespace):
         if options.runtime is not None:
             raise QartsrError(f"--runtime {options.runtime}: needs --checkpoint FILE.safetensors, which export writes")
         model = _model(options)
-        return model.upscale, model.colour_fix
+        return model.upscale, model
     _refuse(options, OWN_OPTIONS)
     runtime = RUNTIMES.get(options.runtime or "simulate")
     model = runtime(load_packed(options.checkpoint))
-    return partial(upscale_in_tiles, model, tile=TILE if options.tile is None else options.tile), model.colour_fix
+    return partial(upscale_in_tiles, model, tile=TILE if options.tile is None else options.tile), model
 
 
 def _model(options: argparse.Namespace):

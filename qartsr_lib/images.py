@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from qartsr_lib.atomic import write_atomically
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.image_files import decode, orientation
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".gif")
+
+_log = logging.getLogger(__name__)
+_told: set[str] = set()
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files directly in `folder`, sorted by name.
+    """Image files directly in `folder`, sorted by name; hidden ones are left out.
 
     Raises:
         QartsrError: the folder is missing or holds no image.
@@ -24,7 +29,7 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise QartsrError(f"{folder}: no such folder; check the path")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.iterdir() if is_listed(path))
     if not found:
         raise QartsrError(
             f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put images there or name another folder"
@@ -32,53 +37,38 @@ def list_images(folder: str | Path) -> list[Path]:
     return found
 
 
-def read_image(path: str | Path) -> torch.Tensor:
-    """Read an image file as (1, 3, H, W) float32 in [0, 1], upright; grey, alpha and 16 bits become plain RGB.
+def is_listed(path: Path) -> bool:
+    """Whether `list_images` takes a file: by its ending, and not hidden (as the ._x.png that macOS adds)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def read_image(path: str | Path, profiles: bool = True) -> torch.Tensor:
+    """Read an image file as (1, 3, H, W) float32 in [0, 1], upright and in sRGB.
+
+    Grey and 16 bits become plain RGB. What is not taken as it stands in the file (transparency, which is
+    ignored; a colour profile, further frames) is logged as a warning, each kind once per process.
+
+    Args:
+        profiles: convert colours by an embedded profile; False takes the stored numbers.
 
     Raises:
-        QartsrError: the file is missing, truncated or not an image, or its pixels have no range of 8 or 16 bits.
+        QartsrError: see `image_files.decode`.
     """
-    path = Path(path)
-    try:
-        with Image.open(path) as opened:
-            array = _rgb(_upright(opened), path)
-    except FileNotFoundError as error:
-        raise QartsrError(f"{path}: no such file; check the path") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise QartsrError(f"{path}: not a readable image (truncated or damaged?); replace or remove it") from error
-    return from_uint8(array)
+    found = decode(path, profiles)
+    ignored = "" if found.alpha is None else "its transparency is ignored, and colours under invisible pixels count"
+    for note in (*found.notes, ignored):
+        if note and note not in _told:
+            _told.add(note)
+            _log.warning("note: %s: %s (others like it are not named)", path, note)
+    return from_uint8(found.rgb)
 
 
 def header_size(opened: Image.Image) -> tuple[int, int]:
     """(width, height) of what `read_image` makes of a file that Pillow opened; decodes nothing."""
     # Pillow turns TIFF itself, and decodes a PNG to look for an orientation behind its pixels.
     looked_for = opened.format != "TIFF" and (opened.format != "PNG" or "exif" in opened.info)
-    sideways = looked_for and _orientation(opened) in (5, 6, 7, 8)
+    sideways = looked_for and orientation(opened) in (5, 6, 7, 8)
     return opened.size[::-1] if sideways else opened.size
-
-
-def _orientation(opened: Image.Image) -> int:
-    """The orientation in a file's EXIF data; 1 where there is none, or none that can be read."""
-    try:
-        return opened.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Pillow raises many kinds for damaged EXIF data; the pixels are not concerned
-        return 1
-
-
-def _upright(opened: Image.Image) -> Image.Image:
-    opened.load()
-    return opened if _orientation(opened) == 1 else ImageOps.exif_transpose(opened)
-
-
-def _rgb(image: Image.Image, path: Path) -> np.ndarray:
-    """(H, W, 3) uint8. Pillow's own conversion clips 16-bit greys at 255."""
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() >= 0 and levels.max() <= 65535:
-            image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if image.mode[0] in "IF" or image.mode == "LAB":
-        raise QartsrError(f"{path}: pixels of kind {image.mode} have no range of 8 or 16 bits; save it as an RGB PNG")
-    return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
 def from_uint8(array: np.ndarray) -> torch.Tensor:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib.quant import loops
-
 _ROOT = Path(__file__).resolve().parent
 REVISION_VARIABLE = "QARTSR_REVISION"
 #: Packages whose version can move a digit.
@@ -60,12 +58,15 @@ _NOT_COMPUTING = frozenset(
         "result_cells",
         "results",
         "runner",
+        "stamped_png",
         "stats",
         "study",
         "table_run",
         "tables",
         "training",
         "tries",
+        "upscaling",
+        "upscaling_inputs",
         "webpage",
         "workers",
         "__main__",
@@ -119,6 +120,8 @@ def environment(device: str = "cpu") -> dict[str, object]:
     The thread count belongs to it: it changes the order of float32 sums in convolutions. So does whether
     training's loops are compiled.
     """
+    from qartsr_lib.quant import loops  # here, as whoever wants a hash of the sources needs no quantization
+
     return {
         "versions": versions(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),

@@ -148,10 +148,11 @@ def test_upscale_with_a_folder_that_is_no_checkpoint(photograph, tmp_path, capsy
     assert "name a folder written by save_quantized" in capsys.readouterr().err
 
 
-def test_bad_images_are_told_before_anything_is_written(photograph, tmp_path, capsys):
+def test_a_bad_image_is_told_before_a_model_is_loaded(photograph, tmp_path, capsys):
     broken = photograph.parent / "dog.png"
     broken.write_bytes(photograph.read_bytes()[:60])
-    assert main(["upscale", str(photograph.parent), "--out", str(tmp_path / "out")]) == 2
+    words = ["upscale", str(broken), "--out", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "absent")]
+    assert main(words) == 2
     _one_line(capsys, "dog.png: not a readable image")
     assert not (tmp_path / "out").exists()
 

@@ -86,7 +86,7 @@ def calibration_list(profile: Profile, data_root: Path | None = None) -> Calibra
 
 def _crop(path: Path, index: int, size: int) -> torch.Tensor:
     """The `index`-th low-quality crop: position and degradation depend on the index alone."""
-    image = read_image(path)
+    image = read_image(path, profiles=False)  # rocket.jpg is in Adobe RGB; results were made with its stored numbers
     rng = np.random.default_rng((SEED, index))
     height, width = (min(size * SCALE, side // MULTIPLE * MULTIPLE) for side in image.shape[-2:])
     if not height or not width:

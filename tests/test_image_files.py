@@ -1,0 +1,227 @@
+"""What is read from the kinds of files that users have, against closed forms; and true reasons where nothing is."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from icc_builder import SRGB_PRIMARIES, cmyk_profile, grey_profile, rgb_profile
+from PIL import Image, ImageCms
+
+from qartsr_lib import images
+from qartsr_lib.datasets import calibration
+from qartsr_lib.datasets.samples import PHOTOGRAPHS
+from qartsr_lib.errors import QartsrError
+from qartsr_lib.image_files import decode
+from qartsr_lib.images import IMAGE_SUFFIXES, header_size, list_images, read_image, to_uint8
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    monkeypatch.setattr(images, "_told", set())
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+def png16(path, array, extra=b""):
+    """16 bits per channel, which Pillow does not write for colours."""
+    kind = {2: 0, 3: {1: 0, 2: 4, 3: 2, 4: 6}.get(array.shape[-1])}[array.ndim]
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    return chunk
+
+
+def encoded(linear):
+    """sRGB's curve (IEC 61966-2-1), in levels."""
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_colours_are_converted_by_the_profile(tmp_path, pixels, suffix):
+    profile = rgb_profile([SRGB_PRIMARIES[n] for n in (1, 0, 2)], 1.8)  # red's primary is sRGB's green
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", icc_profile=profile, **options)
+    found = decode(tmp_path / f"a.{suffix}")
+    wanted = encoded((pixels / 255) ** 1.8)[..., [1, 0, 2]]
+    assert np.abs(found.rgb - wanted).max() < 2
+    assert found.notes == ("colours converted from its profile (hand-made RGB)",)
+    assert np.array_equal(to_uint8(read_image(tmp_path / f"a.{suffix}")), found.rgb)
+    assert np.array_equal(to_uint8(read_image(tmp_path / f"a.{suffix}", profiles=False)), pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_greys_are_converted_by_the_profile(tmp_path, mode):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
+    image.save(tmp_path / "a.png", icc_profile=grey_profile(1.5))
+    assert np.abs(decode(tmp_path / "a.png").rgb - encoded((ramp / 255) ** 1.5)[..., None]).max() < 2
+
+
+def test_inks_are_converted_by_the_profile_and_told_to_be_approximate_without_one(tmp_path):
+    cyan = Image.new("CMYK", (6, 4), (255, 0, 0, 0))
+    cyan.save(tmp_path / "a.tif", icc_profile=cmyk_profile((54.29, 80.81, 69.89)))  # Lab of sRGB's red at D50
+    Image.new("CMYK", (6, 4)).save(tmp_path / "paper.tif", icc_profile=cmyk_profile((50, 0, 0)))
+    cyan.save(tmp_path / "b.tif")
+    assert np.abs(decode(tmp_path / "a.tif").rgb.astype(int) - (255, 0, 0)).max() <= 4
+    assert decode(tmp_path / "paper.tif").rgb.min() >= 254
+    plain = decode(tmp_path / "b.tif")
+    assert np.array_equal(plain.rgb[0, 0], (0, 255, 255)) and "approximate" in plain.notes[0]
+
+
+def test_srgb_in_any_writing_leaves_pixels_alone(tmp_path, pixels):
+    built = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=built)
+    found = decode(tmp_path / "a.png")
+    assert np.array_equal(found.rgb, pixels) and found.notes == ()
+    astronaut = next(photograph.path for photograph in PHOTOGRAPHS if photograph.id == "astronaut")
+    with Image.open(astronaut) as opened:  # Hewlett-Packard's profile, the usual one
+        assert opened.info["icc_profile"]
+        assert np.array_equal(decode(astronaut).rgb, np.asarray(opened))
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [(b"nothing of the kind", "broken"), (grey_profile(1.5), "is for GRAY"), (cmyk_profile((50, 0, 0)), "is for CMYK")],
+)
+def test_profiles_that_do_not_fit_are_told(tmp_path, pixels, profile, words):
+    Image.fromarray(pixels).save(tmp_path / "a.png", icc_profile=profile)
+    found = decode(tmp_path / "a.png")
+    assert np.array_equal(found.rgb, pixels) and words in found.notes[0]
+
+
+def test_transparency_of_every_kind(tmp_path, pixels):
+    alpha = np.full((12, 20), 255, np.uint8)
+    alpha[:, :7] = 0
+    rgba = np.dstack([pixels, alpha])
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(rgba).save(tmp_path / "rgba.webp", lossless=True, exact=True)
+    Image.fromarray(rgba).save(tmp_path / "rgba.tif")
+    Image.fromarray(rgba).convert("LA").save(tmp_path / "la.png")
+    png16(tmp_path / "rgba16.png", rgba.astype(np.uint16) * 257)
+    palette = Image.fromarray(np.where(alpha == 0, 1, 0).astype(np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "p.png", transparency=1)
+    palette.save(tmp_path / "bytes.png", transparency=b"\xff\x00")
+    palette.save(tmp_path / "p.gif", transparency=1)
+    key = np.where(alpha[..., None] == 0, (300, 5000, 65535), 40000).astype(np.uint16)
+    chunk = png16(tmp_path / "rgb16.png", key)
+    png16(tmp_path / "rgb16.png", key, chunk(b"tRNS", struct.pack(">3H", 300, 5000, 65535)))
+    png16(tmp_path / "grey16.png", key[..., 0], chunk(b"tRNS", struct.pack(">H", 300)))
+    paths = list_images(tmp_path)
+    assert len(paths) == 10
+    for path in paths:
+        found = decode(path)
+        assert np.array_equal(found.alpha, alpha), path.name
+        if path.stem.startswith("rgba"):
+            assert np.array_equal(found.rgb, pixels)
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "opaque.png")
+    assert decode(tmp_path / "opaque.png").alpha is None
+
+
+def test_the_first_of_several_frames_is_used_and_told(tmp_path, pixels):
+    first, second = Image.fromarray(pixels), Image.fromarray(255 - pixels)
+    for name, options in (("a.tif", {}), ("a.webp", {"lossless": True}), ("a.png", {}), ("a.gif", {})):
+        first.save(tmp_path / name, save_all=True, append_images=[second], **options)
+        found = decode(tmp_path / name)
+        assert found.notes == (f"the first of its 2 {'pages' if name == 'a.tif' else 'frames'} is used",), name
+        assert np.abs(found.rgb.astype(int) - pixels).mean() < (12 if name == "a.gif" else 0.01), name
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_twelve_bits_in_sixteen_are_told(tmp_path, pixels, channels):
+    levels = pixels[..., :channels].astype(np.uint16).squeeze()
+    png16(tmp_path / "a.png", levels * 16)
+    found = decode(tmp_path / "a.png")
+    assert "below 4096 (12 bits)" in found.notes[0] and "multiply the values by 16" in found.notes[0]
+    png16(tmp_path / "b.png", levels * 257)
+    assert decode(tmp_path / "b.png").notes == ()
+
+
+def _page(path):
+    path.write_text("\n<!DOCTYPE html><title>404</title>")
+
+
+def _bomb(path):
+    png16(path, np.zeros((2, 2), np.uint16))
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 300_000, 300_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "an empty file"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
+        (_page, "a web page"),
+        (lambda path: path.write_text("just text"), "of no kind that is known here"),
+        (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40)), "HEIC cannot be read"),
+        (lambda path: path.symlink_to("gone.png"), "a link to a file that is not there"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (_bomb, "million pixels"),
+        (lambda path: Image.new("LAB", (4, 4)).save(path, "TIFF"), "Lab colours"),
+        (lambda path: Image.fromarray(np.float32([[0.25, 0.5]])).save(path, "TIFF"), "from 0.25 to 0.5"),
+    ],
+)
+def test_reasons_are_true(tmp_path, make, words):
+    make(tmp_path / "a.png")
+    with pytest.raises(QartsrError, match=rf"a\.png: .*{words}") as caught:
+        decode(tmp_path / "a.png")
+    assert "\n" not in str(caught.value) and "truncated" not in str(caught.value)
+
+
+def test_a_raw_file_is_not_taken_for_its_preview(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.NEF", "TIFF")
+    with pytest.raises(QartsrError, match=r"a\.NEF: a raw camera file"):
+        decode(tmp_path / "a.NEF")
+
+
+def test_a_result_of_a_large_photograph_can_be_read(tmp_path, recwarn):
+    buffer = io.BytesIO()
+    Image.new("1", (14_000, 14_000)).save(buffer, "PNG")  # beyond what Pillow refuses by itself
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    with Image.open(tmp_path / "a.png") as opened:
+        assert header_size(opened) == (14_000, 14_000)
+    assert not recwarn.list
+
+
+def test_the_study_tells_what_it_ignores_once(tmp_path, pixels, caplog):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.dstack([pixels, pixels[..., 0]])).save(tmp_path / name)
+        assert torch.equal(read_image(tmp_path / name), images.from_uint8(pixels))
+    assert len(caplog.records) == 1 and "a.png: its transparency is ignored" in caplog.records[0].getMessage()
+
+
+def test_hidden_files_are_no_images(tmp_path, pixels):
+    for name in ("a.jfif", ".b.png", "._a.jfif"):
+        Image.fromarray(pixels).save(tmp_path / name, "PNG")
+    assert [path.name for path in list_images(tmp_path)] == ["a.jfif"]
+
+
+def test_calibration_takes_the_stored_numbers_as_committed_results_did(monkeypatch):
+    rocket = next(photograph.path for photograph in PHOTOGRAPHS if photograph.id == "rocket")
+    monkeypatch.setattr(calibration, "degrade", lambda hr, kind, seed: hr)
+    crop = to_uint8(calibration._crop(rocket, 0, 1000))
+    with Image.open(rocket) as opened:  # in Adobe RGB
+        stored = np.asarray(opened)
+    height, width = crop.shape[:2]
+    assert any(np.array_equal(crop, stored[top : top + height, :width]) for top in range(len(stored) - height + 1))
+    assert not np.array_equal(decode(rocket).rgb, stored)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_listed_kind_is_read(tmp_path, suffix):
+    Image.new("RGB", (6, 4), (200, 60, 40)).save(tmp_path / f"a{suffix}")
+    assert np.abs(decode(tmp_path / f"a{suffix}").rgb.astype(int) - (200, 60, 40)).max() < 8

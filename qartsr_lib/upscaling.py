@@ -21,7 +21,7 @@ from qartsr_lib.images import from_uint8, resize_bicubic, to_uint8, upscale_bicu
 from qartsr_lib.progress import progress
 from qartsr_lib.provenance import folder_sha256
 from qartsr_lib.stamped_png import read_stamp, stamped_png
-from qartsr_lib.upscaling_inputs import Inputs, find_inputs, named, refuse_clashes, target
+from qartsr_lib.upscaling_inputs import find_inputs, named, result_files
 
 SCALE = 4
 #: Options that do not change pixels, or for which `_settings` has what they lead to.
@@ -44,11 +44,14 @@ def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespac
     """
     _check_folder(options.out)
     found = find_inputs(options.inputs, options.out)
-    refuse_clashes(found.paths, options.out)
+    places = result_files(found.paths, options.out)
     colour_fix(options.colour_fix or "none")
+    longer = [place.name for path, place in places.items() if place.stem != path.stem]
+    if longer:
+        found.notes.append(f"inputs whose names differ in their endings alone: results are called {named(longer)}")
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    batch = Batch(options, found)
+    batch = Batch(options, places, found.failures)
     try:
         if any(batch.attempt(path, read) for path in found.paths):  # wrong files are told before a model is loaded
             batch.run(*load(options))
@@ -121,10 +124,10 @@ class Batch:
         notes: what was done to inputs -> which.
     """
 
-    def __init__(self, options: argparse.Namespace, found: Inputs) -> None:
-        self.options, self.paths = options, found.paths
+    def __init__(self, options: argparse.Namespace, places: dict[Path, Path], failures: dict[Path, str]) -> None:
+        self.options, self.places = options, places
         self.written = self.finished = 0
-        self.failures: dict[Path, str] = dict(found.failures)
+        self.failures: dict[Path, str] = dict(failures)
         self.notes: dict[str, list[Path]] = {}
 
     def attempt(self, path: Path, action: Callable[[Path], object]) -> object:
@@ -155,19 +158,19 @@ class Batch:
                 self.notes.setdefault(note, []).append(path)
             return stamp, result if alpha is None else np.dstack([result, _enlarged(alpha)])
 
-        for path in progress([path for path in self.paths if path not in self.failures], "upscaling"):
+        for path in progress([path for path in self.places if path not in self.failures], "upscaling"):
             made = self.attempt(path, enlarge)
             if made is not None:
                 stamp, pixels = made
                 data = stamped_png(pixels, stamp)
-                write_atomically(target(self.options.out, path), lambda file, data=data: file.write_bytes(data))
+                write_atomically(self.places[path], lambda file, data=data: file.write_bytes(data))
                 self.written += 1
 
     def _stamp(self, path: Path, settings: str) -> str | None:
         """What the result of `path` will say that it was made from; None where that result is there."""
         with explained(path):
             stamp = f"{sha256(path)} {settings}"
-        place = target(self.options.out, path)
+        place = self.places[path]
         if place.is_dir():
             raise QartsrError(f"{path}: {place}, its result, is a folder; move that or name another --out")
         if self.options.overwrite or not os.path.lexists(place):

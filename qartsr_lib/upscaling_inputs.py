@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,22 +60,25 @@ def find_inputs(items: Sequence[Path], out: Path) -> Inputs:
     return found
 
 
-def refuse_clashes(paths: Sequence[Path], out: Path) -> None:
-    """Raise a QartsrError for two inputs with one result, and for a result in the place of an input."""
-    first: dict[str, Path] = {}
-    clashes = [path for path in paths if first.setdefault(path.stem, path) is not path]
+def result_files(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Input -> the file for its result: its name with .png for its ending, behind it where inputs differ in that alone.
+
+    Raises:
+        QartsrError: two inputs would have one result, or a result would lie in the place of an input.
+    """
+    stems = Counter(path.stem for path in paths)
+    places = {path: out / f"{path.stem if stems[path.stem] == 1 else path.name}.png" for path in paths}
+    first: dict[Path, Path] = {}
+    clashes = [path for path, place in places.items() if first.setdefault(place, path) is not path]
     if clashes:
         path, more = clashes[0], f" ({len(clashes) - 1} more such)" if len(clashes) > 1 else ""
-        raise QartsrError(f"{path}: would overwrite the result of {first[path.stem]}{more}; rename one or use two runs")
+        other = first[places[path]]
+        raise QartsrError(f"{path}: would overwrite the result of {other}{more}; rename one or use two runs")
     inputs = {identity for path in paths if (identity := _identity(path))}
-    for path in paths:
-        if _identity(place := target(out, path)) in inputs:
+    for place in places.values():
+        if _identity(place) in inputs:
             raise QartsrError(f"--out {out}: {place} is an input; choose another folder")
-
-
-def target(out: Path, path: Path) -> Path:
-    """The file for the result of `path`."""
-    return out / f"{path.stem}.png"
+    return places
 
 
 def named(names: Sequence[str]) -> str:

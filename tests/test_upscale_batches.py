@@ -105,11 +105,22 @@ def test_a_folder_of_folders_is_refused_by_name(run, tmp_path, home):
 def test_a_file_named_twice_is_one_and_clashing_names_are_counted(photos, run, tmp_path):
     (tmp_path / "link.png").symlink_to(photos / "p0.png")
     assert run(photos, photos / "p0.png", tmp_path / "link.png")[1].startswith("3 image(s) written")
+    other = tmp_path / "other"
     for number in range(2):
-        Image.new("RGB", (4, 4)).save(photos / f"p{number}.jpg")
-    status, _, lines = run(photos, out=tmp_path / "b")
-    assert status == 2 and "p0.png: would overwrite the result of" in lines[0] and "(1 more such)" in lines[0]
-    assert not (tmp_path / "b").exists()
+        write_png(other / f"p{number}.png", torch.zeros(1, 3, 4, 4))
+    status, _, lines = run(photos, other, out=tmp_path / "b")
+    assert status == 2 and "p0.png.png" not in lines[0] and "would overwrite the result of" in lines[0]
+    assert "(1 more such)" in lines[0] and not (tmp_path / "b").exists()
+
+
+def test_names_that_differ_in_their_endings_alone_keep_them(photos, run, tmp_path):
+    Image.new("RGB", (4, 4)).save(photos / "p0.jpg")
+    status, _, lines = run(photos)
+    assert status == 0 and names(tmp_path / "out") == ["p0.jpg.png", "p0.png.png", "p1.png", "p2.png"]
+    assert lines == [
+        "note: inputs whose names differ in their endings alone: results are called p0.jpg.png, p0.png.png"
+    ]
+    assert Image.open(tmp_path / "out" / "p0.jpg.png").size == (16, 16)
 
 
 def test_other_peoples_files_are_not_overwritten_unless_asked_for(photos, run, tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
+
+from tqdm import tqdm
 
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.lean_imports import import_networks
@@ -51,18 +52,28 @@ def load_upscaler(options: argparse.Namespace):
     watch_(model, options.checkpoint or f"of {model.name} at T = {model.timestep}")
     if not packed and "tile" in own_options(model.name):
         return model.upscale, model
-    return partial(_upscale_in_tiles, model, TILE if packed and options.tile is None else options.tile), model
+    return _tiled(model, options.tile, TILE if packed else None), model
 
 
-def _upscale_in_tiles(model, tile: int | None, lq):
-    """`model.upscale`, in tiles where the image is larger than they are, which is told."""
+def _tiled(model, chosen: int | None, default: int | None):
+    """`model.upscale` in tiles of `chosen` pixels a side, else of `default` or `default_tile`, which is told once."""
     from qartsr_lib.tiling import default_tile, upscale_in_tiles
 
-    height, width = lq.shape[-2:]
-    side = default_tile(height, width) if tile is None else tile
-    if max(height, width) > side:
-        print(f"note: {width} x {height} pixels are upscaled in tiles of {side} x {side} (--tile)", file=sys.stderr)
-    return upscale_in_tiles(model, lq, side)
+    told: set[int] = set()
+
+    def upscale(lq):
+        height, width = lq.shape[-2:]
+        side = chosen or default or default_tile(height, width)
+        if chosen is None and max(height, width) > side and side not in told:
+            told.add(side)
+            tqdm.write(
+                f"note: {width} x {height} pixels, and all images as large, are upscaled in tiles of {side} x {side}; "
+                "--tile N sets another size",
+                file=sys.stderr,
+            )
+        return upscale_in_tiles(model, lq, side)
+
+    return upscale
 
 
 def _packed_model(options: argparse.Namespace):

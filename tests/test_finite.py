@@ -126,7 +126,7 @@ def test_a_packed_file(photograph, sound, tmp_path, capsys, monkeypatch, runtime
         described = json.loads(opened.metadata()["qartsr"])
     spoil(file, kind, value, lambda tensors: {"qartsr": json.dumps(described | {"sha256": _digest(tensors)})})
     words = ["upscale", photograph, "--out", out, "--checkpoint", file, "--runtime", runtime]
-    refused(capsys, words, out, str(file), "NaN or infinity")
+    refused(capsys, words, out, f"{file}: ", "holds NaN or infinity")
 
 
 @pytest.mark.parametrize(

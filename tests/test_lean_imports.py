@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from qartsr_lib.images import write_png
+from qartsr_lib.registry import Registry
 
 HEAVY = {
     *("bitsandbytes", "matplotlib", "pandas", "peft", "pyiqa", "scipy", "sklearn", "timm", "torchvision"),
@@ -73,3 +74,11 @@ json.dump(at_once, open(sys.argv[1], "w"))
 def test_all_else_can_be_imported_afterwards(tmp_path):
     status, modules = imported(tmp_path, script=AFTERWARDS)
     assert status == 0 and "diffusers" in modules and not HEAVY & modules
+
+
+def test_an_entry_that_is_there_is_not_looked_for_in_other_modules():
+    registry = Registry("fruit", "no_such_package")
+    registry.register("apple")(1)
+    assert registry.get("apple") == 1
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        registry.get("pear")

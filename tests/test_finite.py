@@ -182,5 +182,16 @@ def test_a_quantization_that_is_not_finite_is_not_kept(photograph, tmp_path, cap
     refused(capsys, words, out, "MaxMin W4A4", "unet.conv_in.weight")
 
 
+def test_a_training_that_diverges_is_not_continued(photograph, tmp_path, capsys, monkeypatch):
+    def diverging(*arguments, checkpoint, **options):
+        checkpoint.parent.mkdir()
+        checkpoint.write_bytes(b"all but the last module")
+        raise Diverged("QArtSR W4A4: loss is not finite after 8 images; use smaller rates")
+
+    monkeypatch.setattr(METHODS.get("qartsr"), "build", diverging, raising=False)
+    words = ["quantize", "--images", photograph.parent, "--out", tmp_path / "q", "--crops", 2]
+    refused(capsys, words, tmp_path / "q" / "unfinished.pt", "loss is not finite")
+
+
 def test_sound_files_are_loaded(sound):
     assert load_quantized(sound / "q").name == "embedded"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.errors import Diverged, QartsrError
+from qartsr_lib.lean_imports import import_networks
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
@@ -28,12 +27,10 @@ COLOUR_FIX_HELP = "give results their input's colours (default: none; osediff: a
 RUNTIME_HELP = "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU"
 OVERWRITE_HELP = "compute all anew, and replace files in DIR that are no results of upscale (never an input)"
 TILE_HELP = (
-    "a FILE that export wrote: cut images into tiles of N input pixels, which bounds the memory (default: 256); "
+    "cut images into overlapping tiles of N x N input pixels, which bounds the memory; each is normalized by itself, "
+    "so contrasts change slowly between them (default: whole up to 512 x 512, else 256; a FILE of export: 256); "
     "osediff: side of the UNet's tiles, in 8 pixels (default: 96)"
 )
-MODEL_OPTIONS = ("backbone", "timestep", "method", "bits")  # which a checkpoint decides
-OWN_OPTIONS = ("base", "osediff", "prompt")  # of one backbone
-BACKBONE_OPTIONS = (*OWN_OPTIONS, "tile")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -152,67 +149,18 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _upscale(options: argparse.Namespace) -> int:
+    from qartsr_lib.upscaler import load_upscaler
     from qartsr_lib.upscaling import upscale_files
 
-    return upscale_files(options, _upscaler)
-
-
-def _refuse(options: argparse.Namespace, names: Sequence[str]) -> None:
-    for name in names:
-        if getattr(options, name) is not None:
-            raise QartsrError(
-                f"--{name}: has no effect on {options.checkpoint}, which says what the model is; "
-                f"leave out --{name} or --checkpoint"
-            )
-
-
-def _upscaler(options: argparse.Namespace):
-    """(function from a low-quality image to its upscaled one, the model behind it)."""
-    from qartsr_lib.deploy.packed_file import load_packed
-    from qartsr_lib.deploy.runtimes import RUNTIMES, TILE, upscale_in_tiles
-
-    if options.checkpoint is not None:
-        _refuse(options, MODEL_OPTIONS)
-    if options.checkpoint is None or options.checkpoint.suffix != ".safetensors":
-        if options.runtime is not None:
-            raise QartsrError(f"--runtime {options.runtime}: needs --checkpoint FILE.safetensors, which export writes")
-        model = _model(options)
-        return model.upscale, model
-    _refuse(options, OWN_OPTIONS)
-    runtime = RUNTIMES.get(options.runtime or "simulate")
-    model = runtime(load_packed(options.checkpoint))
-    return partial(upscale_in_tiles, model, tile=TILE if options.tile is None else options.tile), model
-
-
-def _model(options: argparse.Namespace):
-    from qartsr_lib.backbones import load_backbone
-    from qartsr_lib.datasets.calibration import calibration_list
-    from qartsr_lib.finetuning_grids import training_options
-    from qartsr_lib.methods import METHODS
-    from qartsr_lib.profiles import get_profile
-    from qartsr_lib.quant import load_quantized, parse_bits
-
-    own = {name: value for name in BACKBONE_OPTIONS if (value := getattr(options, name)) is not None}
-    if options.checkpoint is not None:
-        return load_quantized(options.checkpoint, partial(load_backbone, **own))
-    backbone, name = options.backbone or "embedded", options.method or "fp"
-    method = METHODS.get(name)
-    if name == "fp":
-        if options.bits not in (None, "W32A32"):
-            raise QartsrError(
-                f"--bits {options.bits}: method fp is full precision; add --method maxmin, or leave --bits out"
-            )
-        return load_backbone(backbone, options.timestep, **own)
-    bits = parse_bits(options.bits or "W4A4")
-    model, profile = load_backbone(backbone, options.timestep, **own), get_profile("tiny")
-    settings = dict(training_options(name, str(bits), profile))
-    return method.build(model, bits, calibration_list(profile).images, **settings).backbone
+    return upscale_files(options, load_upscaler)
 
 
 def _quantize(options: argparse.Namespace) -> None:
+    import_networks()
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.datasets.calibration import low_quality_crops
     from qartsr_lib.finetuning_grids import training_options
+    from qartsr_lib.finite import check_finite
     from qartsr_lib.methods import METHODS
     from qartsr_lib.profiles import get_profile
     from qartsr_lib.quant import save_quantized
@@ -228,13 +176,19 @@ def _quantize(options: argparse.Namespace) -> None:
     if method.trains:
         settings["checkpoint"] = unfinished
     backbone = load_backbone(options.backbone, options.timestep)
-    result = method.build(backbone, options.bits, crops.images, seed=options.seed, **settings)
+    try:
+        result = method.build(backbone, options.bits, crops.images, seed=options.seed, **settings)
+        check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
+    except Diverged:
+        unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
+        raise
     save_quantized(result.backbone, options.out)
     unfinished.unlink(missing_ok=True)
     print(f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored")
 
 
 def _export(options: argparse.Namespace) -> None:
+    import_networks()
     from qartsr_lib.deploy.packed_file import save_packed
     from qartsr_lib.quant import load_quantized
 

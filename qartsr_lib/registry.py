@@ -16,8 +16,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A table of plug-ins: one file in `package` plus one `register` call adds an entry.
 
-    Every module of `package` is imported at the first look-up, so there is no central list to
-    edit. An import error is not swallowed: it names the file that is broken.
+    Every module of `package` is imported at the first look-up of what is not there yet, so there is
+    no central list to edit. An import error is not swallowed: it names the file that is broken.
 
     Args:
         kind: what the entries are, in the singular, for messages ("metric").
@@ -47,7 +47,8 @@ class Registry(Generic[T]):
         Raises:
             QartsrError: no such entry; the message lists the known names and the nearest one.
         """
-        self._discover()
+        if name not in self._entries:
+            self._discover()
         if name in self._entries:
             return self._entries[name]
         near = difflib.get_close_matches(name, self._entries, n=1)

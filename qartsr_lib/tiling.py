@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 
+from qartsr_lib.errors import QartsrError
+
+if TYPE_CHECKING:
+    from qartsr_lib.backbones.base import OneStepSR
+
+TILE = 256
+"""Side of an image's tiles in low-quality pixels: 1024 x 1024 pixels of output, about 1 GB."""
+WHOLE = 512
+"""Images of up to WHOLE x WHOLE low-quality pixels (the benchmarks' are) stay whole unless tiles are wished: 3 GB."""
+SMALLEST_TILE = 32
 #: Variance of the blending Gaussian in units of the squared tile side (OSEDiff's released script).
 VARIANCE = 0.01
 
@@ -45,6 +56,36 @@ def windows(size: int, tile: int, overlap: int) -> list[tuple[int, torch.Tensor]
     for start in first:
         total[start : start + side] += bell
     return [(start, bell / total[start : start + side]) for start in first]
+
+
+def upscale_in_tiles(model: OneStepSR, lq: torch.Tensor, tile: int = TILE) -> torch.Tensor:
+    """`model.upscale`, tile by tile where a side is longer than `tile`; overlaps of an eighth are blended.
+
+    Every tile is normalized by its own statistics (GroupNorm), a whole image by its own.
+
+    Args:
+        lq: (1, 3, h, w) in [0, 1].
+        tile: side in low-quality pixels, at least 32.
+
+    Returns:
+        (1, 3, 4h, 4w) in [0, 1].
+
+    Raises:
+        QartsrError: a tile smaller than 32.
+    """
+    check_tile(tile)
+    return blended(model.upscale, lq, tile, tile // 8, Fraction(model.factor)).clamp(0, 1)
+
+
+def default_tile(height: int, width: int) -> int:
+    """Side of an image's tiles where nobody chose one: TILE for images larger than WHOLE x WHOLE, others stay whole."""
+    return TILE if height * width > WHOLE * WHOLE else max(height, width, SMALLEST_TILE)
+
+
+def check_tile(tile: int | None) -> None:
+    """Refuse tiles of images that are too small, with a QartsrError; None is no choice, and good."""
+    if tile is not None and tile < SMALLEST_TILE:
+        raise QartsrError(f"--tile {tile}: choose at least {SMALLEST_TILE} low-quality pixels, such as {TILE}")
 
 
 def blended(

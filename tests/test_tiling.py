@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qartsr_lib.tiling import blended, starts, windows
+from qartsr_lib import tiling
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.cli import main
+from qartsr_lib.deploy import around_product
+from qartsr_lib.deploy.packed_file import save_packed
+from qartsr_lib.images import read_image, write_png
+from qartsr_lib.methods import METHODS
+from qartsr_lib.quant import save_quantized
+from qartsr_lib.tiling import blended, default_tile, starts, windows
 
 
 @given(st.integers(1, 300), st.integers(2, 100), st.data())
@@ -48,3 +56,60 @@ def test_one_tile_is_the_function_itself():
 def test_sides_that_do_not_fit_the_scale():
     with pytest.raises(ValueError, match="do not fit the scale"):
         blended(lambda x: x, torch.rand(1, 3, 100, 64), 32, 9, Fraction(1, 8))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Options of `upscale` -> one model of each kind; and an image of 70 x 40 pixels, smooth as photographs are."""
+    folder = tmp_path_factory.mktemp("models")
+    quantized = METHODS.get("maxmin").build(load_backbone("embedded", 1), "W8A8", [torch.rand(1, 3, 16, 16)]).backbone
+    save_quantized(quantized, folder / "q")
+    save_packed(quantized, folder / "model.safetensors")
+    noise = torch.rand(1, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    write_png(folder / "in" / "cat.png", F.interpolate(noise, (40, 70), mode="bicubic").clamp(0, 1))
+    packed = ["--checkpoint", str(folder / "model.safetensors")]
+    return folder, {
+        "full precision": [],
+        "quantized folder": ["--checkpoint", str(folder / "q")],
+        "packed, simulate": packed,
+        "packed, int8": [*packed, "--runtime", "int8"],
+    }
+
+
+@pytest.mark.parametrize("kind", ["full precision", "quantized folder", "packed, simulate", "packed, int8"])
+def test_every_model_upscales_in_tiles(models, kind, tmp_path, home, monkeypatch, capsys):
+    monkeypatch.setattr(around_product, "library", lambda: None)
+    folder, options = models
+
+    def upscaled(*extra):
+        words = ["upscale", str(folder / "in"), "--out", str(tmp_path / "out"), *options[kind], *extra]
+        assert main(words) == 0
+        return read_image(tmp_path / "out" / "cat.png"), capsys.readouterr().err
+
+    whole, told = upscaled()
+    assert "tiles" not in told
+    one, told = upscaled("--tile", "70")
+    assert torch.equal(one, whole) and "tiles" not in told
+    tiled, told = upscaled("--tile", "48")
+    assert "tiles" not in told  # what was asked for
+    assert 0 < float((tiled - whole).abs().max()) < 0.2 and float((tiled - whole).abs().mean()) < 0.03
+    seams = tiled.diff(dim=-1).abs().amax((0, 1, 2))[22 * 4 - 1 : 48 * 4]  # all columns of the overlap, and its ends
+    assert float(seams.max()) <= 1.5 * float(whole.diff(dim=-1).abs().max())
+    for name, size in (("TILE", 48), ("WHOLE", 52)):
+        monkeypatch.setattr(tiling, name, size)
+    large, told = upscaled()  # 70 x 40 pixels are more than 52 x 52
+    assert torch.equal(large, tiled) and "70 x 40 pixels" in told and "in tiles of 48 x 48" in told
+
+
+def test_what_stays_whole():
+    """As many pixels as the largest benchmark image has, in any shape."""
+    assert default_tile(512, 512) == 512 and default_tile(100, 2621) == 2621 and default_tile(3, 4) == 32
+    assert default_tile(512, 513) == default_tile(1200, 1500) == 256
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"), [(["31"], "choose at least 32"), (["64", "--backbone", "bicubic"], "no such option")]
+)
+def test_tiles_that_cannot_be(models, tmp_path, capsys, extra, words):
+    assert main(["upscale", str(models[0] / "in"), "--out", str(tmp_path / "out"), "--tile", *extra]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -169,6 +169,12 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def own_options(name: str) -> list[str]:
+    """The options of its own that a registered backbone has, see `BACKBONES`."""
+    parameters = inspect.signature(BACKBONES.get(name)).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
 def load_backbone(name: str, timestep: int | None, device: str | torch.device = "cpu", **options: object) -> OneStepSR:
     """Load a registered backbone for evaluation: float32, channels_last, gradients off.
 
@@ -182,8 +188,7 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
     """
     if timestep is not None:
         schedule.timestep_index(timestep)  # a label outside the schedule is told before files are looked for
-    load = BACKBONES.get(name)
-    known = [p.name for p in inspect.signature(load).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    load, known = BACKBONES.get(name), own_options(name)
     for option in options:
         if option not in known:
             raise QartsrError(

@@ -24,9 +24,11 @@ from safetensors.torch import load_file
 
 from qartsr_lib.backbones.base import BACKBONES, OneStepSR
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.finite import check_finite
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "embedded"
 WEIGHTS_VARIABLE = "QARTSR_BACKBONE_WEIGHTS"
+_MEND = "restore it from the repository or run `make backbone`"
 
 #: No attention in the VAE: its middle has 16,384 tokens for a 512x512 image. No quantized path narrower than 32.
 VAE_CONFIG = {
@@ -112,7 +114,7 @@ def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = No
     Files are looked for in `folder`, in the one named by QARTSR_BACKBONE_WEIGHTS, then in the package.
 
     Raises:
-        QartsrError: a file is missing or damaged, or its keys do not fit the architecture.
+        QartsrError: a file is missing, damaged or not finite, or its keys do not fit the architecture.
     """
     vae_path, recipe_path = _find("vae.safetensors", folder), _find(weights_name(recipe, timestep), folder)
     vae_state, recipe_state = _read(vae_path), _read(recipe_path)
@@ -141,11 +143,11 @@ def _find(name: str, folder: str | Path | None) -> Path:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return {key: value.float() for key, value in load_file(path).items()}
+        state = {key: value.float() for key, value in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise QartsrError(
-            f"{path}: damaged weight file; restore it from the repository or run `make backbone`"
-        ) from error
+        raise QartsrError(f"{path}: damaged weight file; {_MEND}") from error
+    check_finite(state.items(), path, _MEND)
+    return state
 
 
 def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -24,6 +24,7 @@ from qartsr_lib.deploy.bitpack import pack, packed_size, unpack
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer, config_from_dict, config_to_dict
 from qartsr_lib.errors import QartsrError
+from qartsr_lib.finite import check_finite
 from qartsr_lib.quant.attention import QuantAttnProcessor
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.replace import replace_layers
@@ -77,7 +78,7 @@ def load_packed(path: str | Path) -> OneStepSR:
     """The model that `save_packed` wrote, ready to run; neither training code nor other weights are needed.
 
     Raises:
-        QartsrError: the file is missing, truncated, damaged, of another version, or something else.
+        QartsrError: the file is missing, truncated, damaged, not finite, of another version, or something else.
     """
     path = Path(path)
     described, tensors = _read(path)
@@ -88,6 +89,7 @@ def load_packed(path: str | Path) -> OneStepSR:
         _fill(model, layers, tensors)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         raise QartsrError(f"{path}: does not fit the networks of this version ({error}); export it again") from error
+    check_finite(model.state_dict().items(), path, "export a sound model again")
     model.weights_sha256 = described["sha256"]
     return model
 

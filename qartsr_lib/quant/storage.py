@@ -13,6 +13,7 @@ from torch import nn
 from qartsr_lib.atomic import write_atomically, write_text
 from qartsr_lib.errors import QartsrError
 from qartsr_lib.files import sha256
+from qartsr_lib.finite import check_finite
 from qartsr_lib.quant.apply import QuantRecord, quantize_
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.scheme import QuantScheme
@@ -76,7 +77,7 @@ def load_quantized(folder: str | Path, load_backbone: Callable[[str, int], nn.Mo
 
     Raises:
         QartsrError: a file is missing, truncated, damaged, of another version, or does not fit
-            the backbone.
+            the backbone; Diverged where a tensor is not finite.
     """
     folder = Path(folder)
     described = read_description(folder)
@@ -97,6 +98,7 @@ def load_quantized(folder: str | Path, load_backbone: Callable[[str, int], nn.Mo
         detail = lines[min(1, len(lines) - 1)][:160]
         name = described["backbone"]
         raise QartsrError(f"{folder}: does not fit the backbone {name!r} of this version ({detail})") from error
+    check_finite(backbone.state_dict().items(), tensors, "quantize again with sound weights and images")
     return backbone.eval()
 
 

@@ -1,0 +1,59 @@
+"""NaN and infinity are told where they appear: in a file's tensors, or behind a stage of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import torch
+
+from qartsr_lib.errors import Diverged
+
+if TYPE_CHECKING:
+    from qartsr_lib.backbones.base import OneStepSR
+
+#: Methods of OneStepSR, in order -> what they give.
+STAGES = {
+    "encode": "the encoder's latent (z_l)",
+    "predict_noise": "the UNet's noise (eps)",
+    "to_z_h": "the estimated latent (z_h)",
+    "decode": "the decoded image",
+}
+
+
+def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: object, advice: str) -> None:
+    """Refuse tensors that are not finite.
+
+    Args:
+        tensors: (name, tensor), such as of a state dict.
+        source: file or model, for the message.
+        advice: what to do, for the message.
+
+    Raises:
+        Diverged: one holds NaN or infinity; the message names it.
+    """
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Diverged(f"{source}: {name} holds NaN or infinity; {advice}")
+
+
+def watch_(model: OneStepSR, weights: object) -> None:
+    """Let `model` raise Diverged, in place, as soon as a stage's output is not finite.
+
+    Codes know no NaN, and infinity is cut off with all that is out of range: at the end neither need be seen any more.
+
+    Args:
+        weights: what the model was loaded from, for the message.
+    """
+    for stage, what in STAGES.items():
+        setattr(model, stage, _watched(getattr(model, stage), what, weights))
+
+
+def _watched(compute: Callable[..., torch.Tensor], what: str, weights: object) -> Callable[..., torch.Tensor]:
+    def watched(*inputs: torch.Tensor) -> torch.Tensor:
+        output = compute(*inputs)
+        if not torch.isfinite(output).all():
+            raise Diverged(f"{what} is not finite (NaN or infinity); weights {weights}: use sound ones or more bits")
+        return output
+
+    return watched

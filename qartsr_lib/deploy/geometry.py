@@ -103,7 +103,7 @@ def side_products(half: torch.Tensor, rows: torch.Tensor, geometry: Geometry | N
     """
     planes = _planes(half.reshape(-1, half.shape[-1]), rows)
     if geometry is None:
-        return planes.t().reshape(*half.shape[:-1], -1)
+        return planes.t().contiguous().view(*half.shape[:-1], -1)
     return planes.view(math.prod(geometry.kernel), -1, *half.shape[:-1])
 
 

@@ -62,7 +62,9 @@ def main() -> int:
 def _run(setting: tuple[str, str, int], words: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
     environment |= {name: str(value) for name, value in zip(NAMES, setting, strict=True) if value}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *words]
+    environment["OMP_WAIT_POLICY"] = "passive"  # more threads than cores would wait for each other by spinning
+    processes = "2" if setting[2] == 1 else "0"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-p", "no:cacheprovider", *words]
     return subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
 
 

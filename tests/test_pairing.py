@@ -66,6 +66,8 @@ def found(images, references):
         ("baby_lq.png", "baby_gt.png"),
         ("Set5/baby_SR.png", "Set5/baby.png"),
         ("set5/baby.png", "Set5/baby.png"),
+        ("baby.jpg.png", "baby.jpg"),
+        ("baby.jpg.png", "baby.png"),
     ],
 )
 def test_published_names_pair(image, reference):
@@ -90,10 +92,37 @@ def test_published_names_pair(image, reference):
         ("baby_mask.png", "baby.png"),
         ("Set5/baby.png", "Set14/baby.png"),
         ("Set5/baby.png", "baby.png"),
+        ("box3.png", "box4.png"),
+        ("box4.png", "box1.png"),
+        ("baby_x2.png", "baby_x4.png"),
+        ("scan_LR2.png", "scan_LR3.png"),
     ],
 )
 def test_other_names_do_not(image, reference):
     assert found([image], [reference]) == {}
+
+
+def test_as_few_endings_as_possible_are_cut():
+    for images, references in (
+        (["car_x2_SR.png", "car_x3_SR.png"], ["car_x2.png", "car_x3.png"]),
+        (["ex1_SR.png", "ex2_SR.png"], ["ex1.png", "ex2.png"]),
+        (["look_out_SR.png", "look_SR.png"], ["look_out.png", "look.png"]),
+        (["photo.jpg.png", "photo.png.png"], ["photo.jpg", "photo.png"]),  # what upscale calls them
+    ):
+        assert found(images, references) == dict(zip(images, references, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "references", "expected"),
+    [
+        (["img_001.png"], ["img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png", "img_001_SRF_4_bicubic.png"], 0),
+        (["img_001_SRF_4_SRCNN.png"], ["img_001_SRF_4_HR.png", "img_001_SRF_4_SRCNN.png"], None),
+        (["DSC_1_x4.png"], ["DSC_1_x1.png", "DSC_1_x4.png"], 0),
+        (["img_1.png", "img_1_2.png"], ["img_1_HR.png", "img_1_2_HR.png"], 0),
+    ],
+)
+def test_what_lies_beside_an_original_is_no_reference(images, references, expected):
+    assert found(images, references).get(images[0]) == (None if expected is None else references[expected])
 
 
 def test_numbers_are_whole_names():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qartsr_lib.errors import Diverged, QartsrError
 from qartsr_lib.lean_imports import import_networks
+from qartsr_lib.options import positive
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
@@ -116,7 +117,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", default="W4A4", help="bits of weights and activations")
     parser.add_argument("--backbone", default="embedded-scaled", help="the model: embedded or embedded-scaled")
     parser.add_argument("--timestep", default=1, type=int, help="timestep T the model was trained at: 1000, 500 or 1")
-    parser.add_argument("--crops", default=64, type=int, help="number of calibration crops of 32x32 pixels")
+    parser.add_argument("--crops", default=64, type=positive, help="number of calibration crops of 32x32 pixels")
     parser.add_argument("--train-images", default=512, type=int, help="crops passed forward and backward in training")
     parser.add_argument("--seed", default=0, type=int, help="same seed, same model on one machine")
     parser.set_defaults(run=_quantize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -169,7 +170,7 @@ class Batch:
     def _stamp(self, path: Path, settings: str) -> str | None:
         """What the result of `path` will say that it was made from; None where that result is there."""
         with explained(path):
-            stamp = f"{sha256(path)} {settings}"
+            stamp = f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]} {sha256(path)} {settings}"
         place = self.places[path]
         if place.is_dir():
             raise QartsrError(f"{path}: {place}, its result, is a folder; move that or name another --out")
@@ -180,6 +181,11 @@ class Batch:
             raise QartsrError(
                 f"{path}: its result would replace {place}, which is no result of upscale or was changed since; "
                 "move that file, name another --out, or add --overwrite"
+            )
+        if there.split(" ")[0] != stamp.split(" ")[0]:
+            raise QartsrError(
+                f"{path}: its result would replace {place}, the result of an input of another name; "
+                "name another --out, or add --overwrite"
             )
         self.finished += there == stamp
         return None if there == stamp else stamp

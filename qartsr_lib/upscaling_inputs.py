@@ -73,7 +73,7 @@ def result_files(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     if clashes:
         path, more = clashes[0], f" ({len(clashes) - 1} more such)" if len(clashes) > 1 else ""
         other = first[places[path]]
-        raise QartsrError(f"{path}: would overwrite the result of {other}{more}; rename one or use two runs")
+        raise QartsrError(f"{path}: would overwrite the result of {other}{more}; rename one, or use another --out")
     inputs = {identity for path in paths if (identity := _identity(path))}
     for place in places.values():
         if _identity(place) in inputs:

@@ -118,6 +118,13 @@ def test_unknown_backbone_and_untrained_timestep():
         load_backbone("embedded", 123)
 
 
+def test_a_folder_of_weights_that_is_not_there(tmp_path, monkeypatch):
+    """The shipped weights in its place would be another model."""
+    monkeypatch.setenv("QARTSR_BACKBONE_WEIGHTS", str(tmp_path / "absent"))
+    with pytest.raises(QartsrError, match="QARTSR_BACKBONE_WEIGHTS=.*absent: no such folder"):
+        load_backbone("embedded", 1)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     for name in ("vae.safetensors", "embedded-T0001.safetensors"):

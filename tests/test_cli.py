@@ -134,7 +134,6 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
         (["--method", "qartrs"], "did you mean 'qartsr'"),
         (["--bits", "W5"], "write weights and activations as in W4A4"),
         (["--train-images", "0"], "images=0"),
-        (["--crops", "0"], "none given"),
     ],
 )
 def test_quantize_with_wrong_options(photograph, tmp_path, capsys, extra, words):
@@ -145,7 +144,7 @@ def test_quantize_with_wrong_options(photograph, tmp_path, capsys, extra, words)
 def test_upscale_with_a_folder_that_is_no_checkpoint(photograph, tmp_path, capsys):
     words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(tmp_path)]
     assert main(words) == 2
-    assert "name a folder written by save_quantized" in capsys.readouterr().err
+    assert "name a folder that quantize wrote" in capsys.readouterr().err
 
 
 def test_a_bad_image_is_told_before_a_model_is_loaded(photograph, tmp_path, capsys):
@@ -225,3 +224,12 @@ def test_options_of_a_backbone_do_nothing_to_a_packed_model(photograph, tmp_path
     words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", "model.safetensors"]
     assert main([*words, option, "x"]) == 2
     _one_line(capsys, f"{option}: has no effect on model.safetensors")
+
+
+def test_export_of_a_file_and_no_crops_are_told(photograph, tmp_path, capsys):
+    out = str(tmp_path / "m.safetensors")
+    assert main(["export", "--checkpoint", str(photograph), "--out", out]) == 2
+    _one_line(capsys, "is a file; name a folder that quantize wrote")
+    with pytest.raises(SystemExit):
+        main(["quantize", "--images", str(tmp_path), "--out", out, "--crops", "0"])
+    assert "--crops: 0: choose a whole number of at least 1" in capsys.readouterr().err

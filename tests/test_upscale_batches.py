@@ -139,6 +139,16 @@ def test_other_peoples_files_are_not_overwritten_unless_asked_for(photos, run, t
     assert Image.open(edited).size == (16, 16)
 
 
+def test_a_result_of_another_input_is_not_replaced(photos, run, tmp_path):
+    Image.new("RGB", (4, 4)).save(photos / "p0.jpg")
+    assert run(photos / "p0.png")[0] == 0
+    before = (tmp_path / "out" / "p0.png").read_bytes()
+    status, _, lines = run(photos / "p0.jpg")
+    assert status == 2 and "p0.png, the result of an input of another name; name another --out" in lines[0]
+    assert (tmp_path / "out" / "p0.png").read_bytes() == before
+    assert run(photos / "p0.jpg", "--overwrite")[0] == 0
+
+
 def test_finished_results_are_kept_and_outdated_ones_made_anew(photos, run, tmp_path):
     out = tmp_path / "out"
     assert run(photos)[0] == 0

@@ -131,13 +131,18 @@ def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = No
 
 
 def _find(name: str, folder: str | Path | None) -> Path:
-    for candidate in (folder, os.environ.get(WEIGHTS_VARIABLE), PACKAGED_WEIGHTS):
+    named = os.environ.get(WEIGHTS_VARIABLE)
+    if named and not Path(named).is_dir():
+        raise QartsrError(
+            f"{WEIGHTS_VARIABLE}={named}: no such folder; correct it, or unset it for the shipped weights"
+        )
+    for candidate in (folder, named, PACKAGED_WEIGHTS):
         if candidate and (Path(candidate) / name).is_file():
             return Path(candidate) / name
     shipped = ", ".join(sorted(path.name for path in PACKAGED_WEIGHTS.glob("*.safetensors"))) or "none"
     raise QartsrError(
-        f"{name}: no such backbone weights (shipped: {shipped}); train them with `make backbone` and point "
-        f"{WEIGHTS_VARIABLE} at the folder"
+        f"{name}: no such backbone weights (shipped: {shipped}); choose a --timestep that is there, or train it with "
+        f"`make backbone` and point {WEIGHTS_VARIABLE} at the folder"
     )
 
 

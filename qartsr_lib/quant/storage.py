@@ -109,14 +109,18 @@ def read_description(folder: str | Path) -> dict:
         QartsrError: no such checkpoint, not JSON, another kind of file, another version, or incomplete.
     """
     path = Path(folder) / DESCRIPTION
+    if Path(folder).is_file():
+        raise QartsrError(
+            f"{folder}: is a file; name a folder that quantize wrote (upscale also takes an exported FILE)"
+        )
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise QartsrError(f"{path}: no such file; name a folder written by save_quantized") from error
+        raise QartsrError(f"{path}: no such file; name a folder that quantize wrote") from error
     except (OSError, ValueError) as error:
         raise QartsrError(f"{path}: not readable JSON; save the checkpoint again") from error
     if not isinstance(described, dict) or described.get("_type") != FORMAT:
-        raise QartsrError(f"{path}: not a quantized backbone; name a folder written by save_quantized")
+        raise QartsrError(f"{path}: not a quantized backbone; name a folder that quantize wrote")
     version = described.get("_version")
     if version != VERSION:
         raise QartsrError(f"{path}: format version {version}, but this program reads version {VERSION}; save it again")

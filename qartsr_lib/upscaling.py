@@ -170,7 +170,8 @@ class Batch:
     def _stamp(self, path: Path, settings: str) -> str | None:
         """What the result of `path` will say that it was made from; None where that result is there."""
         with explained(path):
-            stamp = f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]} {sha256(path)} {settings}"
+            ending = hashlib.sha256(os.fsencode(path.suffix)).hexdigest()[:8]  # photo.jpg and photo.png are two
+            stamp = f"{ending} {sha256(path)} {settings}"
         place = self.places[path]
         if place.is_dir():
             raise QartsrError(f"{path}: {place}, its result, is a folder; move that or name another --out")

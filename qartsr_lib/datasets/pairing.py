@@ -181,9 +181,12 @@ def _refuse_doubt(
     pairs: list[tuple[Path, Path]], images: Mapping[Path, str], references: Mapping[Path, str], free: dict[Path, str]
 ) -> None:
     """Raise a QartsrError where another reference would fit the image as well, without further endings."""
+    by_bare: dict[str, list[Path]] = {}
+    for path, name in free.items() if pairs else ():
+        by_bare.setdefault(_bare(name), []).append(path)
     for image, reference in pairs:
-        for other, name in free.items():
-            if _bare(name) == _bare(references[reference]) and _same_scale(images[image], name):
+        for other in by_bare.get(_bare(references[reference]), []):
+            if _same_scale(images[image], free[other]):
                 _raise_doubt(image, reference, other)
 
 

@@ -23,16 +23,16 @@ help:
 	@sed -n '1,5s/^# //p' Makefile
 
 reproduce: $(INSTALLED)
-	@$(BIN)/python -m qartsr_lib.runner --profile $(PROFILE) \
+	@$(BIN)/python -m qartsr_lib.study.runner --profile $(PROFILE) \
 		$(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS)) \
 		$(if $(WORKERS),--workers "$(WORKERS)") $(if $(DEVICE),--device "$(DEVICE)")
 
 report: $(INSTALLED)
-	@$(BIN)/python -m qartsr_lib.webpage
-	@test -n "$$QARTSR_HOME" || $(BIN)/python -m qartsr_lib.readme
+	@$(BIN)/python -m qartsr_lib.show.webpage
+	@test -n "$$QARTSR_HOME" || $(BIN)/python -m qartsr_lib.show.readme
 
 compare: $(INSTALLED)
-	@$(BIN)/python -m qartsr_lib.compare $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.compare $(ARGS)
 
 # One thread for each of the processes; ARGS="-n 0" for one process.
 test: $(INSTALLED)
@@ -45,16 +45,16 @@ lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab --notebook-dir=.
 
 bench: $(INSTALLED)
-	$(BIN)/python -m qartsr_lib.bench
+	$(BIN)/python -m tests.benchmarks.bench
 
 faults: $(INSTALLED)
-	$(BIN)/python -m qartsr_lib.faults $(ARGS)
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check qartsr_lib tests notebooks
 
 backbone: $(INSTALLED)
-	$(BIN)/python -m qartsr_lib.training --out "$(OUT)" $(if $(IMAGES),--images "$(IMAGES)") $(ARGS)
+	$(BIN)/python -m qartsr_lib.training.embedded --out "$(OUT)" $(if $(IMAGES),--images "$(IMAGES)") $(ARGS)
 
 clean:
 	rm -rf .cache build

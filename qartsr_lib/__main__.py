@@ -2,9 +2,9 @@
 
 import sys
 
+from qartsr_lib.base.lean_imports import choose_lean_imports
 from qartsr_lib.cli import main
 from qartsr_lib.deploy.memory import keep_freed_memory
-from qartsr_lib.lean_imports import choose_lean_imports
 
 keep_freed_memory()
 choose_lean_imports()

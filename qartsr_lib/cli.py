@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
-from qartsr_lib.errors import Diverged, QartsrError
-from qartsr_lib.lean_imports import import_networks
-from qartsr_lib.options import positive
+from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.lean_imports import import_networks
+from qartsr_lib.base.options import positive
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
@@ -150,21 +151,22 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _upscale(options: argparse.Namespace) -> int:
-    from qartsr_lib.upscaler import load_upscaler
-    from qartsr_lib.upscaling import upscale_files
+    from qartsr_lib.deploy.upscaler import load_upscaler
+    from qartsr_lib.deploy.upscaling import upscale_files
+    from qartsr_lib.study.profiles import get_profile
 
-    return upscale_files(options, load_upscaler)
+    return upscale_files(options, partial(load_upscaler, trial=get_profile("tiny")))
 
 
 def _quantize(options: argparse.Namespace) -> None:
     import_networks()
     from qartsr_lib.backbones import load_backbone
-    from qartsr_lib.datasets.calibration import low_quality_crops
-    from qartsr_lib.finetuning_grids import training_options
-    from qartsr_lib.finite import check_finite
+    from qartsr_lib.base.finite import check_finite
+    from qartsr_lib.images.datasets.calibration import low_quality_crops
     from qartsr_lib.methods import METHODS
-    from qartsr_lib.profiles import get_profile
-    from qartsr_lib.quant import save_quantized
+    from qartsr_lib.methods.checkpoint import save_quantized
+    from qartsr_lib.methods.rates import training_options
+    from qartsr_lib.study.profiles import get_profile
 
     method = METHODS.get(options.method)
     if options.method == "fp":
@@ -191,7 +193,7 @@ def _quantize(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     import_networks()
     from qartsr_lib.deploy.packed_file import save_packed
-    from qartsr_lib.quant import load_quantized
+    from qartsr_lib.methods.checkpoint import load_quantized
 
     model = load_quantized(options.checkpoint)
     save_packed(model, options.out)
@@ -199,7 +201,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from qartsr_lib.evaluate import evaluate_folders
+    import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
+    from qartsr_lib.images.evaluate import evaluate_folders
 
     names = [name.strip() for name in options.metrics.split(",") if name.strip()]
     frame = evaluate_folders(options.sr, options.hr, names, options.out, weights_dir=options.weights)

@@ -67,7 +67,7 @@ def reference_multiply(
 
 def case(images, height, width, c_in, c_out, rank, kernel, stride, padding, dilation, device="cpu", seed=0):
     """(arguments of encode, of multiply beyond codes and sums) for random numbers of these sizes."""
-    from qartsr_lib.deploy.triton_kernels.product import Border
+    from tests.benchmarks.gpu.triton_kernels.product import Border
 
     torch.manual_seed(seed)
     geometry = None if kernel is None else Geometry(kernel, stride, padding, dilation)
@@ -95,9 +95,9 @@ def case(images, height, width, c_in, c_out, rank, kernel, stride, padding, dila
 
 def check(sizes, device="cpu"):
     """The kernels against the reference for one of CASES; codes and sums are equal, outputs to 1e-5."""
-    from qartsr_lib.deploy.triton_kernels.encode import encode
-    from qartsr_lib.deploy.triton_kernels.product import multiply
-    from qartsr_lib.deploy.triton_kernels.tiles import Tiles
+    from tests.benchmarks.gpu.triton_kernels.encode import encode
+    from tests.benchmarks.gpu.triton_kernels.product import multiply
+    from tests.benchmarks.gpu.triton_kernels.tiles import Tiles
 
     (of_encode, padded), of_multiply = case(*sizes, device=device)
     x, *quantizer = of_encode
@@ -123,7 +123,7 @@ def check(sizes, device="cpu"):
 
 def check_norm(images, positions, channels, groups, device="cpu"):
     """GroupNorm's kernels against PyTorch, for channels first and last."""
-    from qartsr_lib.deploy.triton_kernels.group_norm import group_norm
+    from tests.benchmarks.gpu.triton_kernels.group_norm import group_norm
 
     torch.manual_seed(0)
     x = torch.randn(images, positions, channels) * (torch.rand(channels) + 0.5) + 10 * torch.randn(channels)

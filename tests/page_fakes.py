@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from qartsr_lib import results
+from qartsr_lib.study import results
 
 NASTY = "evil <b>\"&' name"
 RECORD = {

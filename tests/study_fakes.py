@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from qartsr_lib import provenance
-from qartsr_lib.evaluator import Parts
-from qartsr_lib.images import upscale_bicubic
-from qartsr_lib.profiles import get_profile
-from qartsr_lib.study import grid, run_table
+from qartsr_lib.base import provenance
+from qartsr_lib.images.image import upscale_bicubic
+from qartsr_lib.study.cells import grid, run_table
+from qartsr_lib.study.evaluator import Parts
+from qartsr_lib.study.profiles import get_profile
 
 IMAGES = 3
 PROFILE = get_profile("smoke", backbones=("plain",), metrics=("PSNR", "ABSENT"), max_images=IMAGES)

@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qartsr_lib import schedule
-from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones import load_backbone, schedule
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS, WEIGHTS_VARIABLE
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 
 RECIPES, TIMESTEPS = ("embedded", "embedded-scaled"), (1000, 500, 1)
 

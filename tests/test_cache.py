@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from qartsr_lib import cache as cache_module
-from qartsr_lib.cache import RunCache, canonical_json, stable_hash
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base import cache as cache_module
+from qartsr_lib.base.cache import RunCache, canonical_json, stable_hash
+from qartsr_lib.base.errors import QartsrError
 
 KEY = stable_hash("entry")
 

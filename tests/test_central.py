@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qartsr_lib.datasets.base import Pair, check_pair
-from qartsr_lib.datasets.central import central_file, central_pairs
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets.base import Pair, check_pair
+from qartsr_lib.images.datasets.central import central_file, central_pairs
 
 
 @pytest.fixture(autouse=True)

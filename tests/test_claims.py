@@ -9,15 +9,19 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from qartsr_lib import claims, figures, paths, reports, results
-from qartsr_lib.claims import rules as rules_module
-from qartsr_lib.claims.base import margin
-from qartsr_lib.claims.contrast import contrast
-from qartsr_lib.claims.counted import cell, share
-from qartsr_lib.claims.duration import duration
-from qartsr_lib.claims.ledger import CHECK_COLUMNS, COLUMNS, holm
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.figures.claims import COLOURS
+from qartsr_lib.base import paths
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.show import figures
+from qartsr_lib.show import tables as reports
+from qartsr_lib.show.figures.claims import COLOURS
+from qartsr_lib.study import results
+from qartsr_lib.study.experiments import claims
+from qartsr_lib.study.experiments.claims import rules as rules_module
+from qartsr_lib.study.experiments.claims.base import margin
+from qartsr_lib.study.experiments.claims.contrast import contrast
+from qartsr_lib.study.experiments.claims.counted import cell, share
+from qartsr_lib.study.experiments.claims.duration import duration
+from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS, holm
 
 IMAGES = [f"image{index:02d}" for index in range(20)]
 NOISE = np.random.default_rng(0).normal(0, 0.1, len(IMAGES))

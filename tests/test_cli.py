@@ -10,9 +10,9 @@ from PIL import Image
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
-from qartsr_lib.images import read_image, write_png
+from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.methods import METHODS
-from qartsr_lib.quant import save_quantized
+from qartsr_lib.methods.checkpoint import save_quantized
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_runtime_needs_a_packed_model(photograph, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path, monkeypatch, capsys):
-    from qartsr_lib.finetuning import engine
+    from qartsr_lib.training.finetuning import engine
 
     assert _quantize(photograph, tmp_path / "whole") == 0
     save, calls = engine.save_checkpoint, []

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from qartsr_lib.colour_fix import adain, coarse, colour_fix, wavelet
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.colour_fix import adain, coarse, colour_fix, wavelet
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ import pytest
 import torch
 from test_results import images, rows
 
-from qartsr_lib import compare, noise_measurement, results
 from qartsr_lib.backbones import load_backbone
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.noise_floor import Floor, floor_file
-from qartsr_lib.noise_measurement import Case, Variant, measure, nudged
-from qartsr_lib.profiles import get_profile
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study import results
+from qartsr_lib.study.profiles import get_profile
+from tests.benchmarks import compare, noise_measurement
+from tests.benchmarks.noise_floor import Floor, floor_file
+from tests.benchmarks.noise_measurement import Case, Variant, measure, nudged
 
 FLOORS = """kind,bits,quantity,table,image,relative
 static,W32A32,PSNR,0.0001,0.0002,0.00001

@@ -9,15 +9,17 @@ import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
 
-from qartsr_lib import counting, figures, reports
-from qartsr_lib.counting import honest
-from qartsr_lib.counting.companions import TAGGER_ENCODER, TEXT_TOWER, SwinTransformer, TextTower
-from qartsr_lib.counting.paper import branch_parameters
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.base import Method
 from qartsr_lib.quant import quantize_, report
-from qartsr_lib.tables import paper_table
+from qartsr_lib.show import figures
+from qartsr_lib.show import tables as reports
+from qartsr_lib.study.experiments import counting
+from qartsr_lib.study.experiments.counting import honest
+from qartsr_lib.study.experiments.counting.companions import TAGGER_ENCODER, TEXT_TOWER, SwinTransformer, TextTower
+from qartsr_lib.study.experiments.counting.paper import branch_parameters
+from qartsr_lib.study.paper import paper_table
 
 BITS = ["W8A8", "W6A6", "W4A4", "W3A3", "W2A2"]
 SIZE = 32

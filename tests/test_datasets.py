@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from qartsr_lib.datasets import DATASETS
-from qartsr_lib.datasets.base import Pair, check_pair, fingerprint, strided
-from qartsr_lib.datasets.calibration import calibration_list
-from qartsr_lib.datasets.samples import PHOTOGRAPHS, photographs
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import read_image
-from qartsr_lib.profiles import get_profile
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets import DATASETS
+from qartsr_lib.images.datasets.base import Pair, check_pair, fingerprint, strided
+from qartsr_lib.images.datasets.calibration import calibration_list
+from qartsr_lib.images.datasets.samples import PHOTOGRAPHS, photographs
+from qartsr_lib.images.image import read_image
+from qartsr_lib.study.profiles import get_profile
 
 
 def save(path, width, height, seed=0):

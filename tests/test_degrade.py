@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from qartsr_lib import degrade as module
-from qartsr_lib.degrade import REALISTIC, degrade
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import from_uint8, resize_bicubic, to_uint8
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images import degrade as module
+from qartsr_lib.images.degrade import REALISTIC, degrade
+from qartsr_lib.images.image import from_uint8, resize_bicubic, to_uint8
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import pandas as pd
 import pytest
 import torch
 
-from qartsr_lib import figures, reports
-from qartsr_lib.deploy import measurement
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.memory import peak_bytes_of
-from qartsr_lib.deploy.race import against, race
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.show import figures
+from qartsr_lib.show import tables as reports
+from qartsr_lib.study.experiments import deployment as measurement
+from qartsr_lib.study.experiments.race import against, race
 
 
 def test_ratio_is_of_the_same_round():

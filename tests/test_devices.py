@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qartsr_lib import devices, provenance
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base import devices, provenance
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.low_rank import kaiming_start
 
 
@@ -59,10 +59,10 @@ def test_updates_start_alike_whatever_the_device():
 def test_a_model_is_the_same_on_a_gpu(method):
     """Quantized, trained for two steps and run on both devices: within twice the noise floor of W4A4 (0.27 dB)."""
     from qartsr_lib.backbones import load_backbone
-    from qartsr_lib.datasets.calibration import calibration_list
-    from qartsr_lib.fidelity import luma, psnr
+    from qartsr_lib.images.datasets.calibration import calibration_list
+    from qartsr_lib.images.fidelity import luma, psnr
     from qartsr_lib.methods import METHODS
-    from qartsr_lib.profiles import get_profile
+    from qartsr_lib.study.profiles import get_profile
 
     devices.make_exact("cuda")
     images = calibration_list(get_profile("tiny", n_calibration=4)).images

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from qartsr_lib import cli, evaluate, metrics
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import write_png
+from qartsr_lib import cli
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images import evaluate, metrics
+from qartsr_lib.images.image import write_png
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from qartsr_lib import figures, theorem
 from qartsr_lib.backbones.base import Stages
-from qartsr_lib.figures.grids import Box
+from qartsr_lib.show import figures
+from qartsr_lib.show.figures.grids import Box
+from qartsr_lib.study.experiments import theorem
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from qartsr_lib import files
+from qartsr_lib.base import files
 
 
 def test_a_hash_is_read_once_and_again_when_the_file_changes(tmp_path, monkeypatch):

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from quant_stand_in import lq_images, tiny_backbone
 
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.checkpoint import load_checkpoint, save_checkpoint
-from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner
-from qartsr_lib.finetuning.losses import FeatureDistance, normalized_mse, perceptual_and_squared
-from qartsr_lib.finetuning.phases import Phase, Term, block_groups, in_order, split
+from qartsr_lib.backbones.features import FeatureDistance
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import SHARED_SETTING, QuantState, calibrate, parse_bits, quantize_
 from qartsr_lib.quant.states import quant_modules
+from qartsr_lib.training.finetuning.checkpoint import load_checkpoint, save_checkpoint
+from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
+from qartsr_lib.training.finetuning.losses import normalized_mse, perceptual_and_squared
+from qartsr_lib.training.finetuning.phases import Phase, Term, block_groups, in_order, split
 
 RATES = (("side", 1e-3), ("merged", 1e-3), ("phi", 1e-3), ("bounds", 1e-3))
 IMAGE = Term("image")
@@ -309,7 +310,7 @@ def test_normalized_mse_of_a_constant_guess_is_one():
 def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):
     import torchvision
 
-    from qartsr_lib.finetuning import lpips_loss
+    from qartsr_lib.training.finetuning import lpips_loss
 
     torch.manual_seed(0)
     features = torchvision.models.vgg16(weights=None).features
@@ -325,8 +326,8 @@ def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):
 
 
 def test_lpips_loss_without_weights_is_told_in_one_line(monkeypatch):
-    from qartsr_lib.finetuning.losses import IMAGE_LOSSES
-    from qartsr_lib.metrics import weights
+    from qartsr_lib.images.metrics import weights
+    from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 
     monkeypatch.setattr(weights, "locate", lambda file, folder: None)
     monkeypatch.setattr(weights, "reachable", lambda: False)

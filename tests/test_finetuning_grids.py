@@ -6,13 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from qartsr_lib import finetuning_grids as grids
-from qartsr_lib import rate_choice, reports, tries
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.grids import full_precision_grid
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, chosen_rate
-from qartsr_lib.profiles import PROFILES, SEVEN_METHODS, get_profile
+from qartsr_lib.show import tables as reports
+from qartsr_lib.study import contrasts
+from qartsr_lib.study.experiments import finetuning_grids as grids
+from qartsr_lib.study.experiments import rate_choice, tries
+from qartsr_lib.study.experiments.grids import full_precision_grid
+from qartsr_lib.study.profiles import PROFILES, SEVEN_METHODS, get_profile
 
 STUDY = get_profile("study", datasets=["samples"])
 
@@ -155,5 +157,5 @@ def test_longer_training_changes_the_budget_alone():
     table3 = {e.options for e in grids.comparison_grid(STUDY)}
     assert {e.options for e in grid if e.label and e not in longer} <= table3  # the same models, not trained again
     assert not any(e.label.endswith("images]") for e in grids.budget_grid(STUDY, []))
-    effects = reports.budget_effects(["lsq"], (8,))
+    effects = contrasts.budget_effects(["lsq"], (8,))
     assert [(a.method, b.method) for a, b in effects["What a longer training gains"]] == [("LSQ [8x images]", "LSQ")]

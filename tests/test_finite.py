@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
+from qartsr_lib.base.errors import Diverged
+from qartsr_lib.base.files import sha256
+from qartsr_lib.base.finite import STAGES, watch_
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.deploy.int8 import int8_form
 from qartsr_lib.deploy.packed_file import _digest, save_packed
-from qartsr_lib.errors import Diverged
-from qartsr_lib.files import sha256
-from qartsr_lib.finite import STAGES, watch_
-from qartsr_lib.images import write_png
+from qartsr_lib.images.image import write_png
 from qartsr_lib.methods import METHODS
-from qartsr_lib.quant import load_quantized, save_quantized
+from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
 
 NAN, INF = torch.nan, torch.inf
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from qartsr_lib.backbones.steps import Flow
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.flow_store import GIB, FlowStore, default_store, free_memory
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.training.finetuning.flow_store import GIB, FlowStore, default_store, free_memory
 
 SIZE = 4 * (2 * 3 + 5)  # bytes of one flow
 
@@ -54,7 +54,7 @@ def test_a_full_disk_ends_the_keeping_and_nothing_else(tmp_path, monkeypatch, ca
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("qartsr_lib.finetuning.flow_store.torch.save", full)
+    monkeypatch.setattr("qartsr_lib.training.finetuning.flow_store.torch.save", full)
     assert not store.put(0, flow(0)) and not store.put(1, flow(1))
     assert capsys.readouterr().out.count("No space left on device") == 1
     assert not list(tmp_path.rglob("*.pt"))

@@ -11,12 +11,12 @@ import torch
 from int8_cuda_reference import reference_encode, reference_multiply, reference_normalize
 from osediff_stand_in import UNET_CONFIG, VAE_CONFIG
 
-from qartsr_lib import fullsize, fullsize_deployment, fullsize_training
 from qartsr_lib.backbones import load_backbone
-from qartsr_lib.deploy import compile_ahead, gpu_contestants, gpu_race, int8_cuda
-from qartsr_lib.deploy.gpu_contestants import Models
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import write_png
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.image import write_png
+from tests.benchmarks import fullsize, fullsize_deployment, fullsize_training
+from tests.benchmarks.gpu import compile_ahead, gpu_contestants, gpu_race, int8_cuda
+from tests.benchmarks.gpu.gpu_contestants import Models
 
 TINY = {"unet_config": UNET_CONFIG, "vae_config": VAE_CONFIG}
 
@@ -57,7 +57,7 @@ def test_small_photograph(home, tmp_path):
 
 def test_training_record(home, monkeypatch):
     monkeypatch.setattr(fullsize, "random_osediff", partial(fullsize.random_osediff, **TINY))
-    monkeypatch.setattr("qartsr_lib.finetuning.engine.LARGE", 0)
+    monkeypatch.setattr("qartsr_lib.training.finetuning.engine.LARGE", 0)
     assert fullsize_training.main(["--side", "16", "--crops", "1", "--et-images", "1"]) == 0
     record = json.loads((home / "results/paper/qartsr_fullsize_cpu.json").read_text())
     assert record["image"] == [64, 64] and record["teacher"] == "bfloat16" and record["bits"] == "W4A4"

@@ -10,12 +10,12 @@ import torch
 from icc_builder import SRGB_PRIMARIES, cmyk_profile, grey_profile, rgb_profile
 from PIL import Image, ImageCms
 
-from qartsr_lib import images
-from qartsr_lib.datasets import calibration
-from qartsr_lib.datasets.samples import PHOTOGRAPHS
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.image_files import decode
-from qartsr_lib.images import IMAGE_SUFFIXES, header_size, list_images, read_image, to_uint8
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images import image as images
+from qartsr_lib.images.datasets import calibration
+from qartsr_lib.images.datasets.samples import PHOTOGRAPHS
+from qartsr_lib.images.image import IMAGE_SUFFIXES, header_size, list_images, read_image, to_uint8
+from qartsr_lib.images.image_files import decode
 
 
 @pytest.fixture(autouse=True)

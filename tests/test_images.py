@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from qartsr_lib import atomic, images
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base import atomic
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images import image as images
 
 
 @pytest.fixture

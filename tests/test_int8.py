@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from quant_stand_in import lq_images, tiny_backbone
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import IntegerLayer, int8_form, is_integer
@@ -19,11 +20,10 @@ from qartsr_lib.deploy.integer_product import HALVED, WHOLE, IntegerProduct, wei
 from qartsr_lib.deploy.layer import Form, InferenceLayer
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.methods import METHODS, phi_search, svdquant
 from qartsr_lib.methods.qartsr_layers import FinetuneLayer
 from qartsr_lib.quant import SHARED_SETTING, PerGroup, QuantizerConfig, calibrate, quant_modules, quantize_
+from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 
 SETTINGS = [(name, bits) for name in ("maxmin", "svdquant", "qartsr") for bits in ("W8A8", "W4A4", "W2A2")]
 SETTINGS += [("passionsr", "W4A4")]

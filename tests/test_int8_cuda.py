@@ -23,17 +23,17 @@ from quant_stand_in import lq_images, tiny_backbone
 from test_int8 import layers_with_inputs
 from torch import nn
 
-from qartsr_lib.deploy import int8_cuda
-from qartsr_lib.deploy.agreement import exact_output, grey_levels, layers_apart
-from qartsr_lib.deploy.fused_norms import FusedGroupNorm, fuse_norms_
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.deploy.int8_cuda import CudaIntegerLayer, InFloat32, Kernels, int8_cuda_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer
 from qartsr_lib.deploy.runtimes import RUNTIMES
-from qartsr_lib.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr_layers import FinetuneLayer
 from qartsr_lib.quant import SHARED_SETTING, PerGroup, QuantizerConfig, calibrate, quant_modules, quantize_
+from tests.benchmarks.gpu import int8_cuda
+from tests.benchmarks.gpu.agreement import exact_output, grey_levels, layers_apart
+from tests.benchmarks.gpu.fused_norms import FusedGroupNorm, fuse_norms_
+from tests.benchmarks.gpu.int8_cuda import CudaIntegerLayer, InFloat32, Kernels, int8_cuda_form
 
 has_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -171,7 +171,7 @@ def test_fused_models_equal_unfused_ones(reference, monkeypatch):
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.setitem(sys.modules, "qartsr_lib.deploy.triton_kernels.encode", None)
+    monkeypatch.setitem(sys.modules, "tests.benchmarks.gpu.triton_kernels.encode", None)
     with pytest.raises(QartsrError, match="--runtime int8: needs Triton on a GPU"):
         int8_cuda.triton_kernels()
 
@@ -187,7 +187,7 @@ def test_kernels_by_the_interpreter():
 
 @has_triton
 def test_tiles():
-    from qartsr_lib.deploy.triton_kernels.tiles import Tiles, candidates, fastest
+    from tests.benchmarks.gpu.triton_kernels.tiles import Tiles, candidates, fastest
 
     def first(*sizes):
         return candidates(*sizes, 132)[0]

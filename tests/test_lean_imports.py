@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from qartsr_lib.images import write_png
-from qartsr_lib.registry import Registry
+from qartsr_lib.base.registry import Registry
+from qartsr_lib.images.image import write_png
 
 HEAVY = {
     *("bitsandbytes", "matplotlib", "pandas", "peft", "pyiqa", "scipy", "sklearn", "timm", "torchvision"),
@@ -58,7 +58,7 @@ def test_a_wrong_image_is_told_before_networks_are_imported(tmp_path):
 
 AFTERWARDS = """
 import json, sys
-from qartsr_lib import lean_imports
+from qartsr_lib.base import lean_imports
 lean_imports.import_networks()
 assert "diffusers" not in sys.modules  # not chosen
 lean_imports.choose_lean_imports()

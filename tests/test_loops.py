@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.methods import few_passes
-from qartsr_lib.quant import PerChannel, PerGroup, loops, primitives
+from qartsr_lib.quant import PerChannel, PerGroup, few_passes, loops, primitives
 from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import QuantizerConfig

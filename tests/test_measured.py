@@ -5,9 +5,10 @@ import json
 import pandas as pd
 import pytest
 
-from qartsr_lib import paths, results
-from qartsr_lib.cache import RunCache, stable_hash
-from qartsr_lib.measured import measure_cells
+from qartsr_lib.base import paths
+from qartsr_lib.base.cache import RunCache, stable_hash
+from qartsr_lib.study import results
+from qartsr_lib.study.measured import measure_cells
 
 QUESTIONS = {
     ("net", t): {"parameters": {"backbone": "net", "timestep": t}, "weights_sha256": "00"} for t in (1000, 500, 1)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.methods import METHODS, phi_search, svdquant
+from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant import load_quantized, save_quantized
 from qartsr_lib.quant.states import QuantState, quant_modules
+from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 
 QUANTIZING = [name for name in METHODS if name != "fp"]
 TRAINED = [name for name in QUANTIZING if isinstance(METHODS.get(name), TrainedMethod)]
@@ -186,7 +186,7 @@ def test_the_note_names_the_losses(name, options, losses, backbone, images):
 def test_a_large_network_is_held_once_with_the_same_result(name, backbone, images, monkeypatch):
     before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
     expected = build(name, backbone, "W4A4", images, images=16).backbone
-    monkeypatch.setattr("qartsr_lib.finetuning.engine.LARGE", 0)
+    monkeypatch.setattr("qartsr_lib.training.finetuning.engine.LARGE", 0)
     found = build(name, backbone, "W4A4", images, images=16).backbone
     assert all(torch.equal(tensor, found.state_dict()[key]) for key, tensor in expected.state_dict().items())
     assert all(torch.equal(tensor, backbone.state_dict()[key]) for key, tensor in before.items())

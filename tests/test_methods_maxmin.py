@@ -6,10 +6,11 @@ import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS, MethodResult
+from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
 from qartsr_lib.methods.maxmin import PARTS
-from qartsr_lib.quant import QuantLayer, load_quantized, save_quantized
+from qartsr_lib.quant import QuantLayer
 
 LABELS = {
     "fp": "FP",

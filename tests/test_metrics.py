@@ -14,10 +14,10 @@ import skimage.data
 import torch
 from skimage.metrics import structural_similarity
 
-from qartsr_lib import metrics
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import from_uint8, read_image, write_png
-from qartsr_lib.metrics import METRICS, iqa, scoring
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images import metrics
+from qartsr_lib.images.image import from_uint8, read_image, write_png
+from qartsr_lib.images.metrics import METRICS, iqa, scoring
 
 WEIGHT_FREE_FR = ["PSNR", "SSIM", "MS-SSIM", "GMSD", "FSIM", "VIF", "PSNR-RGB", "VAE-FD"]
 WEIGHT_FREE = [*WEIGHT_FREE_FR, "PIQE"]
@@ -223,7 +223,8 @@ def test_identity_is_json_and_changes_with_the_weights(tmp_path):
 
 def test_pyiqa_is_imported_by_the_first_score_only():
     code = (
-        "import sys, qartsr_lib.metrics as m, qartsr_lib.evaluate; list(m.METRICS); m.available(m.METRICS); "
+        "import sys, qartsr_lib.images.metrics as m, qartsr_lib.images.evaluate, qartsr_lib.backbones; "
+        "list(m.METRICS); m.available(m.METRICS); "
         "assert not {'pyiqa', 'timm', 'scipy.signal'} & set(sys.modules), 'slow import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -17,11 +17,11 @@ import pytest
 import scipy.io
 import torch
 
-from qartsr_lib import metrics
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import read_image, write_png
-from qartsr_lib.metrics import METRICS, iqa, weights
-from qartsr_lib.metrics.base import MetricSpec, WeightFile
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images import metrics
+from qartsr_lib.images.image import read_image, write_png
+from qartsr_lib.images.metrics import METRICS, iqa, weights
+from qartsr_lib.images.metrics.base import MetricSpec, WeightFile
 
 NEEDY = ["LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA"]
 

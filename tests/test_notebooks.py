@@ -11,7 +11,7 @@ import nbformat
 import papermill
 import pytest
 
-from qartsr_lib.runner import KERNEL, START_TIMEOUT, kernel
+from qartsr_lib.study.runner import KERNEL, START_TIMEOUT, kernel
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 pytestmark = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qartsr_lib import fullsize, fullsize_deployment, fullsize_training
-from qartsr_lib.training import __main__ as training
+from qartsr_lib.training.embedded import __main__ as training
+from tests.benchmarks import fullsize, fullsize_deployment, fullsize_training
 
 COMMANDS = {
     "fullsize": (fullsize.main, []),

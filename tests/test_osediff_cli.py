@@ -8,8 +8,8 @@ from PIL import Image
 
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
-from qartsr_lib.colour_fix import adain, wavelet
-from qartsr_lib.images import read_image, to_uint8, upscale_bicubic, write_png
+from qartsr_lib.images.colour_fix import adain, wavelet
+from qartsr_lib.images.image import read_image, to_uint8, upscale_bicubic, write_png
 
 
 @pytest.fixture(scope="module")

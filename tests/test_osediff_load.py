@@ -16,7 +16,7 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones import osediff_merged as merged
 from qartsr_lib.backbones.osediff_checkpoint import read_checkpoint
 from qartsr_lib.backbones.osediff_files import load_tensors
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 from study_fakes import PROFILE, fake_parts, sweep
 
-from qartsr_lib import outside, reports, results
-from qartsr_lib.datasets import DATASETS
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.files import sha256
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import sha256
+from qartsr_lib.images.datasets import DATASETS
+from qartsr_lib.show import tables as reports
+from qartsr_lib.study import outside, results
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qartsr_lib.datasets.pairing import bare_stem, match, match_folders
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets.pairing import bare_stem, match, match_folders
 
 
 def found(images, references):

@@ -12,10 +12,10 @@ import pytest
 import torch
 from osediff_stand_in import checkpoint, write_checkpoint, write_weights
 
-from qartsr_lib import profiles
 from qartsr_lib.backbones import osediff
 from qartsr_lib.backbones.osediff_model import Inference
-from qartsr_lib.images import write_png
+from qartsr_lib.images.image import write_png
+from qartsr_lib.study import profiles
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 #: Minutes for all notebooks at all T, so only by request: QARTSR_LONG_TESTS=1.

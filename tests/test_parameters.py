@@ -12,9 +12,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from papermill.cli import papermill as command_line
 from papermill.exceptions import PapermillExecutionError
 
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.parameters import check_parameters
-from qartsr_lib.runner import KERNEL, kernel
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study.parameters import check_parameters
+from qartsr_lib.study.runner import KERNEL, kernel
 
 DECLARED = """PROFILE = "tiny"  # smoke, tiny, study or paper
 DATA_ROOT = ""
@@ -137,7 +137,7 @@ def test_a_notebook_made_into_a_script_passes():
 
 def test_in_a_kernel_the_history_holds_both_cells(tmp_path):
     """papermill's own kernel: the cell that calls the check fails, in one line, and the next is not run."""
-    call = "from qartsr_lib.parameters import check_parameters\n\ncheck_parameters(globals())"
+    call = "from qartsr_lib.study.parameters import check_parameters\n\ncheck_parameters(globals())"
     source, out = notebook(tmp_path / "in.ipynb", call, "behind = 1"), str(tmp_path / "out.ipynb")
     with kernel(), pytest.raises(PapermillExecutionError) as caught:
         papermill.execute_notebook(

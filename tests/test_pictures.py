@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 import torch
 
-from qartsr_lib import figures, reports, tables
-from qartsr_lib.datasets.base import Pair
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.experiment import Experiment
-from qartsr_lib.figures.blocks import Block, Panel
-from qartsr_lib.figures.grids import Box
-from qartsr_lib.images import write_png
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets.base import Pair
+from qartsr_lib.images.image import write_png
 from qartsr_lib.methods import METHODS
-from qartsr_lib.table_run import TableRun
+from qartsr_lib.show import figures
+from qartsr_lib.show import tables as reports
+from qartsr_lib.show.figures.blocks import Block, Panel
+from qartsr_lib.show.figures.grids import Box
+from qartsr_lib.show.tables import render as tables
+from qartsr_lib.study import paper as papers
+from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.table_run import TableRun
 
 METHOD_NAMES = ("maxmin", "lsq", "qartsr")
 LABELS = ["MaxMin", "LSQ", "QArtSR"]
@@ -82,7 +85,7 @@ def test_settings_are_the_papers_and_one_per_model():
 def test_parts_of_a_table_are_its_own_settings_whatever_the_last_run_had():
     lines = [("RealSR", *cell, method) for cell in CELLS for method in ("FP", "LSQ", "QArtSR")]
     lines += [("Urban100", "embedded-scaled", 1, "LSQ")]
-    lines += [(name, tables.BICUBIC, 1, "Bicubic") for name in ("RealSR", "Urban100")]
+    lines += [(name, papers.BICUBIC, 1, "Bicubic") for name in ("RealSR", "Urban100")]
     results = pd.DataFrame(lines, columns=["dataset", "backbone", "timestep", "method"])
     parts = {(dataset, item.name): rows for dataset, item, rows in reports.table_parts(results)}
     assert list(parts) == [

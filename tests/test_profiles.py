@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from qartsr_lib import metrics, paths
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.profiles import PROFILES, get_profile, missing_metric_weights, missing_weights
+from qartsr_lib.base import paths
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images import metrics
+from qartsr_lib.study.profiles import PROFILES, get_profile, missing_metric_weights, missing_weights
 
 
 def test_the_four_profiles():
@@ -55,8 +56,8 @@ def test_missing_weights_name_place_and_what_they_block(tmp_path):
 
 
 def test_missing_metric_weights_are_listed_once_per_file(monkeypatch):
-    monkeypatch.setattr("qartsr_lib.metrics.weights.locate", lambda file, folder: None)
-    monkeypatch.setattr("qartsr_lib.metrics.weights.reachable", lambda: False)
+    monkeypatch.setattr("qartsr_lib.images.metrics.weights.locate", lambda file, folder: None)
+    monkeypatch.setattr("qartsr_lib.images.metrics.weights.reachable", lambda: False)
     rows = missing_metric_weights(get_profile("paper", metrics=("PSNR", "MUSIQ")))
     assert [blocks for _, _, blocks in rows] == ["the metric MUSIQ"]
     assert missing_metric_weights(get_profile("study")) == []

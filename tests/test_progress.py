@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from qartsr_lib import progress as module
-from qartsr_lib.progress import progress
+from qartsr_lib.base import progress as module
+from qartsr_lib.base.progress import progress
 
 DAY = 24 * 3600
 

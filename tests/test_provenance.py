@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib import provenance
+from qartsr_lib.base import provenance
 
 
 def git(folder, *arguments):
@@ -82,6 +82,7 @@ def test_a_copy_without_git_is_told_its_revision(tmp_path, monkeypatch):
 
 
 def test_what_shows_a_sweeps_images_does_not_import_the_runner_of_sweeps():
-    code = "import sys, qartsr_lib.gallery, qartsr_lib.outside, qartsr_lib.reports.crops, qartsr_lib.reports.pictures; "
-    code += "sys.exit('qartsr_lib.study' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(provenance.__file__).parents[1]).returncode == 0
+    code = "import sys, qartsr_lib.show.gallery, qartsr_lib.study.outside; "
+    code += "import qartsr_lib.show.tables.crops, qartsr_lib.show.tables.pictures; "
+    code += "sys.exit('qartsr_lib.study.cells' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(provenance.__file__).parents[2]).returncode == 0

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant import QuantScheme, QuantState, calibrate, loops, quantize_
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
 from qartsr_lib.quant.learned import LearnedQuantizer

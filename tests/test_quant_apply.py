@@ -7,7 +7,7 @@ import torch
 from quant_stand_in import lq_images, tiny_backbone
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import (
     LAYER_KINDS,
     SHARED_SETTING,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import QuantizerConfig, calibrate, calibrating, full_precision
 from qartsr_lib.quant.attention import PRODUCT_INPUTS, QuantAttnProcessor
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import (
     SHARED_SETTING,
     LayerConfig,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import (
     OBSERVERS,
     Bits,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import (
     SHARED_SETTING,
     PerGroup,
@@ -106,7 +106,7 @@ def test_interrupted_saving_keeps_the_earlier_checkpoint(saved, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qartsr_lib.quant.storage.write_text", interrupted)
+    monkeypatch.setattr("qartsr_lib.methods.checkpoint.write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_quantized(quantized(bits="W2A2"), saved)
     assert torch.equal(load_quantized(saved, rebuild).upscale(image), before)

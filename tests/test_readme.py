@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from qartsr_lib import paths, readme
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base import paths
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.show import readme
 
 
 @pytest.fixture(autouse=True)

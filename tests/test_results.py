@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qartsr_lib import result_cells, results
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study import result_cells, results
 
 
 def rows(dataset, value=23.456789012, run_id="aaa", metrics=("PSNR", "LPIPS"), bits=("W32A32", "W4A4")):

@@ -17,10 +17,10 @@ import pytest
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_notebook
 
-from qartsr_lib import executed, runner
-from qartsr_lib.cache import RunCache
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.profiles import WeightFile, get_profile
+from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study import executed, runner
+from qartsr_lib.study.profiles import WeightFile, get_profile
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -85,7 +85,7 @@ BEGUN = [("PROFILE", "completed"), ("#", "completed")]
 def test_however_a_notebook_fails_its_copy_its_page_and_one_line_say_so(home, no_kernels, capsys):
     add_notebook(home, "00_dead.ipynb", "before = 1", "import os\nos.kill(os.getpid(), 9)", "behind = 1", "1")
     add_notebook(
-        home, "01_told.ipynb", "from qartsr_lib.errors import QartsrError\nraise QartsrError('x.png: <bad>')", "1"
+        home, "01_told.ipynb", "from qartsr_lib.base.errors import QartsrError\nraise QartsrError('x.png: <bad>')", "1"
     )
     add_notebook(home, "02_left.ipynb", "import sys\nsys.exit()", "behind = 1")
     add_notebook(home, "03_broken.ipynb")
@@ -128,7 +128,7 @@ def test_after_ctrl_c_the_copy_and_the_page_say_so(home):
     """In a process of its own: papermill leaves an event loop with tasks that complain when they are collected."""
     interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
     add_notebook(home, "00_long.ipynb", interrupt, "behind = 1")
-    command = [sys.executable, "-m", "qartsr_lib.runner", "--profile", "smoke"]
+    command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
     assert done.returncode == 130
     assert done.stderr.strip() == "interrupted; the same command continues where it stopped"
@@ -180,13 +180,13 @@ def test_success_finishes_the_generation_and_the_next_run_computes(home):
     add_notebook(
         home,
         "00_cached.ipynb",
-        "from qartsr_lib.cache import RunCache",
+        "from qartsr_lib.base.cache import RunCache",
         "def fill(folder):\n    (folder / 'x').write_text('x')\n    " + note("'computed'").replace("\n", "\n    "),
         "RunCache.for_profile(PROFILE).get_or_put('sr', 'ab' * 32, fill)",
     )
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     for _ in range(2):
-        command = [sys.executable, "-m", "qartsr_lib.runner", "--profile", "smoke", "--notebooks", "00"]
+        command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke", "--notebooks", "00"]
         assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
     assert (home / "log").read_text().splitlines() == ["computed", "computed"]
 
@@ -283,7 +283,7 @@ def test_interruption_says_how_to_continue(home, monkeypatch, capsys):
 
 SWEEP = """
 from pathlib import Path
-from qartsr_lib import provenance
+from qartsr_lib.base import provenance
 provenance.source_sha256 = lambda: "fixed"
 from study_fakes import sweep
 run = sweep(log_file=Path(os.environ["QARTSR_HOME"], "images"), seconds=float(os.environ["SECONDS_PER_IMAGE"]))
@@ -307,7 +307,7 @@ def test_killed_runner_continues_with_the_same_csv(tmp_path):
             "OMP_NUM_THREADS": "1",
         }
         environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")])
-        command = [sys.executable, "-m", "qartsr_lib.runner", "--profile", "smoke"]
+        command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke"]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     images = homes[0] / "images"

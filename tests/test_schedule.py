@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from qartsr_lib import schedule
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.backbones import schedule
+from qartsr_lib.base.errors import QartsrError
 
 
 def test_alphas_equal_stable_diffusions_scheduler():

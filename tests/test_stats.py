@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qartsr_lib import stats
+from qartsr_lib.study import stats
 
 
 def test_agrees_with_the_normal_interval_on_a_large_sample():

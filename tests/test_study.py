@@ -18,13 +18,14 @@ import pytest
 from PIL import Image
 from study_fakes import IMAGES, PROFILE, FakeBackbone, fake_parts, fake_score, sweep
 
-from qartsr_lib import results, study
-from qartsr_lib.cache import RunCache
-from qartsr_lib.datasets import DATASETS
-from qartsr_lib.errors import Diverged, QartsrError
-from qartsr_lib.experiment import Experiment
-from qartsr_lib.profiles import get_profile
-from qartsr_lib.study import grid, run_table
+from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.images.datasets import DATASETS
+from qartsr_lib.study import cells as study
+from qartsr_lib.study import results
+from qartsr_lib.study.cells import grid, run_table
+from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.profiles import get_profile
 
 CELLS = len(PROFILE.timesteps) * (1 + len(PROFILE.bits))
 
@@ -144,13 +145,13 @@ def test_what_determines_a_run_is_in_its_key(home, monkeypatch, change):
     elif change == "calibration":
         profile = replace(profile, n_calibration=3)
     elif change == "image":
-        monkeypatch.setattr("qartsr_lib.datasets.samples.CROP", 160)
+        monkeypatch.setattr("qartsr_lib.images.datasets.samples.CROP", 160)
     elif change == "options":
         experiment = replace(experiment, options=(("bias", "b"),))
     elif change == "source":
-        monkeypatch.setattr("qartsr_lib.provenance.source_sha256", lambda: "edited")
+        monkeypatch.setattr("qartsr_lib.base.provenance.source_sha256", lambda: "edited")
     else:
-        monkeypatch.setattr("qartsr_lib.provenance.torch.get_num_threads", lambda: 99)
+        monkeypatch.setattr("qartsr_lib.base.provenance.torch.get_num_threads", lambda: 99)
     run_table([experiment], profile, parts=again)
     assert len(log) == 1
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from qartsr_lib import figures, reports, tables
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.metrics import METRICS, MetricSpec, lower_is_better
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.metrics import METRICS, MetricSpec, lower_is_better
+from qartsr_lib.show import figures
+from qartsr_lib.show import tables as reports
+from qartsr_lib.show.tables import render as tables
+from qartsr_lib.study import paper as papers
 
 
 def _row(timestep, metric, value, bits="W4A4", dataset="samples"):
@@ -53,7 +56,7 @@ def test_paper_values_come_from_the_transcribed_table(results):
 def test_reference_tables_are_the_papers(shared):
     for number in (1, 2, 3, 4):
         original = pd.read_csv(shared / "paper" / f"table{number}.csv")
-        pd.testing.assert_frame_equal(tables.paper_table(number), original)
+        pd.testing.assert_frame_equal(papers.paper_table(number), original)
 
 
 def test_saved_in_two_forms(results, home):
@@ -75,7 +78,7 @@ def test_a_table_names_what_stands_in(results, home):
 
 def test_unknown_paper_table():
     with pytest.raises(QartsrError, match="table 9"):
-        tables.paper_table(9)
+        papers.paper_table(9)
 
 
 @pytest.fixture
@@ -96,9 +99,10 @@ def test_a_new_metric_is_read_by_its_registration(dullness):
 
 
 def test_asking_for_a_metrics_direction_loads_no_network_package():
-    code = "import sys, qartsr_lib.webpage.page as p; from qartsr_lib import tables; tables.lower_is_better('PSNR'); "
+    code = "import sys, qartsr_lib.show.webpage.page as p, qartsr_lib.show.tables.render as t; "
+    code += "t.lower_is_better('PSNR'); "
     code += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(tables.__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(tables.__file__).parents[3]).returncode == 0
 
 
 def comparison():
@@ -108,10 +112,10 @@ def comparison():
     more = {"steps": 0, "w_bits_effective": 4.5}
     return pd.DataFrame(
         [
-            _row(timestep, "PSNR", 30.0 if backbone == tables.BICUBIC else 20.0 + len(method), bits)
+            _row(timestep, "PSNR", 30.0 if backbone == papers.BICUBIC else 20.0 + len(method), bits)
             | {"backbone": backbone, "method": method}
             | more
-            for backbone, timestep, method, bits in [*cells, (tables.BICUBIC, 1, "Bicubic", "W32A32")]
+            for backbone, timestep, method, bits in [*cells, (papers.BICUBIC, 1, "Bicubic", "W32A32")]
         ]
     )
 
@@ -130,7 +134,7 @@ def test_bicubic_stands_in_every_section_of_table_3_without_rank_or_bold():
         assert table.set_index("method").loc["QArtSR", "PSNR"].startswith("**")
         assert list(table["method"])[:2] == ["FP", "Bicubic"]
     assert set(reports.ranks(results).columns) == {"LSQ", "QArtSR"}
-    without = results[results["backbone"] != tables.BICUBIC]
+    without = results[results["backbone"] != papers.BICUBIC]
     for (_, table), (_, known) in zip(sections, reports.table3_sections(without, ["PSNR"]), strict=True):
         pd.testing.assert_frame_equal(table[table["method"] != "Bicubic"].reset_index(drop=True), known)
 

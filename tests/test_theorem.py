@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from qartsr_lib import schedule, theorem
+from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
+from qartsr_lib.study.experiments import theorem
 
 
 def test_the_gains_at_the_papers_timesteps():

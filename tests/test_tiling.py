@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qartsr_lib import tiling
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.deploy.packed_file import save_packed
-from qartsr_lib.images import read_image, write_png
+from qartsr_lib.images import tiling
+from qartsr_lib.images.image import read_image, write_png
+from qartsr_lib.images.tiling import blended, default_tile, starts, windows
 from qartsr_lib.methods import METHODS
-from qartsr_lib.quant import save_quantized
-from qartsr_lib.tiling import blended, default_tile, starts, windows
+from qartsr_lib.methods.checkpoint import save_quantized
 
 
 @given(st.integers(1, 300), st.integers(2, 100), st.data())

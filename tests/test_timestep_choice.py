@@ -5,10 +5,10 @@ import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
 
-from qartsr_lib import timestep_choice
-from qartsr_lib.datasets.calibration import CalibrationList
+from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
-from qartsr_lib.timestep_choice import measure_timesteps, timestep_table, write_choice
+from qartsr_lib.study.experiments import timestep_choice
+from qartsr_lib.study.experiments.timestep_choice import measure_timesteps, timestep_table, write_choice
 
 
 def test_every_timestep_is_measured_against_its_own_full_precision(tmp_path, monkeypatch):

@@ -4,18 +4,24 @@ import pytest
 import torch
 from torch import nn
 
-from qartsr_lib import schedule
+from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.fidelity import luma, psnr
-from qartsr_lib.images import list_images, write_png
-from qartsr_lib.training.crops import Crops
-from qartsr_lib.training.fallback import generated_image
-from qartsr_lib.training.loop import Schedule, train
-from qartsr_lib.training.record import contributions
-from qartsr_lib.training.stages import LATENT_WEIGHT, OutputGain, noise_per_unit, restoration_loss, train_one_step
-from qartsr_lib.training.validation import Validation
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.fidelity import luma, psnr
+from qartsr_lib.images.image import list_images, write_png
+from qartsr_lib.training.embedded.crops import Crops
+from qartsr_lib.training.embedded.fallback import generated_image
+from qartsr_lib.training.embedded.loop import Schedule, train
+from qartsr_lib.training.embedded.record import contributions
+from qartsr_lib.training.embedded.stages import (
+    LATENT_WEIGHT,
+    OutputGain,
+    noise_per_unit,
+    restoration_loss,
+    train_one_step,
+)
+from qartsr_lib.training.embedded.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +140,7 @@ def test_the_tie_is_to_the_vae_of_the_start(photographs, tmp_path, monkeypatch):
         targets.append(target)
         return restoration_loss(stages, hr, target)
 
-    monkeypatch.setattr("qartsr_lib.training.stages.restoration_loss", spy)
+    monkeypatch.setattr("qartsr_lib.training.embedded.stages.restoration_loss", spy)
     train_one_step(model, crops, Schedule(2, 1e-2, batch_size=2, warmup=1), tmp_path)
     assert not torch.allclose(model.encode(crops.pairs(2, 0, 1)[0]), expected[1], atol=1e-2)  # the encoder moved
     pairs = zip(targets, expected, strict=True)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from scipy.fft import dctn
 
 from qartsr_lib.backbones.embedded import build_vae
-from qartsr_lib.training.fallback import generated_image
-from qartsr_lib.training.initial import block_transform, start_as_block_transform
+from qartsr_lib.training.embedded.fallback import generated_image
+from qartsr_lib.training.embedded.initial import block_transform, start_as_block_transform
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
 

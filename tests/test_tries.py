@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from qartsr_lib import tries
-from qartsr_lib.errors import Diverged, QartsrError
-from qartsr_lib.images import write_png
+from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.images.image import write_png
+from qartsr_lib.study.experiments import tries
 
 
 @pytest.fixture

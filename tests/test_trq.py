@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from osediff_stand_in import checkpoint, tiny_networks, write_base, write_checkpoint
 
-from qartsr_lib import schedule
-from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones import load_backbone, schedule
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import write_png
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.image import write_png
 from qartsr_lib.training.trq import loop
 from qartsr_lib.training.trq.__main__ import main
 from qartsr_lib.training.trq.data import DegradedCrops

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from qartsr_lib import upscaling
 from qartsr_lib.backbones.bicubic import Bicubic
+from qartsr_lib.base.errors import Diverged
 from qartsr_lib.cli import main
-from qartsr_lib.errors import Diverged
-from qartsr_lib.images import IMAGE_SUFFIXES, read_image, write_png
-from qartsr_lib.stamped_png import read_stamp, stamped_png
+from qartsr_lib.deploy import upscaling
+from qartsr_lib.images.image import IMAGE_SUFFIXES, read_image, write_png
+from qartsr_lib.images.stamped_png import read_stamp, stamped_png
 
 
 @pytest.fixture

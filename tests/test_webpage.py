@@ -10,10 +10,10 @@ from pathlib import Path
 import page_fakes
 import pytest
 
-from qartsr_lib import results
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.webpage.__main__ import main
-from qartsr_lib.webpage.page import write_page
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.show.webpage.__main__ import main
+from qartsr_lib.show.webpage.page import write_page
+from qartsr_lib.study import results
 
 VOID = {"meta", "link", "br", "img", "input"}
 

@@ -8,7 +8,7 @@ import time
 import page_fakes
 import pytest
 
-from qartsr_lib.webpage.page import write_page
+from qartsr_lib.show.webpage.page import write_page
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

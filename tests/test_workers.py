@@ -18,22 +18,23 @@ from distributed import KilledWorker
 from study_fakes import PROFILE, fake_parts
 from worker_fakes import EXPERIMENTS, PHASES, parts
 
-from qartsr_lib import provenance, study
-from qartsr_lib.cache import RunCache
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.experiment import Experiment
-from qartsr_lib.faults.__main__ import COMMAND, main
-from qartsr_lib.faults.strikes import CLUSTER, FAULTS, compared, interrupt, strike
-from qartsr_lib.faults.trial import Trial, end_with, loopback, sweep
-from qartsr_lib.study import grid, run_table
-from qartsr_lib.workers import connected, connection, local, resolved, task
-from qartsr_lib.workers import sweep as on_workers
+from qartsr_lib.base import provenance
+from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study import cells as study
+from qartsr_lib.study.cells import grid, run_table
+from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.workers import connected, connection, local, resolved, task
+from qartsr_lib.study.workers import sweep as on_workers
+from tests.faults.__main__ import COMMAND, main
+from tests.faults.strikes import CLUSTER, FAULTS, compared, interrupt, strike
+from tests.faults.trial import Trial, end_with, loopback, sweep
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PYTHONPATH = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")])
 FAKE_SWEEP = (sys.executable, str(CHECKOUT / "tests" / "worker_fakes.py"))
 IMAGES = len(EXPERIMENTS) * PROFILE.max_images
-#: Kills and Ctrl-C have tests of their own, which see more; `python -m qartsr_lib.faults` has every fault.
+#: Kills and Ctrl-C have tests of their own, which see more; `python -m tests.faults` has every fault.
 TESTED = [fault for fault in FAULTS if fault[1] == CLUSTER and "signal" not in fault[0] and fault[0] != "Ctrl-C"]
 
 
@@ -53,7 +54,7 @@ class TrialHere(Trial):
     def run(self, workers: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("QARTSR_HOME", str(self.home))
-            patch.setattr("qartsr_lib.provenance.torch.get_num_threads", lambda: 1)
+            patch.setattr("qartsr_lib.base.provenance.torch.get_num_threads", lambda: 1)
             sweep(EXPERIMENTS, PROFILE, workers, 0.0, parts())
 
 
@@ -348,4 +349,4 @@ def test_what_counts_as_lost_and_changed(tmp_path):
 def test_unknown_fault_is_one_line(capsys):
     assert main(["--only", "earthquake"]) == 2
     assert "no fault is called 'earthquake'; known: worker killed" in capsys.readouterr().err
-    assert COMMAND[1:3] == ("-m", "qartsr_lib.faults")
+    assert COMMAND[1:3] == ("-m", "tests.faults")

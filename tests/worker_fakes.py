@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 from study_fakes import PROFILE, FakeBackbone, fake_parts
 
-from qartsr_lib.atomic import write_text
-from qartsr_lib.evaluator import Parts
-from qartsr_lib.experiment import Experiment
-from qartsr_lib.faults.trial import sweep
-from qartsr_lib.study import grid
+from qartsr_lib.base.atomic import write_text
+from qartsr_lib.study.cells import grid
+from qartsr_lib.study.evaluator import Parts
+from qartsr_lib.study.experiment import Experiment
+from tests.faults.trial import sweep
 
 PHASES, PHASE_SECONDS = 4, 0.3
 TRAINED = Experiment("plain", 1, "lsq", "W4A4", "samples")

@@ -14,16 +14,16 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from qartsr_lib import schedule
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import pad_to_multiple, upscale_bicubic
-from qartsr_lib.registry import Registry
+from qartsr_lib.backbones import schedule
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.registry import Registry
+from qartsr_lib.images.image import pad_to_multiple, upscale_bicubic
 
 #: Name -> function(timestep) -> OneStepSR. A new backbone is one file in this folder. The timestep has a default,
 #: and keyword-only parameters are the backbone's own options, such as files that only it needs.
-BACKBONES: Registry[Callable[..., OneStepSR]] = Registry("backbone", "qartsr_lib.backbones")
+BACKBONES: Registry[Callable[..., OneStepSR]] = Registry("backbone", __package__)
 #: Name -> subclass of OneStepSR with `assemble`, so that a packed model can be built without the backbone's files.
-ARCHITECTURES: Registry[type[OneStepSR]] = Registry("architecture", "qartsr_lib.backbones")
+ARCHITECTURES: Registry[type[OneStepSR]] = Registry("architecture", __package__)
 
 
 @dataclass(frozen=True)
@@ -196,3 +196,12 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
             )
     backbone = load(**options) if timestep is None else load(timestep, **options)
     return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def shortcuts(full: OneStepSR) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """The three ways from z_L to z_H that show what the UNet contributes."""
+    return {
+        "full": lambda z_l: full.to_z_h(z_l, full.predict_noise(z_l)),
+        "no noise": lambda z_l: full.to_z_h(z_l, torch.zeros_like(z_l)),
+        "identity": lambda z_l: z_l,
+    }

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from qartsr_lib.backbones.base import BACKBONES
-from qartsr_lib.images import upscale_bicubic
+from qartsr_lib.images.image import upscale_bicubic
 
 
 class Bicubic(nn.Module):

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from qartsr_lib import paths
 from qartsr_lib.backbones import osediff_merged as merged
 from qartsr_lib.backbones.base import BACKBONES
+from qartsr_lib.backbones.lora import PEFT_ALPHA
 from qartsr_lib.backbones.osediff_base import load_unet, load_vae, resolve_base
 from qartsr_lib.backbones.osediff_checkpoint import RELEASED_TIMESTEP, read_checkpoint
 from qartsr_lib.backbones.osediff_model import Inference, OSEDiff
 from qartsr_lib.backbones.osediff_prompt import EMPTY_EMBEDDING, embed_prompt, empty_embedding
-from qartsr_lib.cache import stable_hash
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.lora import PEFT_ALPHA
+from qartsr_lib.base import paths
+from qartsr_lib.base.cache import stable_hash
+from qartsr_lib.base.errors import QartsrError
 
 FOLDER = "osediff"
 

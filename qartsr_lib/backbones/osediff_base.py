@@ -9,10 +9,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from qartsr_lib import paths
 from qartsr_lib.backbones.osediff_configs import SCHEDULER_CONFIG
 from qartsr_lib.backbones.osediff_files import read_json, read_weights, weight_files
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base import paths
+from qartsr_lib.base.errors import QartsrError
 
 FOLDER = "stable-diffusion-2-1-base"
 #: What is fetched of a hub repository; half-precision copies and other formats are left there.

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from qartsr_lib.backbones.lora import Adapter, merge_
 from qartsr_lib.backbones.osediff_files import load_tensors, named_tensors, stored_type
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.lora import Adapter, merge_
+from qartsr_lib.base.errors import QartsrError
 
 RELEASED_TIMESTEP = 1000
 EXTRA = "qartsr"  # our own entry beside the released ones, which OSEDiff's loader does not look at

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 
 
 def read_json(path: Path) -> dict[str, Any]:

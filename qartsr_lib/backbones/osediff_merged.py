@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qartsr_lib import paths
-from qartsr_lib.atomic import write_atomically, write_text
-from qartsr_lib.cache import stable_hash
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.files import flush, sha256
+from qartsr_lib.base import paths
+from qartsr_lib.base.atomic import write_atomically, write_text
+from qartsr_lib.base.cache import stable_hash
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import flush, sha256
 
 VERSION = 1
 _NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}

@@ -16,9 +16,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
 from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import from_uint8, pad_to_multiple, resize_bicubic, to_uint8
-from qartsr_lib.tiling import blended
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.image import from_uint8, pad_to_multiple, resize_bicubic, to_uint8
+from qartsr_lib.images.tiling import blended
 
 POSTERIORS = ("mode", "sample")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from qartsr_lib.backbones.osediff_files import load_tensors, read_weights, weight_files
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 
 #: PassionSR's cached embedding of the empty prompt; looked for beside OSEDiff's file.
 EMPTY_EMBEDDING = "empty_context_embedding.pt"

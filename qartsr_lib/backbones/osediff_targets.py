@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from qartsr_lib.atomic import write_atomically
+from qartsr_lib.backbones.lora import LoraLayer
 from qartsr_lib.backbones.osediff_checkpoint import EXTRA
-from qartsr_lib.lora import LoraLayer
+from qartsr_lib.base.atomic import write_atomically
 
 
 def unet_targets(unet: nn.Module) -> dict[str, str]:

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin
 
 from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 
 NETWORKS = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from qartsr_lib.base.native import at
 from qartsr_lib.deploy.geometry import Geometry, side_output
 from qartsr_lib.deploy.loops import library
-from qartsr_lib.native import at
 
 HALVES = ("none", "input", "scaled")
 #: GroupNorm's sums are taken over this many stretches of an image.

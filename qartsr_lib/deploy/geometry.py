@@ -11,8 +11,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from qartsr_lib.base.native import at
 from qartsr_lib.deploy.loops import library
-from qartsr_lib.native import at
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import Form, InferenceLayer
-from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.dynamic import DynamicQuantizer
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.primitives import quantize

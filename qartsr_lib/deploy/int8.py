@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.around_product import Finish, Norm, Quantizer, encode, finish_, remember
 from qartsr_lib.deploy.geometry import POINTWISE, Geometry, rows_by_tap, side_products
 from qartsr_lib.deploy.integer_algebra import Algebra, is_integer
 from qartsr_lib.deploy.integer_product import IntegerProduct
 from qartsr_lib.deploy.layer import InferenceLayer
-from qartsr_lib.errors import QartsrError
 from qartsr_lib.quant.replace import replace_layers
 
 ROWS = 64

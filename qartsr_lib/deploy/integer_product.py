@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import POINTWISE, Geometry
-from qartsr_lib.errors import QartsrError
 
 SIZES = 8
 """Of images whose border constants are kept."""

@@ -17,14 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from qartsr_lib.atomic import write_atomically
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.finite import check_finite
 from qartsr_lib.deploy.architecture import build, describe
 from qartsr_lib.deploy.bitpack import pack, packed_size, unpack
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer, config_from_dict, config_to_dict
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finite import check_finite
 from qartsr_lib.quant.attention import QuantAttnProcessor
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.replace import replace_layers

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base.registry import Registry
 from qartsr_lib.deploy.blocks import fuse_
 from qartsr_lib.deploy.int8 import int8_form
-from qartsr_lib.deploy.int8_cuda import int8_cuda_form
-from qartsr_lib.registry import Registry
+from tests.benchmarks.gpu.int8_cuda import int8_cuda_form
 
 #: Name -> function from a packed model to one that upscales in that way.
-RUNTIMES: Registry[Callable[[OneStepSR], OneStepSR]] = Registry("runtime", "qartsr_lib.deploy")
+RUNTIMES: Registry[Callable[[OneStepSR], OneStepSR]] = Registry("runtime", __package__)
 
 
 @RUNTIMES.register("simulate")

@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.registry import Registry
 from qartsr_lib.quant.apply import EVERYTHING
 from qartsr_lib.quant.bits import Bits
 from qartsr_lib.quant.scheme import QuantScheme
-from qartsr_lib.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -106,4 +106,4 @@ def check_calibration_images(images: list[torch.Tensor]) -> None:
             raise QartsrError(f"calibration image {index}: shape {tuple(image.shape)}, but (1, 3, h, w) is needed")
 
 
-METHODS: Registry[Method] = Registry("method", "qartsr_lib.methods")
+METHODS: Registry[Method] = Registry("method", __package__)

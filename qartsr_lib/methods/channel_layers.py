@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.methods import few_passes
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.quant import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import InferenceParts, QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer

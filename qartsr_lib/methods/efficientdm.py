@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qartsr_lib.finetuning.parts import LATENT, NOISE, PIXELS, everything
-from qartsr_lib.finetuning.phases import Phase
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
 from qartsr_lib.methods.lsq import StepLayer
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLinear
+from qartsr_lib.training.finetuning.parts import LATENT, NOISE, PIXELS, everything
+from qartsr_lib.training.finetuning.phases import Phase
 
 LORA_SHARE = 1 / 2500
 """Learning rate of A and B over the mean step size of the layer's weight (train_efficientdm.py)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS, Method, MethodResult
 from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.report import report, w_bits_effective

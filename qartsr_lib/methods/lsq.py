@@ -14,9 +14,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.parts import everything
-from qartsr_lib.finetuning.phases import Phase, Term
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
@@ -24,6 +22,8 @@ from qartsr_lib.quant.learned import power_of_two
 from qartsr_lib.quant.primitives import SCALE_FLOOR
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.training.finetuning.parts import everything
+from qartsr_lib.training.finetuning.phases import Phase, Term
 
 
 class StepQuantizer(Quantizer):

@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.finetuning.parts import LATENT, NOISE, PIXELS, Z_H, three_parts
-from qartsr_lib.finetuning.phases import Phase, split
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.trained import TrainedMethod
@@ -26,6 +24,8 @@ from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig, QuantConv2d, QuantLinear
 from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
 from qartsr_lib.quant.quantizers import QPARAM_BITS
+from qartsr_lib.training.finetuning.parts import LATENT, NOISE, PIXELS, Z_H, three_parts
+from qartsr_lib.training.finetuning.phases import Phase, split
 
 
 class EquivalentLayer(ChannelScaledLayer):

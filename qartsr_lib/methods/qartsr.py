@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.phases import Phase, Term, block_groups, in_order, split
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.training.finetuning.phases import Phase, Term, block_groups, in_order, split
 
 #: Option `loss` -> the quantities of Eq. (8) that RPQ uses.
 LOSSES = {"both": ("features", "image"), "module": ("features",), "image": ("image",)}

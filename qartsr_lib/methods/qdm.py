@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from qartsr_lib.finetuning.parts import LATENT, NOISE, PIXELS, everything
-from qartsr_lib.finetuning.phases import Phase
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.lsq import LSQ
+from qartsr_lib.training.finetuning.parts import LATENT, NOISE, PIXELS, everything
+from qartsr_lib.training.finetuning.phases import Phase
 
 
 class QDM(LSQ):

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Protocol
+
+from qartsr_lib.methods.base import METHODS
 
 CHOSEN = Path(__file__).with_name("rates.json")
+Options = tuple[tuple[str, object], ...]
 #: Bit widths that were not tried themselves: the best factor over those that were.
 OTHERS = "others"
 
 
 def chosen_rate(method: str, bits: str) -> float:
-    """Factor for `method` at `bits` (rates.json, written by `python -m qartsr_lib.tries`); 1 for one not tried."""
+    """Factor for `method` at `bits` of rates.json, which the learning-rate tries write; 1 for one not tried."""
     factors = json.loads(CHOSEN.read_text(encoding="utf-8")).get(method, {})
     return float(factors.get(bits, factors.get(OTHERS, 1.0)))
+
+
+class TrainingSettings(Protocol):
+    """What a profile says about training; see `study.profiles.Profile`."""
+
+    train_images: int
+    train_batch: int
+    image_loss: str
+    teacher: str
+    published_rates: bool
+
+
+def training_options(method: str, bits: str, profile: TrainingSettings, share: float = 1.0) -> Options:
+    """Budget (`share` of the profile's), learning rate and image loss of a trained method; nothing for the others."""
+    if not METHODS.get(method).trains:
+        return ()
+    return (
+        ("images", round(share * profile.train_images)),
+        ("batch", profile.train_batch),
+        ("rate", 1.0 if profile.published_rates else chosen_rate(method, bits)),
+        ("image_loss", profile.image_loss),
+        ("teacher", profile.teacher),
+    )

@@ -16,10 +16,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from qartsr_lib.base.progress import progress
 from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibration_images
 from qartsr_lib.methods.low_rank import SIDE_DIVISOR, SideBranchConv2d, SideBranchLinear, scaled_rank, truncated_svd
 from qartsr_lib.methods.phi_search import SearchedLayer
-from qartsr_lib.progress import progress
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig

@@ -12,20 +12,20 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.batches import batches_of
-from qartsr_lib.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
-from qartsr_lib.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.finetuning.parts import losses_of
-from qartsr_lib.finetuning.phases import Phase
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.progress import progress
 from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images
-from qartsr_lib.progress import progress
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.range_store import SHARED_RANGES
 from qartsr_lib.quant.report import report, w_bits_effective
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import calibrate, quant_modules
+from qartsr_lib.training.finetuning.batches import batches_of
+from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
+from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
+from qartsr_lib.training.finetuning.parts import losses_of
+from qartsr_lib.training.finetuning.phases import Phase
 
 DEFAULT_IMAGE_LOSS = "vae-features+mse"
 TEACHERS = ("float32", "bfloat16")

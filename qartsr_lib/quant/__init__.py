@@ -26,7 +26,6 @@ from qartsr_lib.quant.states import (
     in_state,
     quant_modules,
 )
-from qartsr_lib.quant.storage import load_quantized, read_description, save_quantized
 
 __all__ = [
     "KNOBS",
@@ -56,15 +55,12 @@ __all__ = [
     "full_precision",
     "in_state",
     "integer_range",
-    "load_quantized",
     "parse_bits",
     "quant_modules",
     "quantize",
     "quantize_",
-    "read_description",
     "report",
     "round_ste",
-    "save_quantized",
     "symmetric_qparams",
     "variant",
     "w_bits_effective",

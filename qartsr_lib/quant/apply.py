@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import pandas as pd
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantLayer
 from qartsr_lib.quant.replace import replace_layers
 from qartsr_lib.quant.report import report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 
 FLOAT_BITS = 32
 """The width that means "not quantized" (the full-precision reference is float32)."""

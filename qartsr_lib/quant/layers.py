@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.registry import Registry
 from qartsr_lib.quant.bits import FLOAT_BITS
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.quant.states import QuantModule, QuantState
-from qartsr_lib.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def bits_of(quantizer: Quantizer | None) -> int:
     return FLOAT_BITS if quantizer is None else quantizer.config.bits
 
 
-LAYER_KINDS: Registry[dict[type[nn.Module], type[QuantLayer]]] = Registry("layer kind", "qartsr_lib.methods")
+LAYER_KINDS: Registry[dict[type[nn.Module], type[QuantLayer]]] = Registry("layer kind")
 """Float class -> quantized class, by name; QuantScheme.layer_kind chooses. Methods register their own."""
 
 LAYER_KINDS.register("plain")({nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d})

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams, fake_quantize, fake_quantize_gradients
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
+from qartsr_lib.base.registry import Registry
 from qartsr_lib.quant.granularity import Granularity
-from qartsr_lib.registry import Registry
 
 
 class Observer(Protocol):
@@ -25,7 +25,7 @@ class Observer(Protocol):
         """(lower, upper) in the granularity's parameter shape; None before the first update."""
 
 
-OBSERVERS: Registry[type[Observer]] = Registry("range rule", "qartsr_lib.methods")
+OBSERVERS: Registry[type[Observer]] = Registry("range rule")
 
 
 @OBSERVERS.register("min-max")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.granularity import Granularity, PerTensor
 from qartsr_lib.quant.observers import OBSERVERS, Observer
 from qartsr_lib.quant.primitives import affine_qparams, fake_quantize, integer_range, symmetric_qparams

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from qartsr_lib.progress import progress
+from qartsr_lib.base.progress import progress
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.observers import OBSERVERS
 from qartsr_lib.quant.quantizers import Quantizer

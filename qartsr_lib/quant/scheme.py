@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
-from qartsr_lib.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.bits import FLOAT_BITS, Bits, parse_bits
 from qartsr_lib.quant.granularity import Granularity, PerChannel, PerTensor, granularity_from_dict, granularity_to_dict
 from qartsr_lib.quant.layers import LayerConfig

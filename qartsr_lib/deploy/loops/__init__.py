@@ -6,8 +6,8 @@ import ctypes
 from functools import lru_cache
 from pathlib import Path
 
-from qartsr_lib import native
-from qartsr_lib.native import DOUBLE, FLOAT, POINTER, WHOLE
+from qartsr_lib.base import native
+from qartsr_lib.base.native import DOUBLE, FLOAT, POINTER, WHOLE
 
 ARGUMENTS = {
     "encode": [*[POINTER] * 3, WHOLE, *[POINTER] * 5, *[FLOAT] * 3, *[WHOLE] * 4, *[POINTER] * 3],

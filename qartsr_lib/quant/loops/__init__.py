@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib import native
-from qartsr_lib.native import DOUBLE, FLOAT, POINTER, WHOLE, at
+from qartsr_lib.base import native
+from qartsr_lib.base.native import DOUBLE, FLOAT, POINTER, WHOLE, at
 
 _SIZES = [WHOLE, WHOLE]
 _CODES = [FLOAT, FLOAT, WHOLE]  # smallest and largest code, threads

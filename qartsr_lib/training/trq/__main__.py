@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from qartsr_lib import paths, schedule
+from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.osediff import FOLDER, load_osediff
 from qartsr_lib.backbones.osediff_base import load_unet, load_vae, resolve_base
 from qartsr_lib.backbones.osediff_prompt import embed_prompt
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.images import list_images
+from qartsr_lib.base import paths
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.image import list_images
+from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.training.trq.loop import TrqConfig, train
 from qartsr_lib.training.trq.networks import REGULARIZERS, Generator
 from qartsr_lib.training.trq.objectives import Distillation, Objective, OSEDiffLosses

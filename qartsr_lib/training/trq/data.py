@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from qartsr_lib.errors import QartsrError
-from qartsr_lib.images import read_image
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.image import read_image
 from qartsr_lib.training.trq.degradation import degraded
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.fft import dctn, idctn
 
-from qartsr_lib.degrade import SCALE, Stage, blur_kernel, sinc_kernel
+from qartsr_lib.images.degrade import SCALE, Stage, blur_kernel, sinc_kernel
 
 FIRST = Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95))
 SECOND = Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))

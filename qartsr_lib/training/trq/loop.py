@@ -15,11 +15,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from qartsr_lib.atomic import write_atomically
 from qartsr_lib.backbones.osediff import weights_name
 from qartsr_lib.backbones.osediff_targets import write_checkpoint
-from qartsr_lib.errors import Diverged, QartsrError
-from qartsr_lib.progress import progress
+from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.progress import progress
 from qartsr_lib.training.trq.data import DegradedCrops
 from qartsr_lib.training.trq.networks import REGULARIZERS, Generator, trained
 from qartsr_lib.training.trq.objectives import Draw, Objective

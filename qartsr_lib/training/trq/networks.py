@@ -9,9 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.lora import attach_
 from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets
-from qartsr_lib.lora import attach_
-from qartsr_lib.training.stages import keep_float32
+from qartsr_lib.training.embedded.stages import keep_float32
 
 RANK = 4
 #: LoRA in all layers that OSEDiff adapts, as its paper says; or in the middle block alone (16 of 258), as its released

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib import schedule
-from qartsr_lib.finetuning.losses import ImageLoss
+from qartsr_lib.backbones import schedule
+from qartsr_lib.training.finetuning.losses import ImageLoss
 from qartsr_lib.training.trq.networks import REGULARIZERS, Regularizer
 
 GUIDANCE = 7.5

@@ -1,0 +1,138 @@
+"""Data sets recognised by their folders under DATA_ROOT, as this study and the published archives name them."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets.base import Pair, check_pair, strided
+from qartsr_lib.images.datasets.central import divisible_file
+from qartsr_lib.images.datasets.pairing import bare_stem, match
+from qartsr_lib.images.image import IMAGE_SUFFIXES
+
+#: (LR files, HR files); {} is the data set's folder. The first row that has both counts, and case does not.
+LAYOUTS = (
+    ("{}/LR/X4/*", "{}/HR/*"),
+    ("{}/LR/*", "{}/HR/*"),
+    ("{}/test_LR/*", "{}/test_HR/*"),  # StableSR's crops of RealSR and DRealSR
+    ("{}/Test_x4/test_LR/*", "{}/Test_x4/test_HR/*"),  # DRealSR
+    ("{}/lq/*", "{}/gt/*"),  # StableSR's crops of DIV2K
+    ("{}/LRbicx4/*", "{}/GTmod12/*"),  # BasicSR
+    ("{}/LRbicx4/*", "{}/GTmod4/*"),
+    ("{}/LR_bicubic/X4/*", "{}/HR/*"),  # EDSR's benchmarks
+    ("{}/image_SRF_4/*_LR.*", "{}/image_SRF_4/*_HR.*"),  # SelfExSR
+    ("{}/*/Test/4/*_LR4.*", "{}/*/Test/4/*_HR.*"),  # RealSR: Canon and Nikon
+    ("{}_LR_bicubic/X4/*", "{}_HR/*"),  # DIV2K_valid
+)
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """A data set in one of the LAYOUTS, in DATA_ROOT or a folder of it (StableSR_testsets/RealSRVal_crop128).
+
+    Attributes:
+        name: folder name and name in tables.
+        description: one line: what it is and where it comes from.
+        published: other names that its folder has in archives; `name` goes before them.
+    """
+
+    name: str
+    description: str
+    published: tuple[str, ...] = ()
+
+    def available(self, data_root: Path | None = None) -> str | None:
+        """None, or why the data set cannot be used here; a half-present one is named as such."""
+        if data_root is None:
+            return "DATA_ROOT is not set; give the folder that holds the data sets"
+        found = self._find(Path(data_root))
+        if len(found) > 1:
+            return f"{self.name} is there as {' and as '.join(found)}; rename the folder to use to {self.name}"
+        if found:
+            return None
+        names = (self.name, *self.published)
+        there = [name for name in names if _glob(Path(data_root), name)]
+        advice = f"put the images into {self.name}/HR and {self.name}/LR, or use a layout that README names"
+        if not there:
+            return f"no folder {' or '.join(names)} under DATA_ROOT; {advice}"
+        absent = [part for part in ("HR", "LR") if not _images(Path(data_root), f"{there[0]}/{part}/*")]
+        return f"{there[0]} lacks the folder {' and '.join(absent)} with images; {advice}"
+
+    def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
+        """Pairs as `pairing.match` finds them, by the picture's name; all are checked, then thinned.
+
+        A reference whose sides do not divide by four is cropped as BasicSR does it, at the right and at the bottom.
+
+        Raises:
+            QartsrError: data set absent, folder empty, partner missing, unreadable file, wrong size.
+        """
+        reason = self.available(data_root)
+        if reason:
+            raise QartsrError(f"data set {self.name}: {reason}")
+        ((lq, hr),) = self._find(Path(data_root)).values()
+        pairs = match_files(lq, hr)
+        to_crop = {pair.id for pair in pairs if not check_pair(pair)}
+        if to_crop:
+            _say(f"{self.name}: {len(to_crop)} reference(s) cropped at the right and bottom so that sides divide by 4")
+        return [
+            Pair(pair.id, pair.lq, divisible_file(pair.hr)) if pair.id in to_crop else pair
+            for pair in strided(pairs, max_images)
+        ]
+
+    def _find(self, root: Path) -> dict[str, tuple[list[Path], list[Path]]]:
+        """Folder below `root` -> (LR files, HR files) of each copy; of that in NAME alone where there is one."""
+        names = (self.name, *self.published)
+        begun = {path.parent for name in names for top in ("", "*/") for path in _glob(root, f"{top}{name}*")}
+        parents = sorted(parent.relative_to(root) for parent in begun | {root})
+        found = {}
+        for place in [(parent / name).as_posix() for parent in parents for name in names]:
+            rows = ([side.format(glob.escape(place)) for side in row] for row in LAYOUTS)
+            sides = ((_images(root, lq), _images(root, hr)) for lq, hr in rows)
+            files = next(((lq, hr) for lq, hr in sides if lq and hr), None)
+            if files:
+                found[place] = files
+            if found and place == self.name:
+                break
+        return found
+
+
+def match_files(lq: list[Path], hr: list[Path]) -> list[Pair]:
+    """Pair the images of a data set, sorted by id: the reference's stem without endings, where those are unique.
+
+    Raises:
+        QartsrError: a partner is missing, or more than one fits.
+    """
+    found = match(*({path: path.name for path in paths} for paths in (lq, hr)))
+    alone = [(path, f"{hr[0].parent} ({why})") for path, why in found.left_out.items()]
+    for path, other in [*alone, *((path, lq[0].parent) for path in found.unused)]:
+        raise QartsrError(f"{path}: has no partner in {other}; add it or remove the file")
+    taken = Counter(bare_stem(path.stem) for path in hr)
+    pairs: dict[str, Pair] = {}
+    for files in found.pairs:
+        stem, bare = files[1].stem, bare_stem(files[1].stem)
+        pair = Pair(bare if taken[bare] == 1 else stem, *files)
+        if pair.id in pairs:
+            raise QartsrError(f"{pair.hr}: same name as {pairs[pair.id].hr.name} without ending; rename one of them")
+        pairs[pair.id] = pair
+    return [pairs[key] for key in sorted(pairs)]
+
+
+def _images(root: Path, pattern: str) -> list[Path]:
+    return [path for path in _glob(root, pattern) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+
+
+def _glob(root: Path, pattern: str) -> list[Path]:
+    """What fits, sorted, hidden files left out: as it is written, else in upper or lower case."""
+    either = re.sub("[A-Za-z]", lambda letter: f"[{letter[0].lower()}{letter[0].upper()}]", pattern)
+    found = glob.glob(pattern, root_dir=root) or glob.glob(either, root_dir=root)
+    return sorted(root / name for name in found)
+
+
+@cache
+def _say(line: str) -> None:
+    """Print a line once per process: a run asks for its pairs many times."""
+    print(line)

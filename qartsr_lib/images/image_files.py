@@ -1,0 +1,199 @@
+"""What an image file holds: its pixels, upright and in sRGB, its transparency, and what a user should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.colour_profiles import to_srgb
+
+#: Pixels of the largest image that can be read, far above Pillow's limit for files from the web: users name
+#: their own files here, and a result of `upscale` has 16 times the pixels of its input.
+LARGEST = 2**32
+Image.MAX_IMAGE_PIXELS = LARGEST
+#: Endings of raw camera files, in which Pillow finds a small preview.
+_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
+#: First bytes of what is no image, in small letters -> what it is.
+_OTHERS = {
+    b"version https://git-lfs": "a Git LFS pointer in place of the image; run git lfs pull",
+    b"<!doctype html": "a web page under an image's name; download the image itself",
+    b"<html": "a web page under an image's name; download the image itself",
+    b"<svg": "an SVG drawing; export it as PNG",
+    b"<?xml": "an XML file or SVG drawing; export it as PNG",
+    b"%pdf": "a PDF; export its pages as PNG",
+}
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"BM", b"RIFF")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image file's contents.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        alpha: (H, W) uint8, 255 for opaque; None where every pixel is.
+        notes: one clause for each thing that is not taken from the file as it stands there.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def decode(path: str | Path, profiles: bool = True) -> Decoded:
+    """Read an image file.
+
+    Args:
+        profiles: convert colours by an embedded profile; False takes the stored numbers.
+
+    Raises:
+        QartsrError: the file is missing, damaged, too large or not an image, or its pixels have no range of
+            8 or 16 bits; says which.
+    """
+    path = Path(path)
+    with explained(path), Image.open(path) as opened:
+        if path.suffix.lower() in _RAW:
+            raise QartsrError(f"{path}: a raw camera file; develop it and save it as a TIFF or PNG")
+        if opened.width * opened.height > LARGEST:
+            raise QartsrError(_too_large(path))
+        notes = [_frames(opened)]
+        deep = opened.mode in ("RGB", "RGBA", "LA") and ";16" in str(opened.tile[:1])
+        opened.load()
+        image = opened if orientation(opened) == 1 else ImageOps.exif_transpose(opened)
+        stored, alpha = image.mode, _alpha(image, deep)
+        if image.mode.startswith("I"):
+            image, note = _eight_bits(image)
+            notes.append(note)
+        if image.mode[0] in "IF" or image.mode == "LAB":
+            raise QartsrError(f"{path}: {_rangeless(image)}; save it as an RGB image of 8 bits")
+        if image.mode not in ("L", "CMYK"):
+            image = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")  # P to RGB at once may warn
+        if deep:
+            notes.append(_dark(8 + int(np.asarray(image).max()).bit_length()))
+        icc = opened.info.get("icc_profile") if profiles else None
+        if icc:
+            image, note = to_srgb(image, stored, icc)
+            notes.append(note)
+        if image.mode == "CMYK":
+            notes.append("CMYK is converted without a colour profile: its colours are approximate")
+        rgb = np.asarray(image.convert("RGB"), dtype=np.uint8)
+    return Decoded(rgb, alpha, tuple(note for note in notes if note))
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn whatever reading `path` raises into a QartsrError that names it and says why."""
+    try:
+        yield
+    except QartsrError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise QartsrError(f"{path}: {_reason(path, error)}") from error
+
+
+def orientation(opened: Image.Image) -> int:
+    """The orientation in a file's EXIF data; 1 where there is none, or none that can be read."""
+    try:
+        return opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises many kinds for damaged EXIF data; the pixels are not concerned
+        return 1
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "a link to a file that is not there" if path.is_symlink() else "no such file; check the path"
+    if isinstance(error, PermissionError):
+        return "may not be read; change its rights (chmod +r)"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; name an image file"
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large(path).removeprefix(f"{path}: ")
+    if isinstance(error, MemoryError):
+        return "not enough memory to read it; cut it into parts"
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(64)
+    except OSError as failed:
+        return f"cannot be read ({failed.strerror}); check the path and the disk"
+    return f"not a readable image: {_content(head, error)}"
+
+
+def _content(head: bytes, error: Exception) -> str:
+    """What a file is that begins with `head` and could not be read."""
+    if not head:
+        return "an empty file (0 bytes); copy it again"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for start, what in _OTHERS.items():
+        if text.startswith(start):
+            return what
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "HEIC cannot be read here; save it as PNG or JPEG"
+    if isinstance(error, UnidentifiedImageError) and not head.startswith(_SIGNATURES):
+        return "of no kind that is known here; save it as PNG or JPEG, or remove it"
+    said = " ".join(str(error).split())[:80] or type(error).__name__
+    said = "" if isinstance(error, UnidentifiedImageError) else f" ({said})"
+    return f"damaged, incomplete or of a rare kind{said}; copy it again or save it as PNG"
+
+
+def _too_large(path: Path) -> str:
+    return (
+        f"{path}: states more than {LARGEST // 10**6} million pixels, the most that is read here "
+        "(a damaged file, if that is not its size); cut it into parts"
+    )
+
+
+def _frames(opened: Image.Image) -> str:
+    try:
+        count = getattr(opened, "n_frames", 1)
+    except Exception:  # a later frame is damaged; the first is not concerned
+        opened.seek(0)
+        return "its frames after the first are damaged, and the first is used"
+    return f"the first of its {count} {'pages' if opened.format == 'TIFF' else 'frames'} is used" if count > 1 else ""
+
+
+def _alpha(image: Image.Image, deep: bool) -> np.ndarray | None:
+    """(H, W) uint8; None where all pixels are opaque."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I"):  # one 16-bit grey is transparent
+        alpha = np.where(np.asarray(image) == key, 0, 255).astype(np.uint8) if isinstance(key, int) else None
+    elif not image.has_transparency_data:
+        return None
+    else:
+        if deep and isinstance(key, tuple):  # a colour of 16 bits, of which Pillow keeps the upper 8
+            image = image.copy()
+            image.info["transparency"] = tuple(level >> 8 for level in key)
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    return None if alpha is None or alpha.min() == 255 else alpha
+
+
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
+    """16-bit greys as 8-bit ones (Pillow's own conversion clips at 255), others unchanged; a note or ""."""
+    levels = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        return image, ""
+    brightest = int(levels.max())
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)), _dark(brightest.bit_length() or 16)
+
+
+def _dark(bits: int) -> str:
+    """What to say of 16-bit pixels that need no more than `bits` bits."""
+    if bits > 14:
+        return ""
+    looks = "nearly black" if bits < 14 else "dark"
+    return (
+        f"its 16-bit values stay below {2**bits} ({bits} bits), so it comes out {looks}; "
+        f"if that is all of its range, multiply the values by {2 ** (16 - bits)} first"
+    )
+
+
+def _rangeless(image: Image.Image) -> str:
+    if image.mode == "LAB":
+        return "Lab colours are not read"
+    low, high = (f"{level:.6g}" for level in image.getextrema())
+    return f"pixels of kind {image.mode} have no range of 8 or 16 bits (these go from {low} to {high})"

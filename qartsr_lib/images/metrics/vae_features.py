@@ -1,0 +1,41 @@
+"""VAE-FD: the study's own perceptual distance, which needs no download; not LPIPS and never called so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qartsr_lib.base.registry import Registry
+from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec
+
+if TYPE_CHECKING:
+    import torch
+
+#: Name -> function(device) -> distance of images (N, 3, H, W) in [0, 1]; `backbones.features` registers the one.
+DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")
+
+
+def _build(_: Mapping[str, Path]) -> Compute:
+    import torch
+
+    distance = DISTANCES.get("embedded VAE")("cpu")
+
+    @torch.no_grad()
+    def compute(sr: torch.Tensor, hr: torch.Tensor | None) -> float:
+        return float(distance(sr, hr))
+
+    return compute
+
+
+METRICS.register("VAE-FD")(
+    MetricSpec(
+        name="VAE-FD",
+        kind="FR",
+        higher_is_better=False,
+        description="unit-length feature differences in the embedded VAE's encoder (finetuning.losses.FeatureDistance)",
+        build=_build,
+        options={"features": "embedded VAE encoder, conv_in and down blocks", "version": 1},
+        minimum_side=16,
+    )
+)

@@ -1,0 +1,215 @@
+"""Outputs of a system outside this study, as further rows: a folder of its images is scored like ours.
+
+    systems = outside.find_outputs({"DiffBIR": "outputs/diffbir"}, profile, data_root)
+    run = outside.add_rows(run, systems, profile)
+
+Such rows have the backbone "outside", T = 0 (there is none) and W32A32; stored bits are unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qartsr_lib.base import paths
+from qartsr_lib.base.cache import RunCache, stable_hash
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import remembered_sha256
+from qartsr_lib.base.progress import progress
+from qartsr_lib.images.datasets import DATASETS
+from qartsr_lib.images.datasets.available import available_data
+from qartsr_lib.images.datasets.base import SCALE, Pair
+from qartsr_lib.images.datasets.calibration import CalibrationList
+from qartsr_lib.images.datasets.central import central_file
+from qartsr_lib.images.datasets.pairing import match
+from qartsr_lib.images.image import list_images, read_image
+from qartsr_lib.images.metrics.scoring import require_equal_size
+from qartsr_lib.methods import METHODS
+from qartsr_lib.study.aggregate import aggregate
+from qartsr_lib.study.evaluator import Evaluator, Parts, ScoredImage, default_parts
+from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.study.paper import BICUBIC_LABEL, NO_TIMESTEP, OUTSIDE
+from qartsr_lib.study.profiles import Profile
+from qartsr_lib.study.table_run import TableRun
+
+NOTE = "outside system"
+
+Folders = str | Path | Mapping[str, str | Path]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """One system's images of one data set.
+
+    Attributes:
+        name: of the system, in tables.
+        dataset: name in DATASETS.
+        pairs: of the data set, as the run has them.
+        files: image id -> the system's image, of the reference's size.
+    """
+
+    name: str
+    dataset: str
+    pairs: tuple[Pair, ...]
+    files: Mapping[str, Path]
+
+    @property
+    def experiment(self) -> Experiment:
+        """The cell that these images are in a table."""
+        return Experiment(OUTSIDE, NO_TIMESTEP, *FULL_PRECISION, self.dataset, label=self.name)
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """File name -> sha256 of each image, in the order of `pairs`."""
+        return {self.files[pair.id].name: remembered_sha256(self.files[pair.id]) for pair in self.pairs}
+
+
+def find_outputs(
+    systems: Mapping[str, Folders], profile: Profile, data_root: str | Path | None = None
+) -> list[Outputs]:
+    """Pair every system's images with the references and check them all; scores nothing.
+
+    Args:
+        systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data
+            set, or, where the run has one data set only, the images themselves. Files are paired as
+            `pairing.match` does; a data set that the run lacks is left out.
+        profile: gives data sets, max_images and max_side; whole images are given, and cropped as the references are.
+        data_root: folder of the benchmarks.
+
+    Raises:
+        QartsrError: a name that is taken, a folder or image that is missing, an image that is
+            unreadable or of another size; the message names the option and the file.
+    """
+    if not systems:
+        return []
+    root = paths.data_root(data_root)
+    pairs, _ = available_data(profile.datasets, root, profile.max_images)
+    measured, _ = available_data(profile.datasets, root, profile.max_images, profile.max_side)
+    found = []
+    for name, folders in systems.items():
+        try:
+            _check_name(name)
+            for dataset, folder in _by_dataset(folders, list(pairs)).items():
+                files = _files(folder, pairs[dataset], DATASETS.get(dataset).pairs(root))
+                if profile.max_side is not None:
+                    files = {key: central_file(path, profile.max_side, multiple=SCALE) for key, path in files.items()}
+                found.append(Outputs(name, dataset, tuple(measured[dataset]), files))
+        except QartsrError as error:
+            raise QartsrError(f"OUTSIDE[{name!r}]: {error}") from error
+    return found
+
+
+def add_rows(
+    run: TableRun,
+    systems: Sequence[Outputs],
+    profile: Profile,
+    *,
+    parts: Parts | None = None,
+    cache: RunCache | None = None,
+) -> TableRun:
+    """The run with the rows, per-image values, records and images of outside systems appended.
+
+    Each record holds the sha256 of every file, "outputs".
+
+    Args:
+        run: what `study.run_table` returned.
+        systems: what `find_outputs` returned.
+        profile: the run's; gives the metrics.
+        parts, cache: see `study.run_table`.
+    """
+    if not systems:
+        return run
+    scorer = _Scorer(parts or default_parts(profile), cache or RunCache.for_profile(profile.name), profile, systems)
+    work = [(system.experiment, pair) for system in systems for pair in system.pairs]
+    values = [(cell, pair, scorer.measure(cell, pair)) for cell, pair in progress(work, "outside systems")]
+    table, per_image, records = aggregate(values, scorer, {s.dataset: list(s.pairs) for s in systems}, profile.name)
+    files = {(system.name, system.dataset): system.sha256 for system in systems}
+    for record in records:
+        record["outputs"] = files[record["parameters"]["label"], record["data"]["name"]]
+    table["note"] = [f"{NOTE}; {note}" if note else NOTE for note in table["note"]]
+    return dataclasses.replace(
+        run,
+        table=pd.concat([run.table, table], ignore_index=True),
+        per_image=pd.concat([run.per_image, per_image], ignore_index=True),
+        records=[*run.records, *records],
+        images=run.images | {(cell, pair.id): measured.png for cell, pair, measured in values},
+    )
+
+
+class _Scorer(Evaluator):
+    """Scores images that are there already; no model stands behind them."""
+
+    def __init__(self, parts: Parts, cache: RunCache, profile: Profile, systems: Sequence[Outputs]) -> None:
+        super().__init__(parts, cache, profile.metrics, CalibrationList("none", [], ""), "cpu")
+        self._systems = {system.experiment: system for system in systems}
+
+    def model_info(self, experiment: Experiment) -> dict[str, Any]:
+        return {"w_bits_effective": float("nan"), "steps": 0, "seconds": 0.0, "note": "", "diverged": ""}
+
+    def weights_sha256(self, experiment: Experiment) -> str:
+        """In place of weights: the hash of all images."""
+        return stable_hash(self._systems[experiment].sha256)
+
+    def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
+        image = self._systems[experiment].files[pair.id]
+        names = [name for name in self.metrics if name not in self.reasons]
+        identity = {name: self.identity[name] for name in names}
+        key = self._key(OUTSIDE, remembered_sha256(image), remembered_sha256(pair.hr), identity)
+
+        def fill(folder: Path) -> None:
+            scores = self.parts.score(image, pair.hr, names) if names else {}
+            content = json.dumps({name: list(scores[name]) for name in names})
+            (folder / "scores.json").write_text(content, encoding="utf-8")
+
+        found = json.loads((self.cache.get_or_put(OUTSIDE, key, fill) / "scores.json").read_text(encoding="utf-8"))
+        unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
+        scores = {name: unavailable.get(name) or tuple(found[name]) for name in self.metrics}
+        return ScoredImage(image, scores, 0.0)
+
+
+def _check_name(name: str) -> None:
+    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
+    if not isinstance(name, str) or not name.strip() or name in taken:
+        raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
+
+
+def _by_dataset(folders: Folders, datasets: Sequence[str]) -> dict[str, Path]:
+    """Data set -> folder, for the data sets of the run."""
+    if isinstance(folders, Mapping):
+        known = {DATASETS.get(dataset).name: Path(folder).expanduser() for dataset, folder in folders.items()}
+        for dataset in set(known) - set(datasets):
+            print(f"data set {dataset} is not part of this run: the outside system's {known[dataset]} is left out")
+        return {dataset: known[dataset] for dataset in datasets if dataset in known}
+    if not isinstance(folders, (str, Path)):
+        raise QartsrError(f"{folders!r} is no folder; give a folder, or a folder per data set")
+    root = Path(folders).expanduser()
+    if not root.is_dir():
+        raise QartsrError(f"{root}: no such folder; check the path")
+    nested = {dataset: root / dataset for dataset in datasets if (root / dataset).is_dir()}
+    if nested or len(datasets) == 1:
+        return nested or {datasets[0]: root}
+    raise QartsrError(f"{root}: holds no folder {' or '.join(datasets)}; name a folder per data set")
+
+
+def _files(folder: Path, pairs: Sequence[Pair], everything: Sequence[Pair]) -> dict[str, Path]:
+    """Image id -> the system's file, checked against the reference's size; images of `everything` may lie there."""
+    images, references = list_images(folder), [pair.hr for pair in everything]
+    found = match(*({path: path.name for path in paths} for paths in (images, references)))
+    by_reference = {hr: sr for sr, hr in found.pairs}
+    missing = [pair for pair in pairs if pair.hr not in by_reference]
+    stray = [f"{folder}: {line}" for line in found._replace(unused=[]).remarks()]
+    if missing:
+        lacks = f"{folder}: has no image for {missing[0].hr.name} ({len(missing)} missing); add it"
+        raise QartsrError("; ".join([lacks, *stray]))
+    for line in stray:
+        print(line)
+    files = {pair.id: by_reference[pair.hr] for pair in pairs}
+    for pair in pairs:
+        require_equal_size(files[pair.id], read_image(files[pair.id]), pair.hr, read_image(pair.hr))
+    return files

@@ -1,0 +1,202 @@
+"""`make reproduce`: execute the numbered notebooks in order.
+
+Executed copies and HTML go to build/<profile>/, and say at their top what failed, if anything did.
+A failed notebook does not stop the others; it is named at the end. Exit status: 0 all done, 1 a
+notebook failed, 2 wrong options, 3 all done but for missing weights of the `paper` profile, 130
+interrupted. One line per missing file comes last, with status 1, too.
+
+The runner keeps no state of its own: what an interrupted invocation had finished lies in the cache
+(`cache.RunCache`), and every file it writes is written atomically, so it may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+
+from qartsr_lib.base import paths
+from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.devices import checked
+from qartsr_lib.base.environ import environment_variables
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study import executed, results
+from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
+
+KERNEL = "qartsr-runner"
+START_TIMEOUT = 300  # seconds; a busy machine takes longer than papermill's 60 to start a kernel
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see the module's text for the exit status."""
+    options = _parse(arguments)
+    try:
+        profile = get_profile(options.profile)
+        root = paths.data_root(options.data_root)
+        notebooks = select(find_notebooks(), options.notebooks)
+        return run(profile, notebooks, root, _workers(options.workers), checked(options.device))
+    except QartsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+
+
+def _workers(named: str) -> str:
+    if not named:
+        return ""
+    from qartsr_lib.study.workers import resolved  # a plain run needs no Dask
+
+    return resolved(named)
+
+
+def find_notebooks() -> list[Path]:
+    """notebooks/NN_*.ipynb in numerical order.
+
+    Raises:
+        QartsrError: there is none.
+    """
+    folder = paths.notebooks_dir()
+    found = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
+    if not found:
+        raise QartsrError(f"{folder}: holds no notebook NN_*.ipynb; run this from a checkout or set QARTSR_HOME")
+    return found
+
+
+def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path]:
+    """Those whose name starts with one of `wanted` ("02"), in order; all when `wanted` is empty.
+
+    Raises:
+        QartsrError: one of `wanted` matches nothing.
+    """
+    if not wanted:
+        return list(notebooks)
+    for start in wanted:
+        if not any(path.name.startswith(start) for path in notebooks):
+            raise QartsrError(f"no notebook starts with {start!r}; see {paths.notebooks_dir()}")
+    return [path for path in notebooks if path.name.startswith(tuple(wanted))]
+
+
+def run(
+    profile: Profile, notebooks: Sequence[Path], data_root: Path | None, workers: str = "", device: str = "cpu"
+) -> int:
+    """Execute `notebooks` under `profile`; returns the exit status."""
+    cache = RunCache.for_profile(profile.name)
+    with cache.lock(), kernel():
+        if cache.begin([path.stem for path in notebooks], [path.stem for path in find_notebooks()]):
+            print(f"continuing the interrupted run of profile {profile.name}", flush=True)
+        failed = []
+        for number, notebook in enumerate(notebooks, start=1):
+            print(f"[{number}/{len(notebooks)}] {notebook.stem}", flush=True)
+            started = time.monotonic()
+            problem = execute(notebook, profile.name, data_root, workers, device)
+            print(f"[{number}/{len(notebooks)}] {problem or 'done'} ({time.monotonic() - started:.0f} s)", flush=True)
+            if problem:
+                failed.append((notebook.stem, problem))
+            else:
+                cache.finish([notebook.stem])
+        if not failed:
+            results.prune_records(profile.name)
+    return _report(profile, failed, len(notebooks))
+
+
+def execute(notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu") -> str | None:
+    """Run one notebook; its executed copy and HTML are kept also when it fails.
+
+    Returns:
+        None, or one line that says what went wrong.
+    """
+    target = paths.build_dir(profile) / notebook.name
+    error = None
+    try:
+        parameters = {
+            "PROFILE": profile,
+            "DATA_ROOT": str(data_root) if data_root else None,
+            "WORKERS": workers or None,
+            "DEVICE": device if device != "cpu" else None,
+        }
+        executed.clear(target)
+        declared = papermill.inspect_notebook(str(notebook))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(
+            str(notebook),
+            str(target),
+            parameters={name: value for name, value in parameters.items() if name in declared and value is not None},
+            kernel_name=KERNEL,
+            progress_bar=False,
+            log_output=True,
+            start_timeout=START_TIMEOUT,
+            cwd=str(paths.home()),
+        )
+    except BaseException as caught:  # whatever it is, the copy tells it and the other notebooks run
+        error = caught
+    problem = executed.keep(target, error)
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return problem
+
+
+def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
+    print(f"{total - len(failed)} of {total} notebooks done; see {paths.build_dir(profile.name)}", flush=True)
+    for name, problem in failed:
+        print(f"FAILED {name}: {problem}", flush=True)
+    missing = missing_weights(profile) + missing_metric_weights(profile)
+    for name, place, blocks in missing:
+        print(f"MISSING {name}: expected at {place}; blocks {blocks}", flush=True)
+    if failed:
+        return 1
+    return 3 if missing else 0
+
+
+@contextmanager
+def kernel() -> Iterator[None]:
+    """A kernel that is surely this interpreter, wherever kernels are registered, and the children's settings."""
+    with tempfile.TemporaryDirectory(prefix="qartsr-kernel-") as folder:
+        # on Ctrl-C a kernel logs an error of 15 lines, on a socket that is closed already
+        specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
+        write_atomically(
+            Path(folder, "kernels", KERNEL, "kernel.json"),
+            lambda path: path.write_text(json.dumps(specification), encoding="utf-8"),
+        )
+        settings = {
+            "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
+            "QARTSR_LOG_PROGRESS": "1",
+        }
+        with environment_variables(settings):
+            yield
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m qartsr_lib.study.runner", description="Run the notebooks of the study in order."
+    )
+    parser.add_argument("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
+    parser.add_argument("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
+    parser.add_argument("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
+    parser.add_argument(
+        "--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    # papermill reports what the notebooks print through logging
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Eq. (8) and its relatives: module loss, noise loss, and the image losses by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from qartsr_lib.backbones.features import pretrained_distance
+from qartsr_lib.base.registry import Registry
+
+#: Image loss: (student's images, full-precision images), both (N, 3, H, W) nominally in [0, 1] -> scalar.
+ImageLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+#: Name -> function(device) -> ImageLoss. The name stands in every row that was trained with it.
+IMAGE_LOSSES: Registry[Callable[[torch.device], ImageLoss]] = Registry("image loss", __package__)
+
+PERCEPTUAL_WEIGHT, SQUARED_WEIGHT = 2.0, 1.0
+"""a1 and a2 of Eq. (8), with images in [-1, 1] as in OSEDiff (arXiv:2406.08177)."""
+_SMALLEST = 1e-12
+
+
+def normalized_mse(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """||M_q(x) - M_fp(x)||^2 of Eq. (8) over the variance of M_fp(x).
+
+    Modules differ in scale by orders of magnitude; so divided, 1 means no better than a constant.
+    """
+    return F.mse_loss(student, target) / target.var().clamp(min=_SMALLEST)
+
+
+def perceptual_and_squared(distance: ImageLoss) -> ImageLoss:
+    """a1 x distance + a2 x MSE of images in [-1, 1] (Eq. 8)."""
+
+    def loss(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        squared = 4.0 * F.mse_loss(images, targets)  # [0, 1] to [-1, 1] doubles differences
+        return PERCEPTUAL_WEIGHT * distance(images, targets) + SQUARED_WEIGHT * squared
+
+    return loss
+
+
+@IMAGE_LOSSES.register("vae-features+mse")
+def vae_features_and_mse(device: torch.device) -> ImageLoss:
+    """The default: the embedded backbones' pretrained encoder, which no recipe or T has changed."""
+    return perceptual_and_squared(pretrained_distance(device))
+
+

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qartsr_lib.base.registry import Registry
+from qartsr_lib.images.distances import DISTANCES
 from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec
 
 if TYPE_CHECKING:
     import torch
-
-#: Name -> function(device) -> distance of images (N, 3, H, W) in [0, 1]; `backbones.features` registers the one.
-DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")
 
 
 def _build(_: Mapping[str, Path]) -> Compute:

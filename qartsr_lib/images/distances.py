@@ -6,5 +6,5 @@ from collections.abc import Callable
 
 from qartsr_lib.base.registry import Registry
 
-#: Name -> function(device) -> distance of images (N, 3, H, W) in [0, 1]. Not in `metrics`, which a backbone need not load.
+#: Name -> function(device) -> distance of images (N, 3, H, W) in [0, 1]. Not in `metrics`, which no backbone need load.
 DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")

@@ -1,5 +1,5 @@
 # make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"] [WORKERS=2] [DEVICE=cuda]
-# make report (figures/index.html, README's tables), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
+# make report [ARGS=--single-file] (figures/index.html, README's tables), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
 # make test [ARGS="-k quant"], make test-processors [ARGS=--short] (numbers under the instructions that other processors have)
 # make lab, make lint, make bench, make faults, make backbone [IMAGES=folder] [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
@@ -28,8 +28,7 @@ reproduce: $(INSTALLED)
 		$(if $(WORKERS),--workers "$(WORKERS)") $(if $(DEVICE),--device "$(DEVICE)")
 
 report: $(INSTALLED)
-	@$(BIN)/python -m qartsr_lib.show.webpage
-	@test -n "$$QARTSR_HOME" || $(BIN)/python -m qartsr_lib.show.readme
+	@$(BIN)/python -m qartsr_lib.show.page $(ARGS)
 
 compare: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks.compare $(ARGS)

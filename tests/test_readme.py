@@ -47,9 +47,3 @@ def test_a_changed_number_is_written_anew_and_an_unknown_table_named():
     assert readme.filled(block.format("| 99 |\n")) == block.format(readme.verdict_counts())
     with pytest.raises(QartsrError, match="no table is called 'table9'"):
         readme.filled("<!-- table9 -->\n<!-- end -->")
-
-
-def test_no_readme_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(readme, "readme_file", lambda: tmp_path / "README.md")
-    assert readme.main() == 2
-    assert "README.md: no such file" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """Rendered tables: our numbers and the paper's side by side, best in bold, missing as n/a."""
 
-import html
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,11 +57,16 @@ def test_reference_tables_are_the_papers(shared):
         pd.testing.assert_frame_equal(papers.paper_table(number), original)
 
 
-def test_saved_in_two_forms(results, home):
-    path = tables.save_table("tiny", "t", [("a <b>", tables.wide(results, ["PSNR"]))], "caption")
-    assert path.read_text().startswith("caption\n\n### a <b>\n\n| dataset |")
-    page = path.with_suffix(".html").read_text()
-    assert "<h3>a &lt;b&gt;</h3>" in page and "<b>20.90 [19.90, 21.90]</b>" in page
+def test_saved_as_markdown_and_shown_as_html(results, home):
+    table = tables.wide(results.assign(run_id=["a", "b"] * 3), ["PSNR"])
+    path = tables.save_table("tiny", "t", [("a <b>", table)], "caption")
+    text = path.read_text()
+    assert text.startswith("caption\n\n### a <b>\n\n| dataset |") and "run" not in text
+    assert not path.with_suffix(".html").exists()
+    page = tables.to_html(table, lambda run: f"{run}.json" if run == "b" else "")
+    assert "<th>method<th>dataset" in page and "<td><b>20.90<small>19.90 to 21.90</small></b>" in page
+    assert page.count("<a href=") == 1 and 'href="b.json"' in page
+    assert "&lt;i&gt;" in tables.to_html(table.assign(method="<i>"))
 
 
 def test_a_table_names_what_stands_in(results, home):
@@ -72,8 +75,14 @@ def test_a_table_names_what_stands_in(results, home):
     head, _, rest = path.read_text().partition("\n\n### samples, embedded\n\n")
     assert head.split("\n\n") == ["caption", f"{tables.STAND_INS['embedded']} {tables.STAND_INS['(paper)']}"]
     assert rest.endswith("\n\nnote\n")
-    shown = re.findall("<p>(.*?)</p>", path.with_suffix(".html").read_text())
-    assert [html.unescape(text) for text in shown] == ["caption", head.split("\n\n")[1], "note"]
+
+
+def test_words_of_tables_and_figures_are_one_list(home):
+    assert tables.words("fig2_RealSR_embedded-scaled_T1")[0] == "Fig. 2, RealSR, embedded-scaled_T1"
+    assert tables.words("something_new") == ("something new", "")
+    assert tables.place("theorem_laws") < tables.place("learning_curves") < tables.place("something_new")
+    text = tables.save_table("tiny", "table1", []).read_text()
+    assert text.startswith("Table 1: MaxMin at three timesteps. The timesteps")
 
 
 def test_unknown_paper_table():
@@ -99,7 +108,7 @@ def test_a_new_metric_is_read_by_its_registration(dullness):
 
 
 def test_asking_for_a_metrics_direction_loads_no_network_package():
-    code = "import sys, qartsr_lib.show.webpage.page as p, qartsr_lib.show.tables.render as t; "
+    code = "import sys, qartsr_lib.show.page as p, qartsr_lib.show.tables.render as t; "
     code += "t.lower_is_better('PSNR'); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(tables.__file__).parents[3]).returncode == 0

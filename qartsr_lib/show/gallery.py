@@ -1,4 +1,11 @@
-"""Make the gallery: whole upscaled sample photographs as result files, for the sliders of the web page."""
+"""Make figures/<profile>/gallery: whole upscaled sample photographs, for the sliders of the web page.
+
+    index.json                            photographs, settings, one entry per picture
+    chelsea/original.webp
+    chelsea/QArtSR-W4A4-embedded-T1.webp
+
+A picture belongs to a model (backbone, T, method, bits), so settings that share a model share its file.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +13,33 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
-from qartsr_lib.base.atomic import write_atomically, write_text
+from qartsr_lib.base import paths
+from qartsr_lib.base.atomic import write_text
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.samples import photographs
 from qartsr_lib.images.fidelity import psnr_y
 from qartsr_lib.images.image import read_image, to_uint8, upscale_bicubic
-from qartsr_lib.show.gallery_index import BICUBIC, INDEX, ORIGINAL, SAME, Index, Picture, gallery_dir, read_index
-from qartsr_lib.show.tables.crops import read_output
-from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row
-from qartsr_lib.show.tables.settings import Setting, cell_name
-from qartsr_lib.study import paper as papers
+from qartsr_lib.show.figures.style import webp, write_picture
+from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row, read_output
+from qartsr_lib.show.tables.setting import Setting, cell_name
+from qartsr_lib.study.paper import BICUBIC
 from qartsr_lib.study.table_run import TableRun
 
+Index = dict[str, list[dict[str, Any]]]
+#: Part of the index -> fields in which no two of its entries are alike.
+SAME = {
+    "photographs": ("id",),
+    "settings": ("name",),
+    "pictures": ("photograph", "backbone", "timestep", "method", "bits"),
+}
 #: Of WebP: artefacts of quantization stay as they are, and a photograph of 320 pixels takes some 30 kB.
 QUALITY = 84
 
@@ -46,20 +62,24 @@ def write_gallery(
     Raises:
         QartsrError: with `keep`, the present index is damaged.
     """
-    folder = gallery_dir(run.profile)
+    folder = paths.figures_dir(run.profile) / "gallery"
+    path = folder / "index.json"
+    old = _read_index(path) if keep and path.is_file() else {part: [] for part in SAME}
     chosen = [pair for name in wanted for pair in pairs if pair.id == name] or list(pairs)[:1]
-    pictures = [picture for pair in chosen for picture in _pictures(run, pair, settings, folder)]
     licences = {photograph.id: photograph.licence for photograph in photographs("test")}
-    made = {
+    new = {
         "photographs": [{"id": pair.id, "licence": licences.get(pair.id, "")} for pair in chosen],
         "settings": [
             {"name": item.name, "title": item.title, "backbone": item.backbone, "timesteps": dict(item.timesteps)}
             for item in settings
         ],
-        "pictures": [asdict(picture) for picture in pictures],
+        "pictures": [picture for pair in chosen for picture in _pictures(run, pair, settings, folder)],
     }
-    path = folder / INDEX
-    index = _merged(read_index(path), made) if keep and path.is_file() else made
+    # New entries take the place of old ones of the same thing; further ones come last.
+    index = {
+        part: list({itemgetter(*same)(entry): entry for entry in (*old[part], *new[part])}.values())
+        for part, same in SAME.items()
+    }
     write_text(path, json.dumps(index, indent=1) + "\n")
     named = {picture["file"] for picture in index["pictures"]}
     for file in folder.rglob("*.webp"):
@@ -68,49 +88,47 @@ def write_gallery(
     return path
 
 
-def _merged(old: Index, new: Index) -> Index:
-    """Entries of `new` take the place of those that `old` has of the same thing; further ones come last."""
-    merged = {}
-    for part, same in SAME.items():
-        entries = {tuple(entry[name] for name in same): entry for entry in (*old[part], *new[part])}
-        merged[part] = list(entries.values())
-    return merged
+def _read_index(path: Path) -> Index:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        for part, same in SAME.items():
+            for entry in index[part]:
+                itemgetter(*same)(entry)
+    except (ValueError, KeyError, TypeError) as error:
+        raise QartsrError(f"{path}: is not a gallery's index; run notebook 05 again") from error
+    return index
 
 
-def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[Picture]:
+def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[dict[str, Any]]:
+    """Entries of the index: fields of SAME, psnr_y of the whole picture in dB before WebP (None for the original and
+    where there is no picture), run_id ("" where no network was run), file ("" where a method diverged)."""
     original = read_image(pair.hr)
-    enlarged = upscale_bicubic(read_image(pair.lq))
-    yield Picture(pair.id, "", 0, ORIGINAL, "", None, "", _save(folder, pair.id, ORIGINAL, original))
-    yield Picture(
-        pair.id, "", 0, BICUBIC, "", _shown(psnr_y(enlarged, original)), "", _save(folder, pair.id, BICUBIC, enlarged)
-    )
+
+    def entry(model: tuple[str, int, str, str], run_id: str, name: str, image: torch.Tensor | None) -> dict[str, Any]:
+        value = math.nan if image is None or image is original else psnr_y(image, original)
+        found = dict(zip(SAME["pictures"], (pair.id, *model), strict=True))
+        file = "" if image is None else _save(folder, pair.id, name, image)
+        return found | {"psnr_y": round(value, 4) if math.isfinite(value) else None, "run_id": run_id, "file": file}
+
+    yield entry(("", 0, "original", ""), "", "original", original)
+    yield entry(("", 0, "bicubic", ""), "", "bicubic", upscale_bicubic(read_image(pair.lq)))
     experiments = outputs_by_row(run)
     for backbone, timestep, method, bits, run_id in _rows(run, settings):
-        experiment = experiments.get((method, backbone, timestep, bits))
-        image = None if experiment is None else read_output(run, experiment, pair.id)
+        image = read_output(run, experiments.get((method, backbone, timestep, bits)), pair.id)
         name = f"{method}_{bits}_{cell_name(backbone, timestep)}"
-        file = "" if image is None else _save(folder, pair.id, name, image)
-        value = None if image is None else _shown(psnr_y(image, original))
-        yield Picture(pair.id, backbone, timestep, method, bits, value, run_id, file)
+        yield entry((backbone, timestep, method, bits), run_id, name, image)
 
 
 def _rows(run: TableRun, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
     """(backbone, T, method, bits, run_id) of every row of the photographs in one of the settings, once each."""
-    table = run.table[run.table["dataset"] == DATASET]
-    table = table[table["backbone"] != papers.BICUBIC]  # its picture is there already, of no row
+    table = run.table[(run.table["dataset"] == DATASET) & (run.table["backbone"] != BICUBIC)]
     columns = ["backbone", "timestep", "method", "bits", "run_id"]
     rows = [row for item in settings for row in item.rows(table)[columns].itertuples(index=False, name=None)]
     return list(dict.fromkeys(rows))
 
 
-def _shown(value: float) -> float | None:
-    return round(value, 4) if math.isfinite(value) else None
-
-
 def _save(folder: Path, photograph: str, name: str, image: torch.Tensor) -> str:
     """Write one picture; returns its place in the gallery."""
-    file = Path(photograph, re.sub(r"[^A-Za-z0-9.]+", "-", name.replace("_", " ")).strip("-") + ".webp")
-    array = to_uint8(image)
-    options = {"format": "WEBP", "quality": QUALITY, "method": 6}
-    write_atomically(folder / file, lambda temporary: Image.fromarray(array).save(temporary, **options))
+    file = Path(photograph, re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") + ".webp")
+    write_picture(folder / file, webp(Image.fromarray(to_uint8(image)), QUALITY))
     return file.as_posix()

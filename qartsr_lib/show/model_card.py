@@ -13,64 +13,21 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.show.tables.render import to_markdown
 from qartsr_lib.study import results
 
-TEXT = """# Model card: the embedded backbones
-
-Two OSEDiff-shaped one-step x4 super-resolution models, small enough for any machine. They exist to study quantization;
-they are neither OSEDiff nor good upscalers, and no number measured on them is the paper's.
-
-- **Shape.** Bicubic-upscaled image -> AutoencoderKL encoder (factor 4, 16 channels) -> z_L -> one UNet2DConditionModel
-  call at timestep T -> Eq. (6) -> z_H -> decoder. No text: a constant prompt embedding feeds the cross-attention.
-- **Recipes.** `embedded`: encoder and UNet train together, the UNet sees z_L (OSEDiff's recipe). `embedded-scaled`: the
-  encoder is frozen and the UNet sees sqrt(alpha_T) z_L. T = 1000, 500, 1 each; one VAE and one decoder for all.
-- **Files.** float16 values; loaded as float32, and those rounded weights are the W32A32 reference.
-- **Start.** The VAE begins as a 4x4 block cosine transform (`qartsr_lib/training/initial.py`), the UNet as a noise
-  predictor on HR latents, like Stable Diffusion's.
-- **Loss.** L1 of the image + {latent_weight} x L1 of z_H to the HR image's latent in the pretrained VAE.
-- **Training data.** {images}; random {crop}x{crop} crops, also of copies shrunk to 0.8 and 0.6.
-- **Degradation.** 75% bicubic, 25% second-order pipeline in the manner of Real-ESRGAN at mild strengths
-  (`qartsr_lib/degrade.py`).
-- **Machine.** {device}, {threads} threads, torch {torch}; bfloat16 autocast.
-- **Retrain.** `make backbone IMAGES=folder` (resumable; same seed, same weights on one machine).
-
-## Training
-
-{stages}
-
-## Quality on validation crops (BSDS500/val, 24 central crops of 192x192; every choice rests on these)
-
-PSNR in dB, on luma unless marked RGB. "no noise": predicted noise set to zero; "identity": z_L decoded directly.
-{reconstruction}
-
-{validation}
-
-## Size and time of a forward pass to 512x512
-
-{sizes}
-
-{shares}
-
-## Quality on the test sets
-
-{tests}
-"""
+TEMPLATE = Path(__file__).resolve().parent / "assets" / "model_card.md"
 
 
 def main() -> None:
-    folder = PACKAGED_WEIGHTS
-    write_text(folder / "README.md", card(folder))
-    print(f"{folder / 'README.md'} written")
+    path = write_text(PACKAGED_WEIGHTS / "README.md", card(PACKAGED_WEIGHTS))
+    print(f"{path} written")
 
 
 def card(folder: Path) -> str:
     """The card's text from `folder`/training.json and results/study/quality.csv, when that exists."""
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     environment = record["environment"]
-    return TEXT.format(
-        images=record["images"],
-        crop=record["crop"],
-        latent_weight=record["latent_weight"],
-        device=environment["device"],
-        threads=environment["threads"],
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        **{name: record[name] for name in ("images", "crop", "latent_weight")},
+        **{name: environment[name] for name in ("device", "threads")},
         torch=environment["versions"]["torch"],
         stages=to_markdown(_stages(record)),
         reconstruction=_reconstruction(record),
@@ -86,40 +43,23 @@ def _stages(record: dict) -> pd.DataFrame:
     rows = []
     for stage, seconds in record["seconds"].items():
         schedule = record["schedules"].get(stage) or record["schedules"][stage.split("-T")[0]]
-        rows.append(
-            (
-                stage,
-                schedule["steps"],
-                schedule["learning_rate"],
-                schedule["batch_size"],
-                schedule["seed"],
-                round(seconds),
-            )
-        )
+        settings = (schedule[name] for name in ("steps", "learning_rate", "batch_size", "seed"))
+        rows.append((stage, *settings, round(seconds)))
     return pd.DataFrame(rows, columns=["stage", "steps", "learning rate", "batch", "seed", "seconds"])
 
 
 def _validation(record: dict) -> pd.DataFrame:
+    more = {"PSNR (RGB)": "psnr_rgb_bicubic", "PSNR (realistic)": "psnr_y_realistic"}
     bicubic = record["validation"]["bicubic"]
-    rows = [
-        ("bicubic", "", "", bicubic["psnr_y_bicubic"], "", "", bicubic["psnr_rgb_bicubic"], bicubic["psnr_y_realistic"])
-    ]
+    rows = [{"recipe": "bicubic"} | {name: bicubic[key] for name, key in {"PSNR": "psnr_y_bicubic", **more}.items()}]
     for run in record["runs"]:
         full, silent, identity = (run["contribution"][name] for name in ("full", "no noise", "identity"))
-        rows.append(
-            (
-                run["recipe"],
-                run["timestep"],
-                run["history"][-1]["step"],
-                full["psnr_y_bicubic"],
-                silent["psnr_y_bicubic"],
-                identity["psnr_y_bicubic"],
-                full["psnr_rgb_bicubic"],
-                full["psnr_y_realistic"],
-            )
-        )
-    columns = ["recipe", "T", "steps", "PSNR", "no noise", "identity", "PSNR (RGB)", "PSNR (realistic)"]
-    return pd.DataFrame([[_short(cell) for cell in row] for row in rows], columns=columns)
+        known = {"recipe": run["recipe"], "T": str(run["timestep"]), "steps": str(run["history"][-1]["step"])}
+        known |= {"PSNR": full["psnr_y_bicubic"], "no noise": silent["psnr_y_bicubic"]}
+        known |= {"identity": identity["psnr_y_bicubic"]} | {name: full[key] for name, key in more.items()}
+        rows.append(known)
+    columns = ["recipe", "T", "steps", "PSNR", "no noise", "identity", *more]
+    return pd.DataFrame(rows, columns=columns).map(_short)
 
 
 def _reconstruction(record: dict) -> str:
@@ -137,19 +77,16 @@ def _tests() -> str:
         table = results.read_table("study", "quality")
     except QartsrError:
         return f"Not measured for these weights yet: {how}"
-    shown = table[table["metric"].isin(["PSNR", "SSIM", "PSNR-RGB"]) & ~table["dataset"].str.startswith("samples")]
-    wide = shown.pivot_table(
-        index=["dataset", "backbone", "timestep", "n_images", "run_id"], columns="metric", values="value", sort=False
-    )
-    return f"Measured once for these weights; the run ids name the records. {how}\n\n" + to_markdown(
-        wide.reset_index().map(_short)
-    )
+    rows = table[table["metric"].isin(["PSNR", "SSIM", "PSNR-RGB"]) & ~table["dataset"].str.startswith("samples")]
+    keys = ["dataset", "backbone", "timestep", "n_images", "run_id"]
+    wide = rows.pivot_table(index=keys, columns="metric", values="value", sort=False).reset_index().map(_short)
+    return f"Measured once for these weights; the run ids name the records. {how}\n\n{to_markdown(wide)}"
 
 
 def _short(cell: object) -> str:
     if not isinstance(cell, float):
         return str(cell)
-    return f"{cell:.4g}" if abs(cell) < 1 else f"{cell:.2f}"
+    return "" if pd.isna(cell) else f"{cell:.4g}" if abs(cell) < 1 else f"{cell:.2f}"
 
 
 if __name__ == "__main__":

@@ -2,68 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from qartsr_lib.show.figures.style import styled
+from qartsr_lib.show.figures.style import legend_below, styled, subplots
 
 
+@styled
 def component_bars(errors: pd.DataFrame) -> Figure:
     """Normalized output error by component: one panel per layer, one bar group per component.
 
     Args:
         errors: rows layer, bits, component, error.
     """
-    layers, components = list(errors["layer"].unique()), list(errors["component"].unique())
-    widths = list(errors["bits"].unique())
-    with styled():
-        figure, axes = plt.subplots(
-            1, len(layers), figsize=(3.4 * len(layers), 3.2), squeeze=False, sharex=True, sharey=True
-        )
-        for axis, layer in zip(axes[0], layers, strict=True):
-            part = errors[errors["layer"] == layer]
-            for offset, (bits, shade) in enumerate(zip(widths, ("#2166ac", "#f4a582", "#bababa"), strict=False)):
-                values = part[part["bits"] == bits].set_index("component")["error"].reindex(components)
-                position = np.arange(len(components)) + (offset - (len(widths) - 1) / 2) * 0.38
-                axis.barh(position, values, height=0.36, color=shade, label=bits)
-            axis.set(title=_two_lines(layer), xscale="log", xlabel="squared error / variance")
-            axis.set_xlim(errors["error"].min() / 2, errors["error"].max() * 2)
-            axis.set_yticks(np.arange(len(components)), components)
-            axis.title.set_fontsize(7.5)
-        axes[0, 0].invert_yaxis()
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(widths))
+    layers, components, widths = (list(errors[name].unique()) for name in ("layer", "component", "bits"))
+    figure, axes = subplots(1, len(layers), (3.4 * len(layers), 3.2), sharex=True, sharey=True)
+    for axis, layer in zip(axes[0], layers, strict=True):
+        part = errors[errors["layer"] == layer]
+        for offset, (bits, shade) in enumerate(zip(widths, ("#2166ac", "#f4a582", "#bababa"), strict=False)):
+            values = part[part["bits"] == bits].set_index("component")["error"].reindex(components)
+            position = np.arange(len(components)) + (offset - (len(widths) - 1) / 2) * 0.38
+            axis.barh(position, values, height=0.36, color=shade, label=bits)
+        axis.set(xscale="log", xlabel="squared error / variance")
+        axis.set_title(_two_lines(layer), fontsize=7.5)
+        axis.set_xlim(errors["error"].min() / 2, errors["error"].max() * 2)
+        axis.set_yticks(np.arange(len(components)), components)
+    axes[0, 0].invert_yaxis()
+    legend_below(figure, len(widths))
     return figure
 
 
+@styled
 def channel_ranges(ranges: Mapping[str, Mapping[str, tuple[torch.Tensor, torch.Tensor]]]) -> Figure:
     """Range of every input channel before and after phi, and of the weight before and after L and phi.
 
     Args:
         ranges: layer -> title of the panel -> (lowest, highest), (c_in,) each.
     """
-    columns = max(len(panels) for panels in ranges.values())
-    with styled():
-        figure, axes = plt.subplots(
-            len(ranges), columns, figsize=(2.9 * columns, 2.2 * len(ranges)), squeeze=False, sharex="row"
-        )
-        for line, (layer, panels) in zip(axes, ranges.items(), strict=True):
-            for axis, (title, (low, high)) in zip(line, panels.items(), strict=False):
-                channel = np.arange(len(low))
-                axis.vlines(channel, low.numpy(), high.numpy(), color="#4393c3", lw=max(0.5, 60 / len(low)))
-                axis.axhline(float(low.min()), color="#b2182b", lw=0.8, ls="--")
-                axis.axhline(float(high.max()), color="#b2182b", lw=0.8, ls="--")
-                axis.set_title(title, fontsize=8)
-            line[0].set_ylabel(_two_lines(layer), fontsize=6.5)
-        for axis in axes[-1]:
-            axis.set_xlabel("input channel")
+    columns = max(map(len, ranges.values()))
+    figure, axes = subplots(len(ranges), columns, (2.9 * columns, 2.2 * len(ranges)), sharex="row")
+    for line, (layer, panels) in zip(axes, ranges.items(), strict=True):
+        for axis, (title, (low, high)) in zip(line, panels.items(), strict=False):
+            width = max(0.5, 60 / len(low))
+            axis.vlines(np.arange(len(low)), low.numpy(), high.numpy(), color="#4393c3", lw=width)
+            for level in (low.min(), high.max()):
+                axis.axhline(float(level), color="#b2182b", lw=0.8, ls="--")
+            axis.set_title(title, fontsize=8)
+        line[0].set_ylabel(_two_lines(layer), fontsize=6.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("input channel")
     return figure
 
 
+@styled
 def layer_errors(errors: pd.DataFrame, boundaries: Mapping[str, int] | None = None) -> Figure:
     """Output error of every layer alone, in inference order: one panel per bit width, one line per method.
 
@@ -71,25 +66,22 @@ def layer_errors(errors: pd.DataFrame, boundaries: Mapping[str, int] | None = No
         errors: rows bits, position, layer, method, error.
         boundaries: name -> first position of a part of the network.
     """
-    widths: Sequence[str] = list(errors["bits"].unique())
-    with styled():
-        figure, axes = plt.subplots(len(widths), 1, figsize=(8.5, 2.5 * len(widths)), squeeze=False, sharex=True)
-        for axis, bits in zip(axes[:, 0], widths, strict=True):
-            for method, line in errors[errors["bits"] == bits].groupby("method", sort=False):
-                axis.plot(line["position"], line["error"], ".-", lw=1, ms=4, label=method)
-            for name, position in (boundaries or {}).items():
-                axis.axvline(position - 0.5, color="#999999", lw=0.8, ls=":")
-                axis.text(position, axis.get_ylim()[1], f" {name}", fontsize=7, va="bottom", color="#777777")
-            axis.set(yscale="log", ylabel=f"{bits}\nsquared error / variance")
-        axes[-1, 0].set_xlabel("layer, in inference order")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    widths = errors["bits"].unique()
+    figure, axes = subplots(len(widths), 1, (8.5, 2.5 * len(widths)), sharex=True)
+    for axis, bits in zip(axes[:, 0], widths, strict=True):
+        for method, line in errors[errors["bits"] == bits].groupby("method", sort=False):
+            axis.plot(line["position"], line["error"], ".-", lw=1, ms=4, label=method)
+        for name, position in (boundaries or {}).items():
+            axis.axvline(position - 0.5, color="#999999", lw=0.8, ls=":")
+            axis.text(position, axis.get_ylim()[1], f" {name}", fontsize=7, va="bottom", color="#777777")
+        axis.set(yscale="log", ylabel=f"{bits}\nsquared error / variance")
+    axes[-1, 0].set_xlabel("layer, in inference order")
+    legend_below(figure, 4)
     return figure
 
 
 def _two_lines(name: str) -> str:
     """A layer's full name, broken at the dot nearest its middle."""
     dots = [index for index, letter in enumerate(name) if letter == "."]
-    if not dots:
-        return name
-    middle = min(dots, key=lambda index: abs(index - len(name) / 2))
-    return name[: middle + 1] + "\n" + name[middle + 1 :]
+    middle = min(dots, key=lambda index: abs(index - len(name) / 2), default=-1)
+    return name[: middle + 1] + "\n" * bool(dots) + name[middle + 1 :]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qartsr_lib.show.figures.style import styled
+from qartsr_lib.show.figures.style import styled, subplots
 from qartsr_lib.study.experiments.claims.ledger import STUDY, VERDICTS, verdict_text
 
 #: Verdict -> colour, from good to open.
@@ -18,6 +17,7 @@ COLOURS = dict(zip(VERDICTS, ("#1b7837", "#e08214", "#b2182b", "#8c8c8c"), stric
 WIDTH = 64
 
 
+@styled
 def claim_bars(claims: pd.DataFrame, checks: pd.DataFrame) -> Figure:
     """Share of checks that hold, one bar per claim, with a dot and words for its verdict.
 
@@ -30,26 +30,25 @@ def claim_bars(claims: pd.DataFrame, checks: pd.DataFrame) -> Figure:
     own = claims["asked_by"] == STUDY
     groups = {"The paper's claims": claims[~own], "Our own questions": claims[own]}
     groups = {title: rows for title, rows in groups.items() if len(rows)}
-    with styled():
-        figure, axis = plt.subplots(figsize=(8.5, 0.33 * len(claims) + 0.45 * len(groups) + 0.5))
-        position, ticks = 0.0, {}
-        for title, rows in groups.items():
-            axis.text(-0.09, position, title, va="center", ha="right", fontsize=9, fontweight="bold")
-            for row in rows.itertuples():
-                position += 1
-                sentence = row.claim.removeprefix("Our question: ")
-                ticks[position] = textwrap.fill(sentence.replace(" = ", "\u00a0=\u00a0"), WIDTH)
-                _bar(axis, position, row, int(held.get(row.id, 0)))
-            position += 1.2
-        axis.set_yticks(list(ticks), list(ticks.values()), fontsize=7)
-        axis.set_xlim(-0.08, 1.75)
-        axis.set_ylim(position - 0.6, -0.6)
-        axis.set_xticks([0, 0.5, 1], ["none", "half", "all"])
-        axis.set_xlabel("checks that hold", x=0.31)
-        axis.tick_params(axis="y", length=0)
-        axis.spines["left"].set_visible(False)
-        axis.spines["bottom"].set_bounds(0, 1)
-        axis.grid(False)
+    figure, ((axis,),) = subplots(1, 1, (8.5, 0.33 * len(claims) + 0.45 * len(groups) + 0.5))
+    position, ticks = 0.0, {}
+    for title, rows in groups.items():
+        axis.text(-0.09, position, title, va="center", ha="right", fontsize=9, fontweight="bold")
+        for row in rows.itertuples():
+            position += 1
+            sentence = row.claim.removeprefix("Our question: ")
+            ticks[position] = textwrap.fill(sentence.replace(" = ", "\u00a0=\u00a0"), WIDTH)
+            _bar(axis, position, row, int(held.get(row.id, 0)))
+        position += 1.2
+    axis.set_yticks(list(ticks), list(ticks.values()), fontsize=7)
+    axis.set_xlim(-0.08, 1.75)
+    axis.set_ylim(position - 0.6, -0.6)
+    axis.set_xticks([0, 0.5, 1], ["none", "half", "all"])
+    axis.set_xlabel("checks that hold", x=0.31)
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.spines["bottom"].set_bounds(0, 1)
+    axis.grid(False)
     return figure
 
 

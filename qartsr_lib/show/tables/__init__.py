@@ -1,32 +1,25 @@
-"""What the notebooks show: data frames, picture rows and sentences made from results.
+"""What the notebooks show: data frames, pictures and sentences made from results.
 
-Modules load when one of their names is first used, so that the web page, which computes nothing, does
-not wait for the networks' packages.
+Modules load when one of their names is first used, so that the web page does not wait for the networks' packages.
 """
 
 import importlib
 
-# At once, because the function has its module's name.
-from qartsr_lib.show.tables.settings import Setting, cell_title, settings, table_parts
-
 _MODULES = {
-    "availability": ("dataset_availability", "metric_availability"),
-    "backbones": ("backbone_sizes", "time_shares", "training_history"),
-    "claims": ("check_sections", "verdict_sections", "verdict_summary"),
-    "comparison": ("ranks", "table3_sections", "table4_note", "table4_sections"),
-    "crops": ("full_precision_crops", "quantized_crops"),
-    "deployment": ("counted_ratios", "deployment_sections"),
-    "learning": ("loss_histories",),
-    "pictures": ("figure1_blocks", "figure3_blocks", "figure6_blocks"),
-    "rates": ("rate_sections",),
-    "table1": ("knob_table", "part_table", "quality_sections", "table1_sections", "timestep_effect"),
-    "table2": ("component_table", "honest_rule_table", "paper_rule_table", "part_shares", "table2_sections"),
-    "theorem": ("encoder_table", "error_table", "law_table", "theorem_verdict"),
-    "times": ("computing_times",),
+    "claims": "check_sections verdict_sections verdict_summary",
+    "cost": "component_table computing_times counted_ratios deployment_sections honest_rule_table paper_rule_table "
+    "part_shares table2_sections",
+    "machine": "backbone_sizes dataset_availability metric_availability time_shares training_history",
+    "pictures": "figure1_blocks figure3_blocks figure6_blocks full_precision_crops loss_histories quantized_crops",
+    "quality": "knob_table part_table quality_sections ranks table1_sections table3_sections table4_note "
+    "table4_sections timestep_effect",
+    "render": "save_table save_text to_html to_markdown",
+    "setting": "Setting cell_title settings table_parts",
+    "theorem": "encoder_table error_table law_table theorem_verdict",
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = ["Setting", "cell_title", "settings", "table_parts", *_HOME]  # noqa: PLE0604
+__all__ = list(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> object:

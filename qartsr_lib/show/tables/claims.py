@@ -1,13 +1,36 @@
-"""The claims ledger as tables for people."""
+"""The claims ledger as tables and cards for people."""
 
 from __future__ import annotations
 
 import itertools
-import math
+from collections.abc import Callable
 
 import pandas as pd
 
+from qartsr_lib.show.tables.render import is_number, read_frame
 from qartsr_lib.study.experiments.claims import PAPER, STUDY, VERDICTS, Ledger, Rules, count_verdicts, verdict_text
+from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS
+
+#: Verdict -> class in the style sheet, from good to open.
+KINDS = dict(zip(VERDICTS, ("yes", "partly", "no", "open"), strict=True))
+
+
+def read_ledger(profile: str) -> Ledger:
+    """The committed ledger.
+
+    Raises:
+        QartsrError: a file is missing or damaged.
+    """
+    numbers = {"checks", "measured", "n", "effect", "ci_low", "ci_high", "p", "p_corrected", "holds"}
+    tables = {"claims": COLUMNS, "claims_checks": CHECK_COLUMNS}
+    texts = {name: [column for column in columns if column not in numbers] for name, columns in tables.items()}
+    return Ledger(profile, *(read_frame(profile, name, columns) for name, columns in texts.items()))
+
+
+def counts(ledger: Ledger, asked_by: str) -> list[tuple[str, int, str]]:
+    """(verdict, number of claims, for how many of them data is missing or "") of the paper's claims or our own."""
+    claims = ledger.claims[ledger.claims["asked_by"] == asked_by]
+    return count_verdicts(claims[["verdict", "measured", "checks"]].itertuples(index=False, name=None))
 
 
 def verdict_sections(ledger: Ledger, rules: Rules) -> list[tuple[str, pd.DataFrame]]:
@@ -29,11 +52,10 @@ def verdict_summary(ledger: Ledger) -> str:
     """How many claims have which verdict, in a sentence: the paper's claims, and apart from them our own questions."""
     groups = {PAPER: "the paper's claims ({}): {}", STUDY: "our own questions ({}): {}"}
     parts = []
-    for asked_by, words in groups.items():
-        part = ledger.claims[ledger.claims["asked_by"] == asked_by]
-        counts = count_verdicts(part[["verdict", "measured", "checks"]].itertuples(index=False, name=None))
-        listed = [f"{number} {verdict}" + f" ({missing})" * bool(missing) for verdict, number, missing in counts]
-        parts += [words.format(len(part), ", ".join(listed))] if listed else []
+    for asked_by, text in groups.items():
+        found = counts(ledger, asked_by)
+        listed = [f"{number} {verdict}" + f" ({missing})" * bool(missing) for verdict, number, missing in found]
+        parts += [text.format(sum(number for _, number, _ in found), ", ".join(listed))] if listed else []
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
 
@@ -41,10 +63,20 @@ def verdict_summary(ledger: Ledger) -> str:
 def check_sections(ledger: Ledger) -> list[tuple[str, pd.DataFrame]]:
     """[(claim, text table of its checks)] for every claim that has any."""
     titles = dict(zip(ledger.claims["id"], ledger.claims["claim"], strict=True))
-    return [
-        (f"{name}: {titles[name]}", pd.DataFrame([_check(row) for row in part.itertuples()]))
-        for name, part in ledger.checks.groupby("id", sort=False)
-    ]
+    sections = []
+    for name, part in ledger.checks.groupby("id", sort=False):
+        missing = part["missing"] != ""
+        table = pd.DataFrame(
+            {
+                "check": part["check"].where(~missing, part["missing"]),
+                "effect": pd.Series(_each(part, effect_text), part.index).mask(missing, ""),
+                "n": part["n"].astype(str).mask(missing, ""),
+                "p, corrected": part["p_corrected"].map(p_text).mask(missing, ""),
+                "holds": part["holds"].astype(bool).map({True: "yes", False: "no"}).mask(missing, "no data"),
+            }
+        )
+        sections.append((f"{name}: {titles[name]}", table.reset_index(drop=True)))
+    return sections
 
 
 def _verdicts(claims: pd.DataFrame) -> pd.DataFrame:
@@ -53,29 +85,55 @@ def _verdicts(claims: pd.DataFrame) -> pd.DataFrame:
             "claim": claims["claim"],
             "where": claims["where"],
             "the paper": claims["paper_evidence"],
-            "verdict": [verdict_text(row.verdict, row.measured, row.checks) for row in claims.itertuples()],
+            "verdict": _each(claims, lambda row: verdict_text(row.verdict, row.measured, row.checks)),
             "ours": claims["ours"],
-            "effect of the weakest check": [_effect(row) for row in claims.itertuples()],
-            "p, corrected": claims["p_corrected"].map(_p),
+            "effect of the weakest check": _each(claims, effect_text),
+            "p, corrected": claims["p_corrected"].map(p_text),
         }
     )
 
 
-def _check(row) -> dict[str, str]:
-    if row.missing:
-        return {"check": row.missing, "effect": "", "n": "", "p, corrected": "", "holds": "no data"}
-    holds = "yes" if row.holds else "no"
-    return {"check": row.check, "effect": _effect(row), "n": str(row.n), "p, corrected": _p(row.p_corrected)} | {
-        "holds": holds
-    }
+def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
+    """One card per claim, reproduced ones first: its words, how many checks hold, its strongest and weakest check.
+
+    Keys: id, claim, where, paper, verdict, kind, held ("57 of 60 checks hold"), ends ([(name, row of checks)]).
+    The strongest check holds with the smallest p, the weakest is the ledger's own.
+    """
+    found = []
+    for row in ledger.claims[ledger.claims["asked_by"] == asked_by].itertuples():
+        checks = ledger.checks[(ledger.checks["id"] == row.id) & (ledger.checks["missing"] == "")]
+        checks = checks.assign(size=-checks["effect"].abs()).sort_values(
+            ["holds", "p_corrected", "p", "size"], ascending=[False, True, True, True], kind="stable"
+        )
+        ordered = list(checks.itertuples())
+        named = [check for check in ordered if row.ours.partition("weakest: ")[2].startswith(check.check)]
+        strong = [check for check in ordered if check not in named[-1:]]
+        last = f"weakest of {len(ordered)}" if strong else "the check"
+        ends = [("strongest", check) for check in strong[:1]] + [(last, check) for check in named[-1:]]
+        found.append(
+            {
+                "id": row.id,
+                "claim": row.claim,
+                "where": row.where,
+                "paper": row.paper_evidence,
+                "verdict": verdict_text(row.verdict, row.measured, row.checks),
+                "kind": KINDS.get(row.verdict, "open"),
+                "held": row.ours.split("; weakest: ")[0],
+                "ends": ends,
+            }
+        )
+    return sorted(found, key=lambda card: list(KINDS.values()).index(card["kind"]))
 
 
-def _effect(row) -> str:
-    if math.isnan(row.effect):
-        return ""
-    interval = "" if math.isnan(row.ci_low) else f" [{row.ci_low:.3g}, {row.ci_high:.3g}]"
-    return f"{row.effect:.3g}{interval}"
+def _each(rows: pd.DataFrame, text: Callable[[object], str]) -> list[str]:
+    return [text(row) for row in rows.itertuples()]
 
 
-def _p(value: float) -> str:
-    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+def effect_text(row) -> str:
+    """Effect and interval, "" for none."""
+    interval = f" [{row.ci_low:.3g}, {row.ci_high:.3g}]" if is_number(row.ci_low) else ""
+    return f"{row.effect:.3g}{interval}" if is_number(row.effect) else ""
+
+
+def p_text(value: float) -> str:
+    return "" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

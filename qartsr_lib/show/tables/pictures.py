@@ -1,28 +1,51 @@
-"""What the paper's Figs. 1, 3 and 6 show, from the images of a run; only sample photographs are shown."""
+"""What pictures show, from the images of a run: crops of sample photographs, and training losses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets.base import Pair
+from qartsr_lib.images.fidelity import psnr_y
 from qartsr_lib.images.image import read_image, upscale_bicubic
 from qartsr_lib.methods import METHODS
-from qartsr_lib.show.figures.blocks import Block, Panel
-from qartsr_lib.show.figures.grids import Box
-from qartsr_lib.show.tables.crops import chosen_boxes, psnr_text, read_output
+from qartsr_lib.show.figures.pictures import Block, Box, Panel
 from qartsr_lib.show.tables.render import is_number
-from qartsr_lib.show.tables.settings import FULL, Setting
-from qartsr_lib.study.contrasts import NOT_QUANTIZED
-from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.show.tables.setting import FULL, Setting, cell_name, cell_title
+from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.study.paper import OUTSIDE
 from qartsr_lib.study.table_run import TableRun
 
 Boxes = Mapping[str, Sequence[int]]
 Key = tuple[str, str, int, str]  # method as in tables, backbone, T, bits
+History = Sequence[Mapping[str, float]]
 DATASET, OURS = "samples", "QArtSR"
+
+
+def full_precision_crops(
+    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, settings: Sequence[tuple[str, int]]
+) -> list[Block]:
+    """Original, then (backbone, timestep) of `settings` in full precision, each with its PSNR-Y."""
+    columns = {}
+    for name, timestep in settings:
+        title, label = ("bicubic", "Bicubic") if name == "bicubic" else (f"{name}, T = {timestep}", "")
+        columns[title] = Experiment(name, timestep, *FULL_PRECISION, DATASET, label=label)
+    return _columns(run, pairs, boxes, columns)
+
+
+def quantized_crops(
+    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, backbone: str, timesteps: Sequence[int], bits: str
+) -> list[Block]:
+    """Original, full precision and MaxMin at `bits` for every timestep of one backbone."""
+    columns = {}
+    for timestep in timesteps:
+        columns[f"FP, T = {timestep}"] = Experiment(backbone, timestep, *FULL_PRECISION, DATASET)
+        columns[f"{bits}, T = {timestep}"] = Experiment(backbone, timestep, "maxmin", bits, DATASET)
+    return _columns(run, pairs, boxes, columns)
 
 
 def figure1_blocks(
@@ -47,11 +70,10 @@ def figure1_blocks(
         QartsrError: a box that does not lie in its photograph.
     """
     widths = [width for width in bits if OURS in _methods(run, setting, [width])]
-    blocks = []
-    for photo in _photographs(run, pairs, boxes, setting)[:1] if widths else []:
-        ours = tuple(photo.panel(OURS, width, stored=True) for width in widths)
-        blocks.append(photo.block((photo.references(stored=True), ours)))
-    return blocks
+    return [
+        photo.block(photo.references(stored=True), [photo.panel(OURS, width, stored=True) for width in widths])
+        for photo in (_photographs(run, pairs, boxes, setting)[:1] if widths else [])
+    ]
 
 
 def figure3_blocks(
@@ -67,7 +89,7 @@ def figure3_blocks(
     for photo in _photographs(run, pairs, boxes, setting)[:1] if methods else []:
         panels = [*photo.references(), *(photo.panel(method, *lowest) for method in methods)]
         half = -(-len(panels) // 2)
-        blocks.append(photo.block((tuple(panels[:half]), tuple(panels[half:]))))
+        blocks.append(photo.block(panels[:half], panels[half:]))
     return blocks
 
 
@@ -84,14 +106,42 @@ def figure6_blocks(
     for photo in _photographs(run, pairs, boxes, setting) if methods else []:
         references = photo.references(bicubic=False)
         # References fill the left columns from top to bottom, so that methods stand one below the other.
-        lines = [[*references[row :: len(widths)]] for row in range(len(widths))]
-        columns = max(len(line) for line in lines)
-        lines = [
-            (*line, *[None] * (columns - len(line)), *(photo.panel(method, width) for method in methods))
-            for line, width in zip(lines, widths, strict=True)
-        ]
-        blocks.append(photo.block(tuple(lines)))
+        lefts = [references[row :: len(widths)] for row in range(len(widths))]
+        gaps = [[None] * (len(lefts[0]) - len(left)) for left in lefts]
+        rights = [[photo.panel(method, width) for method in methods] for width in widths]
+        blocks.append(photo.block(*(left + gap + right for left, gap, right in zip(lefts, gaps, rights, strict=True))))
     return blocks
+
+
+def loss_histories(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str, str, dict[str, History]]]:
+    """(name for files, title, label -> records of training) for every model and bit width; of the first seed.
+
+    One that trained fewer than two of `labels`, the legend from top to bottom, has nothing to compare and is left out.
+    """
+    trained: dict[tuple[str, int, str], dict[str, History]] = {}
+    for experiment, history in run.histories.items():
+        cell = (experiment.backbone, experiment.timestep, experiment.bits)
+        trained.setdefault(cell, {}).setdefault(experiment.label, history)
+    for (backbone, timestep, bits), found in trained.items():
+        histories = {label: found[label] for label in labels if label in found}
+        if len(histories) > 1:
+            yield f"{bits}_{cell_name(backbone, timestep)}", f"{cell_title(backbone, timestep)}, {bits}", histories
+
+
+def read_output(run: TableRun, experiment: Experiment | None, image_id: str) -> torch.Tensor | None:
+    """An output of the run as (1, 3, H, W) in [0, 1]; None where there is none (a method that diverged)."""
+    path = run.images.get((experiment, image_id))
+    return read_image(path) if path is not None and path.is_file() else None
+
+
+def outputs_by_row(run: TableRun) -> dict[Key, Experiment]:
+    """(method as in tables, backbone, T, bits) -> the first seed's cell, of the photographs."""
+    found: dict[Key, Experiment] = {}
+    cells = dict.fromkeys(cell for cell, _ in run.images if cell.dataset == DATASET)
+    for cell in sorted(cells, key=lambda cell: cell.seed):
+        label = cell.label or METHODS.get(cell.method).label
+        found.setdefault((label, cell.backbone, cell.timestep, cell.bits), cell)
+    return found
 
 
 @dataclass(frozen=True)
@@ -105,70 +155,90 @@ class _Photograph:
     box: Box
     original: torch.Tensor
 
-    def block(self, lines: tuple[tuple[Panel | None, ...], ...]) -> Block:
-        return Block(f"{self.pair.id}: {self.setting.title}", self.original, self.box, lines)
+    def block(self, *lines: Sequence[Panel | None]) -> Block:
+        return Block(f"{self.pair.id}: {self.setting.title}", self.original, self.box, tuple(map(tuple, lines)))
 
-    def references(self, bicubic: bool = True, stored: bool = False) -> tuple[Panel, ...]:
+    def references(self, bicubic: bool = True, stored: bool = False) -> list[Panel]:
         """Original, bicubic, full precision, outside systems."""
         panels = [Panel(self.original, "original\n")]
         if bicubic:
-            panels.append(self._panel("bicubic", upscale_bicubic(read_image(self.pair.lq))))
-        panels.append(self.panel(FULL, NOT_QUANTIZED, stored))
+            panels.append(_panel("bicubic", upscale_bicubic(read_image(self.pair.lq)), self.original))
+        panels.append(self.panel(FULL, FULL_PRECISION[1], stored))
         outside = [key for key in self.outputs if key[1] == OUTSIDE]
-        return (*panels, *(self._panel(key[0], self._read(key)) for key in outside))
+        return [*panels, *(_panel(key[0], self._read(key), self.original) for key in outside)]
 
     def panel(self, method: str, bits: str, stored: bool = False) -> Panel:
         timestep = self.setting.timesteps[method]
         key = (method, self.setting.backbone, timestep, bits)
         differ = len(set(self.setting.timesteps.values())) > 1
-        model = f"T = {timestep}" if differ else ""
-        name, more = (f"{method} {bits}", model)
+        name, more = f"{method} {bits}", f"T = {timestep}" if differ else ""
         if stored:  # the longer text takes the second line
-            name, more = (", ".join(filter(None, (name, model))), _stored(self.run, key))
-        return self._panel(name, self._read(key), more, bold=method == OURS)
-
-    def _panel(self, name: str, image: torch.Tensor | None, more: str = "", bold: bool = False) -> Panel:
-        below = ", ".join(text for text in (more, psnr_text(image, self.original)) if text)
-        return Panel(image, f"{name}\n{below}", bold)
+            name, more = ", ".join(filter(None, (name, more))), _stored(self.run, key)
+        return _panel(name, self._read(key), self.original, more, bold=method == OURS)
 
     def _read(self, key: Key) -> torch.Tensor | None:
-        experiment = self.outputs.get(key)
-        return None if experiment is None else read_output(self.run, experiment, self.pair.id)
+        return read_output(self.run, self.outputs.get(key), self.pair.id)
+
+
+def _panel(name: str, image: torch.Tensor | None, original: torch.Tensor, more: str = "", bold: bool = False) -> Panel:
+    value = math.nan if image is None else psnr_y(image, original)
+    quality = f"{value:.2f} dB" if math.isfinite(value) else ""
+    return Panel(image, f"{name}\n{', '.join(filter(None, (more, quality)))}", bold)
 
 
 def _photographs(run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting) -> list[_Photograph]:
     outputs = outputs_by_row(run)
-    originals = {pair.id: read_image(pair.hr) for pair in pairs}
-    chosen = chosen_boxes(pairs, boxes, {name: tuple(image.shape[-2:]) for name, image in originals.items()})
-    return [_Photograph(run, outputs, setting, pair, box, originals[pair.id]) for pair, box in chosen]
+    return [_Photograph(run, outputs, setting, *chosen) for chosen in _chosen(pairs, boxes)]
 
 
-def outputs_by_row(run: TableRun) -> dict[Key, Experiment]:
-    """(method as in tables, backbone, T, bits) -> the first seed's cell, of the photographs."""
-    found: dict[Key, Experiment] = {}
-    cells = dict.fromkeys(cell for cell, _ in run.images if cell.dataset == DATASET)
-    for cell in sorted(cells, key=lambda cell: cell.seed):
-        label = cell.label or METHODS.get(cell.method).label
-        found.setdefault((label, cell.backbone, cell.timestep, cell.bits), cell)
+def _columns(run: TableRun, pairs: Sequence[Pair], boxes: Boxes, columns: Mapping[str, Experiment]) -> list[Block]:
+    """Each photograph in the order of the pairs: the original, and each column's output."""
+    blocks = []
+    for pair, box, original in sorted(_chosen(pairs, boxes), key=lambda chosen: pairs.index(chosen[0])):
+        panels = [_panel(name, read_output(run, cell, pair.id), original) for name, cell in columns.items()]
+        blocks.append(Block(pair.id, original, box, ((Panel(original, "original\n"), *panels),)))
+    return blocks
+
+
+def _chosen(pairs: Sequence[Pair], boxes: Boxes) -> list[tuple[Pair, Box, torch.Tensor]]:
+    """The photographs that `boxes` names and that are there, in its order; else the first one with a box in the middle.
+
+    Raises:
+        QartsrError: a box that does not lie in its photograph.
+    """
+    known = {pair.id: pair for pair in pairs}
+    named = [name for name in boxes if name in known] or list(known)[:1]
+    found = []
+    for name in named:
+        original = read_image(known[name].hr)
+        found.append((known[name], _box(name, boxes.get(name), original.shape[-2:]), original))
     return found
+
+
+def _box(name: str, numbers: Sequence[int] | None, size: Sequence[int]) -> Box:
+    height, width = size
+    if numbers is None:
+        side = max(1, round(0.3 * min(height, width)))
+        return Box((height - side) // 2, (width - side) // 2, side)
+    if len(numbers) != 3:
+        raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}; give top, left and size in pixels")
+    box = Box(*numbers)
+    if not box.inside(height, width):
+        raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}, outside of the {width}x{height} photograph; move it")
+    return box
 
 
 def _methods(run: TableRun, setting: Setting, bits: Sequence[str]) -> list[str]:
     """Methods of the setting with a row for the photographs at one of the bit widths, diverged or not."""
-    rows = run.table[run.table["dataset"] == DATASET]
-    known = set(zip(rows["method"], rows["backbone"], rows["timestep"], rows["bits"], strict=True))
+    rows = run.table[(run.table["dataset"] == DATASET) & run.table["bits"].isin(list(bits))]
+    known = set(zip(rows["method"], rows["backbone"], rows["timestep"], strict=True))
     return [
-        method
-        for method, timestep in setting.timesteps.items()
-        if any((method, setting.backbone, timestep, width) in known for width in bits)
+        method for method, timestep in setting.timesteps.items() if (method, setting.backbone, timestep) in known
     ]
 
 
 def _stored(run: TableRun, key: Key) -> str:
     """Stored bits per weight as text; empty when unknown."""
-    table = run.table
-    same = [
-        table[column] == value for column, value in zip(("method", "backbone", "timestep", "bits"), key, strict=True)
-    ]
-    values = table.loc[same[0] & same[1] & same[2] & same[3], "w_bits_effective"]
+    rows = run.table.set_index(["method", "backbone", "timestep", "bits"])["w_bits_effective"]
+    values = rows[rows.index == key]
     return f"{float(values.iloc[0]):.2f} bits/weight" if len(values) and is_number(values.iloc[0]) else ""

@@ -1,10 +1,13 @@
-"""Rendered tables: long results by the contract, joined with the paper's values, as Markdown and HTML."""
+"""One table, long rows to text: wide beside the paper's values, as Markdown and HTML; and the words above it."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -12,93 +15,81 @@ import pandas as pd
 from qartsr_lib.base import paths
 from qartsr_lib.base.atomic import write_text
 from qartsr_lib.images.metrics import lower_is_better
-from qartsr_lib.study.paper import BICUBIC_LABEL, PAPER_NAMES, paper_table
+from qartsr_lib.study.paper import BICUBIC_LABEL, paper_table, paper_values
+from qartsr_lib.study.result_cells import read_cells
 
+CAPTIONS = Path(__file__).resolve().parents[1] / "assets" / "captions.toml"
 DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}
-KEYS = ["dataset", "bits", "timestep", "method"]
+KEYS = ("dataset", "bits", "timestep", "method")
+#: Column of run ids: links on the page, left out in Markdown.
+RUN = "run"
 #: Words of a table -> what must stand above it, for a reader who sees this one file.
 STAND_INS = {
     "embedded": "Models named embedded are small ones of this study's own: none of their numbers is OSEDiff's.",
     "(paper)": "Columns marked (paper) are the paper's, of OSEDiff; those of RealSR where it lacks the data set.",
     "VAE-FD": "VAE-FD is a distance of features of this study's own encoder, not LPIPS.",
 }
+Sections = Sequence[tuple[str, pd.DataFrame]]
 
 
-def wide(results: pd.DataFrame, metrics: Sequence[str], compare: str | Sequence[str] = "timestep") -> pd.DataFrame:
-    """Long results of one backbone -> one row per setting, one text column per metric.
+def wide(
+    results: pd.DataFrame,
+    metrics: Sequence[str],
+    compare: str | Sequence[str] = "timestep",
+    keys: Sequence[str] = KEYS,
+) -> pd.DataFrame:
+    """Long results of one backbone -> a row per value of `keys`, a text column per metric, and RUN where it is known.
 
     A value is followed by its interval; the best is bold of the rows that differ in `compare` alone, bicubic
     interpolation left out; an unavailable or infinite value is n/a. Rows keep the order of `results`.
 
     Args:
-        compare: "timestep" (Table 1), "method" (Table 3), or several of `KEYS`.
+        compare: "timestep" (Table 1), "method" (Table 3), or several of `keys`.
     """
     compared = [compare] if isinstance(compare, str) else list(compare)
-    fixed = [key for key in KEYS if key not in compared]
-    best = _best(results, fixed, compared)
-    lines: dict[tuple, dict[str, str]] = {}
-    for row in results.itertuples(index=False):
-        key = (row.dataset, row.bits, row.timestep, row.method)
-        text = cell(row)
-        winner = best.get((*(getattr(row, name) for name in fixed), row.metric))
-        if winner == tuple(getattr(row, name) for name in compared):
-            text = f"**{text}**"
-        lines.setdefault(key, {})[row.metric] = text
-    rows = [dict(zip(KEYS, key, strict=True)) | values for key, values in lines.items()]
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=KEYS)
-    return table[KEYS + [metric for metric in metrics if metric in table]].fillna("")
+    results = results.reset_index(drop=True)
+    best = _best(results, [*(key for key in keys if key not in compared), "metric"])
+    texts = [cell(row) for row in results.itertuples(index=False)]
+    shown = results.assign(text=[f"**{text}**" if place in best else text for place, text in enumerate(texts)])
+    index = [*keys, "run_id"] if "run_id" in results else list(keys)
+    table = shown.pivot_table(index=index, columns="metric", values="text", aggfunc="first", sort=False)
+    table = table.reset_index().rename(columns={"run_id": RUN}).rename_axis(columns=None).fillna("")
+    return table[[*keys, *(name for name in (*metrics, RUN) if name in table)]]
 
 
-def add_paper(table: pd.DataFrame, number: int, metrics: Sequence[str], stand_in: str | None = None) -> pd.DataFrame:
-    """Put the paper's values beside ours, in columns named "<metric> (paper)"; its rows go by our names (PAPER_NAMES).
+def add_paper(
+    table: pd.DataFrame,
+    number: int,
+    metrics: Sequence[str],
+    stand_in: str | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Put the paper's values beside ours, in columns named "<metric> (paper)".
 
     Args:
-        table: what `wide` returned.
+        table: what `wide` returned, with its data set.
         number: of the paper's table.
         stand_in: show the paper's rows of this data set also beside data sets the paper does not
             have (they are other images and another model: for orientation only).
+        keys: our columns -> the transcription's; bits, timestep and method by default.
     """
-    paper = paper_table(number)
-    shown = [metric for metric in metrics if metric in paper and metric in table]
-    known = set(paper["dataset"])
-    paper = paper.assign(method=paper["method"].replace(PAPER_NAMES))
-    joined = table.assign(_paper=[name if name in known else stand_in for name in table["dataset"]])
-    paper = paper.rename(columns={"dataset": "_paper"} | {metric: f"{metric} (paper)" for metric in shown})
-    keys = ["_paper", "bits", "timestep", "method"]
-    joined = joined.merge(paper[keys + [f"{metric} (paper)" for metric in shown]], how="left", on=keys).drop(
-        columns="_paper"
-    )
-    for metric in shown:
-        column = joined.pop(f"{metric} (paper)")
-        text = ["" if pd.isna(value) else f"{value:.{DECIMALS.get(metric, 4)}f}" for value in column]
-        joined.insert(joined.columns.get_loc(metric) + 1, f"{metric} (paper)", text)
-    return joined
+    keys = keys or {key: key for key in KEYS[1:]}
+    known = {name: paper_values(number, list(keys.values()), name, stand_in) for name in table["dataset"].unique()}
+    table = table.copy()
+    for metric in [name for name in metrics if name in paper_table(number) and name in table]:
+        values = [known[row.dataset].get((*(getattr(row, key) for key in keys), metric)) for row in table.itertuples()]
+        table.insert(table.columns.get_loc(metric) + 1, f"{metric} (paper)", [shown(x, metric, "") for x in values])
+    return table
 
 
-def save_table(
-    profile: str, name: str, sections: Sequence[tuple[str, pd.DataFrame]], caption: str, note: str = ""
-) -> Path:
-    """Write figures/<profile>/<name>.md and .html, both with the same caption, sections, and note below them.
-
-    What stands in for the paper's models and metrics in it is named below the caption.
-
-    Returns:
-        The Markdown file.
-    """
-    folder = paths.figures_dir(profile)
+def save_table(profile: str, name: str, sections: Sections, caption: str = "", note: str = "") -> Path:
+    """Write figures/<profile>/<name>.md: caption (of captions.toml where none is given), what stands in for the
+    paper's models and metrics, sections, note."""
+    caption = caption or ". ".join(words(name))
     parts = [f"### {title}\n\n{to_markdown(table)}" for title, table in sections]
-    stand_ins = named_stand_ins("\n".join([caption, *parts]))
-    markdown = "\n\n".join(part for part in [caption, stand_ins, *parts, note] if part)
-    body = "".join(f"<h3>{html.escape(title)}</h3>{to_html(table)}" for title, table in sections)
-    header, footer = (f"<p>{html.escape(text)}</p>" if text else "" for text in (stand_ins, note))
-    head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(name)}</title>{_CSS}"
-    write_text(folder / f"{name}.html", f"{head}<p>{html.escape(caption)}</p>{header}{body}{footer}\n")
-    return write_text(folder / f"{name}.md", markdown + "\n")
-
-
-def named_stand_ins(text: str) -> str:
-    """The sentences of STAND_INS that a table with this text needs; empty where nothing stands in."""
-    return " ".join(sentence for word, sentence in STAND_INS.items() if word in text)
+    text = "\n".join([caption, *parts])
+    stand_ins = " ".join(sentence for word, sentence in STAND_INS.items() if word in text)
+    return save_text(profile, name, "\n\n".join(filter(None, [caption, stand_ins, *parts, note])))
 
 
 def save_text(profile: str, name: str, text: str) -> Path:
@@ -108,34 +99,45 @@ def save_text(profile: str, name: str, text: str) -> Path:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """A text table as GitHub Markdown."""
+    table = table.drop(columns=RUN, errors="ignore")
     lines = [list(table.columns), ["---"] * len(table.columns), *table.map(_text).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
-def to_html(table: pd.DataFrame) -> str:
-    """A text table as HTML; **bold** cells become <b>."""
-    escaped = table.map(lambda cell: _bold(html.escape(_text(cell))))
-    return escaped.to_html(index=False, escape=False, border=0)
+def to_html(table: pd.DataFrame, href: Callable[[str], str] = lambda run: "") -> str:
+    """A text table as HTML, methods first, without the end tags that HTML leaves out.
+
+    Args:
+        href: run id -> its link, "" for none.
+    """
+    runs = table[RUN] if RUN in table else [""] * len(table)
+    table = table.drop(columns=RUN, errors="ignore").map(_text)
+    table = table[sorted(table, key=lambda name: name != "method")]
+    paper = [' class="paper"' if "(paper)" in name or "(its reduction)" in name else "" for name in table]
+    head = "".join(f"<th{kind}>{html.escape(name)}" for name, kind in zip(table, paper, strict=True))
+    links = [href(run) for run in runs]
+    lines = [f"<table><thead><tr>{head}{'<th>record' if any(links) else ''}<tbody>"]
+    for link, cells in zip(links, table.itertuples(index=False, name=None), strict=True):
+        line = "".join(f"<td{kind}>{_marked(text)}" for text, kind in zip(cells, paper, strict=True))
+        lines.append(f"<tr>{line}" + (f'<td><a href="{link}">run</a>' if link else ""))
+    return "\n".join(lines) + "</table>"
 
 
-def _text(cell: object) -> str:
-    return "" if pd.isna(cell) else str(cell)
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value)
 
 
-def _bold(cell: str) -> str:
-    return f"<b>{cell[2:-2]}</b>" if cell.startswith("**") and cell.endswith("**") else cell
+def _marked(text: str) -> str:
+    """A cell as HTML: **bold** as <b>, an interval as <small>."""
+    inner = re.sub(r" \[(-?[\d.]+), (-?[\d.]+)\]$", r"<small>\1 to \2</small>", html.escape(text.strip("*")))
+    return f"<b>{inner}</b>" if text.startswith("**") else inner
 
 
-def _best(results: pd.DataFrame, fixed: Sequence[str], compared: Sequence[str]) -> dict[tuple, tuple]:
-    """(fixed keys..., metric) -> the values of `compared` in the best row, where several are compared."""
-    best = {}
+def _best(results: pd.DataFrame, fixed: Sequence[str]) -> set[int]:
+    """Places of the best value among rows that share `fixed`, where several compete."""
     usable = results[results["value"].map(is_number) & (results["method"] != BICUBIC_LABEL)]
-    for key, group in usable.groupby([*fixed, "metric"], sort=False):
-        if len(group) > 1:
-            values = group["value"].astype(float)
-            index = values.idxmin() if lower_is_better(key[-1]) else values.idxmax()
-            best[key] = tuple(group.loc[index, list(compared)])
-    return best
+    groups = [(key[-1], group["value"].astype(float)) for key, group in usable.groupby(list(fixed), sort=False)]
+    return {x.idxmin() if lower_is_better(metric) else x.idxmax() for metric, x in groups if len(x) > 1}
 
 
 def is_number(value: object) -> bool:
@@ -143,19 +145,44 @@ def is_number(value: object) -> bool:
     return not pd.isna(value) and math.isfinite(value)
 
 
+def shown(value: float | None, metric: str, missing: str = "n/a") -> str:
+    """A value with its metric's decimals."""
+    return f"{value:.{DECIMALS.get(metric, 4)}f}" if is_number(value) else missing
+
+
 def cell(row) -> str:
     """A row's value with its interval, as it is shown: n/a when unavailable or not finite."""
-    if not is_number(row.value):
-        return "n/a"
-    decimals = DECIMALS.get(row.metric, 4)
-    if not (is_number(row.ci_low) and is_number(row.ci_high)):
-        return f"{row.value:.{decimals}f}"
-    return f"{row.value:.{decimals}f} [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"
+    known = all(map(is_number, (row.value, row.ci_low, row.ci_high)))
+    interval = f" [{shown(row.ci_low, row.metric)}, {shown(row.ci_high, row.metric)}]" if known else ""
+    return shown(row.value, row.metric) + interval
 
 
-_CSS = """<style>
-:root { color-scheme: light dark; }
-body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
-</style>"""
+@cache
+def _captions() -> list[dict[str, str]]:
+    return tomllib.loads(CAPTIONS.read_text(encoding="utf-8"))["caption"]
+
+
+def read_frame(profile: str, name: str, texts: Sequence[str]) -> pd.DataFrame:
+    """results/<profile>/<name>.csv with the columns `texts` as text and all others as numbers, NaN where empty.
+
+    Raises:
+        QartsrError: no such table, not a table, or without one of `texts`.
+    """
+    frame = read_cells(paths.results_dir(profile) / f"{name}.csv", texts)
+    return frame.assign(**{column: pd.to_numeric(frame[column]) for column in frame.columns.difference(list(texts))})
+
+
+def place(name: str) -> int:
+    """Where a table or figure stands among the captions; last, where none is its own."""
+    fitting = [number for number, item in enumerate(_captions()) if re.fullmatch(item["file"], name)]
+    return (fitting or [len(_captions())])[0]
+
+
+def words(name: str) -> tuple[str, str]:
+    """(title, text) of a table or figure by its file's name; groups of the caption's pattern stand in braces."""
+    number = place(name)
+    if number == len(_captions()):
+        return name.replace("_", " "), ""
+    item = _captions()[number]
+    parts = re.fullmatch(item["file"], name).groupdict()
+    return item["title"].format(**parts), item["text"].format(**parts)

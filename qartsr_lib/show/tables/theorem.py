@@ -33,23 +33,14 @@ def encoder_table(errors: pd.DataFrame) -> pd.DataFrame:
 
 def law_table(fits: Fits) -> pd.DataFrame:
     """One row per backbone, bit width and law: constant, misfit as a factor, and its interval."""
-    rows = [
-        (
-            backbone,
-            bits,
-            fit.law,
-            fit.constant,
-            10**fit.log10_residual,
-            10**fit.low,
-            10**fit.high,
-            fit.law == min(group, key=lambda item: item.log10_residual).law,
-        )
-        for (backbone, bits), group in fits.items()
-        for fit in group
-    ]
-    return pd.DataFrame(
-        rows, columns=["backbone", "bits", "law", "constant", "off_by", "ci_low", "ci_high", "best"]
-    ).round(4)
+    rows = []
+    for (backbone, bits), group in fits.items():
+        best = min(group, key=lambda fit: fit.log10_residual).law
+        for fit in group:
+            factors = (10**exponent for exponent in (fit.log10_residual, fit.low, fit.high))
+            rows.append((backbone, bits, fit.law, fit.constant, *factors, fit.law == best))
+    columns = ["backbone", "bits", "law", "constant", "off_by", "ci_low", "ci_high", "best"]
+    return pd.DataFrame(rows, columns=columns).round(4)
 
 
 def theorem_verdict(errors: pd.DataFrame, fits: Fits, contributions: pd.DataFrame) -> str:

@@ -1,0 +1,150 @@
+"""Look into one layer and one photograph: pure functions behind the sliders of a notebook; sample photographs only."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+
+from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets.samples import DATASETS
+from qartsr_lib.images.image import read_image, to_uint8
+from qartsr_lib.quant.granularity import broadcast_along
+from qartsr_lib.quant.layers import QuantLayer
+from qartsr_lib.quant.primitives import dequantize, quantize
+from qartsr_lib.quant.quantizers import Quantizer
+from qartsr_lib.show.figures.style import styled, subplots
+
+#: Parts of Eq. (9) that QArtSR's layers have, and other methods' layers may lack: side branch, update, transformation.
+COMPONENTS = ("L", "F", "phi")
+
+
+def layers(model: nn.Module) -> list[str]:
+    """Names of the Linear and Conv2d layers, in order of definition."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
+def photograph(name: str, crop: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(original, its low-quality version) of a sample photograph, (1, 3, H, W) and (1, 3, H/4, W/4) in [0, 1].
+
+    Args:
+        crop: top, left, size in pixels of the original, multiples of 64; None for all.
+
+    Raises:
+        QartsrError: no such photograph, or a crop outside of it.
+    """
+    pairs = {pair.id: pair for pair in DATASETS.get("samples").pairs()}
+    if name not in pairs:
+        raise QartsrError(f"photograph {name!r}: choose one of {', '.join(pairs)}")
+    hr, lq = read_image(pairs[name].hr), read_image(pairs[name].lq)
+    if crop is None:
+        return hr, lq
+    top, left, size = crop
+    if size <= 0 or min(top, left) < 0 or top + size > hr.shape[-2] or left + size > hr.shape[-1]:
+        raise QartsrError(f"crop {list(crop)}: outside of the {hr.shape[-1]}x{hr.shape[-2]} photograph {name}")
+    if any(number % 64 for number in crop):
+        raise QartsrError(f"crop {list(crop)}: give multiples of 64, on which the models work")
+    small = [number // 4 for number in crop]
+    return tuple(
+        image[..., y : y + side, x : x + side] for image, (y, x, side) in ((hr, (top, left, size)), (lq, small))
+    )
+
+
+@torch.no_grad()
+def layer_weights(layer: QuantLayer, components: Collection[str] = COMPONENTS) -> tuple[torch.Tensor, torch.Tensor]:
+    """(codes, the weight that the layer then has in effect), both like its W, with some components of Eq. (9).
+
+        W^ = L1 L2 + Q_W(phi (W - L1 L2 + F1 F2)) / phi
+
+    Args:
+        components: of COMPONENTS; those that the layer lacks change nothing. With all of them Q_W is the layer's own,
+            else its range is set anew by the smallest and largest value.
+    """
+    weight = layer.weight
+    has = {"L": hasattr(layer, "side_out"), "F": hasattr(layer, "merged_out"), "phi": hasattr(layer, "log_phi")}
+    on = {name: has[name] and name in components for name in COMPONENTS}
+    side = (layer.side_out @ layer.side_in).view_as(weight) if on["L"] else torch.zeros_like(weight)
+    phi = broadcast_along(layer.log_phi.exp(), 1, weight.ndim) if on["phi"] else torch.ones(())
+    update = (layer.merged_out @ layer.merged_in).view_as(weight) if on["F"] else 0.0
+    if on == has:
+        folded, quantizer = layer.folded_weight(), layer.weight_quantizer
+    else:
+        folded = phi * (weight - side + update)
+        quantizer = Quantizer(layer.weight_quantizer.config, weight.shape, layer.name)
+        quantizer.set_range_from(folded)
+    grouped = quantizer.config.granularity.view(folded)
+    scale, zero_point = quantizer.qparams(grouped)
+    codes = quantize(grouped, scale, zero_point, *quantizer.code_range)
+    return codes.view_as(weight), dequantize(codes, scale, zero_point).view_as(weight) / phi + side
+
+
+@styled
+def layer_view(model: nn.Module, quantized: nn.Module, name: str, components: Collection[str] = COMPONENTS) -> Figure:
+    """Codes of a layer's weight as an image, values of W and W^, and the error by output channel.
+
+    Args:
+        model: in full precision.
+        quantized: the same network, quantized.
+        name: of `layers`.
+        components: see `layer_weights`.
+
+    Raises:
+        QartsrError: no such layer, or one whose weight is not quantized.
+    """
+    layer = dict(quantized.named_modules()).get(name)
+    if not isinstance(layer, QuantLayer) or layer.weight_quantizer is None:
+        raise QartsrError(f"layer {name!r}: the model quantizes no weight of that name")
+    weight = model.get_submodule(name).weight.detach()
+    codes, found = layer_weights(layer, components)
+    error = (found - weight).flatten(1).square().mean(1) / weight.square().mean()
+    figure, ((image, values, channels),) = subplots(1, 3, (11, 3.2))
+    shown = image.imshow(codes.flatten(1), aspect="auto", interpolation="nearest", cmap="viridis")
+    figure.colorbar(shown, ax=image)
+    image.set(title=f"codes, {layer.weight_quantizer.config.bits} bits", xlabel="input", ylabel="output channel")
+    image.grid(visible=False)
+    bins = np.histogram_bin_edges(weight.flatten().numpy(), 101)
+    for label, tensor in (("W", weight), ("W^", found)):
+        values.hist(tensor.flatten().numpy(), bins=bins, histtype="step", label=label)
+    values.set(title=name, yscale="log", xlabel="value", ylabel="weights")
+    values.legend()
+    channels.plot(error.numpy(), ".", ms=4)
+    channels.set(title=f"error, mean {error.mean():.3g}", yscale="log", xlabel="output channel")
+    channels.set_ylabel("squared error / mean square of W")
+    return figure
+
+
+@torch.no_grad()
+def upscaled(model: OneStepSR, name: str, crop: Sequence[int] | None = None) -> np.ndarray:
+    """A model's output of a sample photograph, (H, W, 3) of bytes; see `photograph`."""
+    return to_uint8(model.upscale(photograph(name, crop)[1]))
+
+
+def before_after(left: np.ndarray, right: np.ndarray) -> object:
+    """A widget with a line that moves between two equally large pictures, (H, W, 3) of bytes; without ipywidgets a
+    Figure that shows both."""
+    try:
+        import ipywidgets
+    except ImportError:
+        figure, (axes,) = subplots(1, 2, (8, 4))
+        for axis, picture in zip(axes, (left, right), strict=True):
+            axis.imshow(picture)
+            axis.axis("off")
+        return figure
+    slider = ipywidgets.IntSlider(left.shape[1] // 2, 0, left.shape[1], readout=False)
+    picture = ipywidgets.Image(format="png", width=2 * left.shape[1])
+
+    def draw(change: object = None) -> None:
+        joined = np.concatenate([left[:, : slider.value], right[:, slider.value :]], axis=1)
+        stream = io.BytesIO()
+        Image.fromarray(joined).save(stream, "PNG")
+        picture.value = stream.getvalue()
+
+    slider.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([picture, slider])

@@ -1,0 +1,139 @@
+"""Rendered sections of the quality table and of Tables 1, 3 and 4; ranks, the timestep effect and the knobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from qartsr_lib.images.metrics import lower_is_better
+from qartsr_lib.show.tables.render import add_paper, is_number, wide
+from qartsr_lib.show.tables.setting import OTHER_RECIPES, Setting, is_papers, table_parts
+from qartsr_lib.study.paper import NO_MODEL
+from qartsr_lib.study.stats import paired_bootstrap
+
+Sections = list[tuple[str, pd.DataFrame]]
+TABLE4_NOTE = (
+    "The paper's rows TRQ+ET and TRQ+RPQ* at W4A4 (25.17 and 24.79 dB) may be swapped in the transcription used here: "
+    "the check marks of its Table 4 could not be read with certainty."
+)
+_STAGES = ("trq", "rpq", "et", "order", "loss")
+_PAPERS_STAGES = {"bits": "bits", "trq": "TRQ", "rpq": "RPQ_star", "et": "ET"}
+
+
+def quality_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
+    """One section per data set: bicubic and full precision, a column per metric."""
+    keys = ("backbone", "timestep")
+    # Nothing is bold: recipes are not compared.
+    return [
+        (str(dataset), wide(part, metrics, compare=(), keys=keys).astype(str))
+        for dataset, part in results.groupby("dataset", sort=False)
+    ]
+
+
+def table1_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
+    """One section per data set and backbone, the paper's values beside ours."""
+    return [
+        (f"{dataset}, {backbone}", add_paper(wide(part, metrics), 1, metrics, "RealSR").drop(columns="dataset"))
+        for (dataset, backbone), part in results.groupby(["dataset", "backbone"], sort=False)
+    ]
+
+
+def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
+    """One section per data set and setting, the best method in bold; the paper's values in its own setting.
+
+    The paper runs full precision and the rivals on T = 1000 and QArtSR on T = 1: where both models are
+    there, the first section of a data set is this setting. Sections of one T have also what the paper
+    left out; a column says which of their rows are the paper's. Outside systems and bicubic interpolation stand in
+    every section.
+    """
+    return [
+        (f"{dataset}, {setting.title}", _table3(rows, metrics, setting))
+        for dataset, setting, rows in table_parts(results)
+    ]
+
+
+def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.DataFrame:
+    table = wide(rows, metrics, compare=("timestep", "method"))
+    if setting.backbone not in OTHER_RECIPES:
+        table = add_paper(table, 3, metrics, "RealSR")
+    known = rows.drop_duplicates(["bits", "method"]).set_index(["bits", "method"])
+    extra = [known.loc[key] for key in zip(table["bits"], table["method"], strict=True)]
+    of_model = [row.backbone not in NO_MODEL for row in extra]
+    papers = [is_papers(row.backbone, method, row.timestep) for method, row in zip(table["method"], extra, strict=True)]
+    bits = [_number(row.w_bits_effective, 2) if own else "n/a" for own, row in zip(of_model, extra, strict=True)]
+    new = {
+        "T": [str(row.timestep) if own else "" for own, row in zip(of_model, extra, strict=True)],
+        "method": list(table["method"]),
+        "paper's setting": ["yes" if mark else "" for mark in papers],
+        "bits/weight": bits,
+        "images": [_number(row.steps, 0) for row in extra],
+    }
+    rest = table.drop(columns=["dataset", "timestep", "method", "bits"])
+    return pd.concat([table[["bits"]], pd.DataFrame(new), rest], axis=1)
+
+
+def _number(value: float, decimals: int) -> str:
+    return "n/a" if pd.isna(value) else f"{value:.{decimals}f}"
+
+
+def table4_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
+    """One section per data set, backbone, bit width and version, the best in bold; the paper's values beside its own
+    version."""
+    sections = []
+    keys = ("dataset", "bits", "timestep", "method", *_STAGES, "steps")
+    quantized = results[results["bits"] != "W32A32"]
+    for (dataset, backbone, bits, version), part in quantized.groupby(
+        ["dataset", "backbone", "bits", "version"], sort=False
+    ):
+        table = wide(part, metrics, compare=keys, keys=keys)
+        if version == "paper" and backbone not in OTHER_RECIPES:
+            table = add_paper(table, 4, metrics, "RealSR", _PAPERS_STAGES)
+        table = table.drop(columns=["dataset", "bits"]).rename(columns={"steps": "images"})
+        sections.append((f"{dataset}, {backbone}, {bits}, version {version}", table.astype(str)))
+    return sections
+
+
+def table4_note(sections: Sections) -> str:
+    """What must stand below Table 4 where the paper's rows are beside ours; empty elsewhere."""
+    return TABLE4_NOTE if any(column.endswith("(paper)") for _, table in sections for column in table) else ""
+
+
+def ranks(results: pd.DataFrame, metric: str = "PSNR") -> pd.DataFrame:
+    """Place of every method by `metric`: rows (dataset, backbone, T, bits), columns methods, 1 is best.
+
+    Full precision, bicubic interpolation and outside systems have no place, nor has a method without a value.
+    """
+    cells = results[(results["metric"] == metric) & (results["method"] != "FP")]
+    cells = cells[~cells["backbone"].isin(NO_MODEL) & cells["value"].map(is_number)]
+    keys = ["dataset", "backbone", "timestep", "bits"]
+    place = cells.groupby(keys, sort=False)["value"].rank(ascending=lower_is_better(metric), method="min").astype(int)
+    return cells.assign(place=place).pivot_table(index=keys, columns="method", values="place", sort=False)
+
+
+def timestep_effect(per_image: pd.DataFrame, metric: str = "PSNR", high: int = 1000, low: int = 1) -> pd.DataFrame:
+    """`metric` at timestep `low` minus at `high`, paired over images, with a bootstrap interval."""
+    values = per_image[per_image["metric"] == metric].dropna(subset=["value"])
+    rows = []
+    for key, group in values.groupby(["dataset", "backbone", "method", "bits"], sort=False):
+        table = group.pivot_table(index="image", columns="timestep", values="value")
+        if {high, low} <= set(table.columns):
+            effect = paired_bootstrap(table[low].to_numpy(), table[high].to_numpy())
+            rows.append((*key, *effect, len(table)))
+    columns = ["dataset", "backbone", "method", "bits", f"{metric} gain", "ci_low", "ci_high", "n_images"]
+    return pd.DataFrame(rows, columns=columns).round(3)
+
+
+def part_table(results: pd.DataFrame) -> pd.DataFrame:
+    """PSNR with one part quantized: rows (backbone, bits, method), columns T."""
+    return _psnr(results, ["backbone", "bits", "method"], "timestep")
+
+
+def knob_table(results: pd.DataFrame) -> pd.DataFrame:
+    """PSNR of every knob: rows methods, columns (bits, timestep)."""
+    return _psnr(results, "method", ["bits", "timestep"])
+
+
+def _psnr(results: pd.DataFrame, index: str | list[str], columns: str | list[str]) -> pd.DataFrame:
+    values = results[results["metric"] == "PSNR"]
+    return values.pivot_table(index=index, columns=columns, values="value", sort=False).round(2)

@@ -1,0 +1,103 @@
+"""Which model each method of a table, panel or picture runs on: all on the same one, or as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from qartsr_lib.study.paper import BICUBIC, NO_MODEL, OUTSIDE, papers_rows
+
+#: Recipes that are not OSEDiff's: no row there is the paper's setting.
+OTHER_RECIPES = ("embedded-scaled",)
+FULL = "FP"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One comparison of methods.
+
+    Attributes:
+        name: for file names, such as "embedded_T1" or "embedded_paper".
+        title: for people.
+        backbone: name in BACKBONES.
+        timesteps: method as in tables -> T of its model; full precision ("FP") is one of them.
+        pictured: whether it gets pictures; where the paper's setting shows the same rivals, it does not.
+    """
+
+    name: str
+    title: str
+    backbone: str
+    timesteps: Mapping[str, int]
+    pictured: bool = True
+
+    def rows(self, results: pd.DataFrame) -> pd.DataFrame:
+        """The rows of `results` in this setting: full precision, bicubic, outside systems, then methods."""
+        timestep = results["method"].map(dict(self.timesteps))
+        model = (results["backbone"] == self.backbone) & (results["timestep"] == timestep)
+        full = results["method"] == FULL
+        others = [results[results["backbone"] == name] for name in (BICUBIC, OUTSIDE)]
+        return pd.concat([results[model & full], *others, results[model & ~full]])
+
+
+def cell_name(backbone: str, timestep: int) -> str:
+    """A model in file names, such as "embedded_T1"."""
+    return f"{backbone}_T{timestep}"
+
+
+def cell_title(backbone: str, timestep: int) -> str:
+    """A model for people, such as "embedded, T = 1"."""
+    return f"{backbone}, T = {timestep}"
+
+
+def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[Setting]:
+    """The paper's setting of every backbone that has T = 1000 and T = 1, then every (backbone, T) by itself.
+
+    Args:
+        cells: (backbone, T) of the run.
+        methods: names in the table.
+    """
+    cells = list(dict.fromkeys(cells))
+    paper = [
+        Setting(f"{backbone}_paper", f"{backbone}, the paper's setting", backbone, papers_timesteps(methods))
+        for backbone in dict.fromkeys(backbone for backbone, _ in cells)
+        if backbone not in OTHER_RECIPES and {(backbone, 1000), (backbone, 1)} <= set(cells)
+    ]
+    shown = {setting.backbone for setting in paper}
+    return paper + [
+        Setting(
+            cell_name(backbone, timestep),
+            cell_title(backbone, timestep),
+            backbone,
+            dict.fromkeys([FULL, *methods], timestep),
+            pictured=timestep == 1 or backbone not in shown,
+        )
+        for backbone, timestep in cells
+    ]
+
+
+def table_parts(results: pd.DataFrame) -> Iterator[tuple[str, Setting, pd.DataFrame]]:
+    """(data set, setting, its rows), the settings of all models and methods of the table.
+
+    A setting in which a data set has no model, only bicubic or outside systems, is left out.
+    """
+    ours = results[~results["backbone"].isin(NO_MODEL)]
+    cells = ours[["backbone", "timestep"]].drop_duplicates().itertuples(index=False, name=None)
+    found = settings(list(cells), [method for method in ours["method"].unique() if method != FULL])
+    for dataset, part in results.groupby("dataset", sort=False):
+        for setting in found:
+            rows = setting.rows(part)
+            if not rows["backbone"].isin(NO_MODEL).all():
+                yield str(dataset), setting, rows
+
+
+def papers_timesteps(methods: Sequence[str]) -> dict[str, int]:
+    """Method -> T as in the paper's Table 3: QArtSR 1, full precision and rivals (also unknown ones) 1000."""
+    known = dict(papers_rows(3))
+    return {method: known.get(method, 1000) for method in [FULL, *methods]}
+
+
+def is_papers(backbone: str, method: str, timestep: int) -> bool:
+    """Whether the paper's Table 3 reports this method at this T, on a backbone of OSEDiff's recipe."""
+    return backbone not in OTHER_RECIPES and (method, timestep) in papers_rows(3)

@@ -29,7 +29,7 @@ from qartsr_lib.images.fidelity import psnr_y
 from qartsr_lib.images.image import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.show.figures.style import webp, write_picture
 from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row, read_output
-from qartsr_lib.show.tables.setting import Setting, cell_name
+from qartsr_lib.show.tables.setting import Setting
 from qartsr_lib.study.paper import BICUBIC
 from qartsr_lib.study.table_run import TableRun
 
@@ -115,7 +115,7 @@ def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Pa
     experiments = outputs_by_row(run)
     for backbone, timestep, method, bits, run_id in _rows(run, settings):
         image = read_output(run, experiments.get((method, backbone, timestep, bits)), pair.id)
-        name = f"{method}_{bits}_{cell_name(backbone, timestep)}"
+        name = f"{method}_{bits}_{backbone}_T{timestep}"
         yield entry((backbone, timestep, method, bits), run_id, name, image)
 
 

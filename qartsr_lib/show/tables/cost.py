@@ -174,29 +174,25 @@ def computing_times(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         records: run records of a table (`TableRun.records`), one per cell and data set; those of
             outside systems, which take no time here, are left out.
     """
-    records = [record for record in records if "options" in record["parameters"]]
-    models: dict[str, Mapping[str, Any]] = {}
+    cells = []
     for record in records:
-        models.setdefault(repr([record["parameters"][key] for key in _MODEL]), record)
+        known, spent = record["parameters"], record["duration_s"]
+        if "options" in known:
+            seeds, trained = len(known["seeds"]), bool(known["options"].get("images"))
+            model = repr([known[key] for key in _MODEL])
+            cells.append((model, trained, seeds, spent["build"], record["data"]["images"] * seeds, spent["images"]))
+    frame = pd.DataFrame(cells, columns=["model", "trained", "models", "build", "images", "score"])
+    trained = frame[frame["trained"].astype(bool)].drop_duplicates("model")
     columns = ["quantity", "seconds, first cell", "count", "hours, estimated", "hours, measured"]
-    trained = [record for record in models.values() if record["parameters"]["options"].get("images")]
-    if not trained:
+    if trained.empty:
         return pd.DataFrame(columns=columns)
-
-    def row(quantity: str, part: str, of: Sequence[Mapping[str, Any]], count: Callable[[Mapping[str, Any]], int]):
-        one = trained[0]["duration_s"][part] / count(trained[0])
-        total = sum(map(count, of))
-        return quantity, one, total, one * total / 3600, sum(record["duration_s"][part] for record in of) / 3600
-
-    rows = [
-        row("training a model", "build", trained, lambda record: len(record["parameters"]["seeds"])),
-        row(
-            "upscaling and scoring an image",
-            "images",
-            records,
-            lambda record: record["data"]["images"] * len(record["parameters"]["seeds"]),
-        ),
-    ]
+    rows = []
+    for quantity, of, count, spent in (
+        ("training a model", trained, "models", "build"),
+        ("upscaling and scoring an image", frame, "images", "score"),
+    ):
+        one, total = trained[spent].iloc[0] / trained[count].iloc[0], of[count].sum()
+        rows.append((quantity, one, total, one * total / 3600, of[spent].sum() / 3600))
     rows.append(("together", None, None, sum(row[3] for row in rows), sum(row[4] for row in rows)))
     return pd.DataFrame(rows, columns=columns).round(2)
 

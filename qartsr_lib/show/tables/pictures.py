@@ -15,7 +15,7 @@ from qartsr_lib.images.image import read_image, upscale_bicubic
 from qartsr_lib.methods import METHODS
 from qartsr_lib.show.figures.pictures import Block, Box, Panel
 from qartsr_lib.show.tables.render import is_number
-from qartsr_lib.show.tables.setting import FULL, Setting, cell_name, cell_title
+from qartsr_lib.show.tables.setting import FULL, Setting, cell_title
 from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.study.paper import OUTSIDE
 from qartsr_lib.study.table_run import TableRun
@@ -61,32 +61,26 @@ def figure1_blocks(
         boxes: photograph -> top, left, size of the crop in HR pixels; the first that is there is shown,
             a box in the middle of the first photograph when none is.
         setting: gives the models.
-        bits: of QArtSR, from left to right; those that the run lacks are left out.
-
-    Returns:
-        One block; none when the run has no photograph from QArtSR.
+        bits: from left to right; those that the run lacks are left out. Without any the list is empty.
 
     Raises:
         QartsrError: a box that does not lie in its photograph.
     """
-    widths = [width for width in bits if OURS in _methods(run, setting, [width])]
+    widths, _ = _there(run, setting, bits, [OURS])
     return [
         photo.block(photo.references(stored=True), [photo.panel(OURS, width, stored=True) for width in widths])
-        for photo in (_photographs(run, pairs, boxes, setting)[:1] if widths else [])
+        for photo in _photographs(run, pairs, boxes, setting)[: min(1, len(widths))]
     ]
 
 
 def figure3_blocks(
     run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
-    """Fig. 3: one photograph; original, full precision, outside systems and every method at one low bit width.
-
-    Args: see `figure1_blocks`; the last of `bits` that the run has is shown, and the list is empty without any.
-    """
-    lowest = [width for width in bits if _methods(run, setting, [width])][-1:]
-    methods = _methods(run, setting, lowest)
+    """Fig. 3: one photograph; original, bicubic, full precision, outside systems and every method at the last bit
+    width that the run has. Arguments as of `figure1_blocks`."""
+    lowest, methods = _there(run, setting, _there(run, setting, bits)[0][-1:])
     blocks = []
-    for photo in _photographs(run, pairs, boxes, setting)[:1] if methods else []:
+    for photo in _photographs(run, pairs, boxes, setting)[: len(lowest)]:
         panels = [*photo.references(), *(photo.panel(method, *lowest) for method in methods)]
         half = -(-len(panels) // 2)
         blocks.append(photo.block(panels[:half], panels[half:]))
@@ -96,14 +90,11 @@ def figure3_blocks(
 def figure6_blocks(
     run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
-    """Fig. 6: every photograph of `boxes`; original, full precision, outside systems, every method; a line per width.
-
-    Args: see `figure1_blocks`; bit widths that the run lacks are left out.
-    """
-    widths = [width for width in bits if _methods(run, setting, [width])]
-    methods = _methods(run, setting, widths)
+    """Fig. 6: every photograph of `boxes`; original, full precision, outside systems, every method; a line per bit
+    width. Arguments as of `figure1_blocks`."""
+    widths, methods = _there(run, setting, bits)
     blocks = []
-    for photo in _photographs(run, pairs, boxes, setting) if methods else []:
+    for photo in _photographs(run, pairs, boxes, setting) if widths else []:
         references = photo.references(bicubic=False)
         # References fill the left columns from top to bottom, so that methods stand one below the other.
         lefts = [references[row :: len(widths)] for row in range(len(widths))]
@@ -125,7 +116,7 @@ def loss_histories(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str, 
     for (backbone, timestep, bits), found in trained.items():
         histories = {label: found[label] for label in labels if label in found}
         if len(histories) > 1:
-            yield f"{bits}_{cell_name(backbone, timestep)}", f"{cell_title(backbone, timestep)}, {bits}", histories
+            yield f"{bits}_{backbone}_T{timestep}", f"{cell_title(backbone, timestep)}, {bits}", histories
 
 
 def read_output(run: TableRun, experiment: Experiment | None, image_id: str) -> torch.Tensor | None:
@@ -228,13 +219,13 @@ def _box(name: str, numbers: Sequence[int] | None, size: Sequence[int]) -> Box:
     return box
 
 
-def _methods(run: TableRun, setting: Setting, bits: Sequence[str]) -> list[str]:
-    """Methods of the setting with a row for the photographs at one of the bit widths, diverged or not."""
-    rows = run.table[(run.table["dataset"] == DATASET) & run.table["bits"].isin(list(bits))]
-    known = set(zip(rows["method"], rows["backbone"], rows["timestep"], strict=True))
-    return [
-        method for method, timestep in setting.timesteps.items() if (method, setting.backbone, timestep) in known
-    ]
+def _there(
+    run: TableRun, setting: Setting, bits: Sequence[str], methods: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """(bit widths, methods) of those asked for, all methods by default, with a row for the photographs."""
+    rows = setting.rows(run.table[(run.table["dataset"] == DATASET) & run.table["bits"].isin(list(bits))])
+    rows = rows[rows["method"].isin(methods or list(setting.timesteps))]
+    return [w for w in bits if w in set(rows["bits"])], [m for m in setting.timesteps if m in set(rows["method"])]
 
 
 def _stored(run: TableRun, key: Key) -> str:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.show.tables.render import add_paper, is_number, wide
-from qartsr_lib.show.tables.setting import OTHER_RECIPES, Setting, is_papers, table_parts
-from qartsr_lib.study.paper import NO_MODEL
+from qartsr_lib.show.tables.setting import OTHER_RECIPES, Setting, table_parts
+from qartsr_lib.study.paper import NO_MODEL, papers_rows
 from qartsr_lib.study.stats import paired_bootstrap
 
 Sections = list[tuple[str, pd.DataFrame]]
@@ -54,27 +54,22 @@ def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
 
 
 def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.DataFrame:
-    table = wide(rows, metrics, compare=("timestep", "method"))
-    if setting.backbone not in OTHER_RECIPES:
+    papers = setting.backbone not in OTHER_RECIPES
+    own = ~rows["backbone"].isin(NO_MODEL)
+    of_paper = [papers and key in papers_rows(3) for key in zip(rows["method"], rows["timestep"], strict=True)]
+    rows = rows.assign(
+        T=rows["timestep"].astype(str).where(own, ""),
+        **{
+            "paper's setting": pd.Series(of_paper, rows.index).map({True: "yes", False: ""}),
+            "bits/weight": rows["w_bits_effective"].where(own).map("{:.2f}".format).replace("nan", "n/a"),
+            "images": rows["steps"].map("{:.0f}".format).replace("nan", "n/a"),
+        },
+    )
+    keys = ("dataset", "timestep", "bits", "T", "method", "paper's setting", "bits/weight", "images")
+    table = wide(rows, metrics, compare=[key for key in keys if key not in ("dataset", "bits")], keys=keys)
+    if papers:
         table = add_paper(table, 3, metrics, "RealSR")
-    known = rows.drop_duplicates(["bits", "method"]).set_index(["bits", "method"])
-    extra = [known.loc[key] for key in zip(table["bits"], table["method"], strict=True)]
-    of_model = [row.backbone not in NO_MODEL for row in extra]
-    papers = [is_papers(row.backbone, method, row.timestep) for method, row in zip(table["method"], extra, strict=True)]
-    bits = [_number(row.w_bits_effective, 2) if own else "n/a" for own, row in zip(of_model, extra, strict=True)]
-    new = {
-        "T": [str(row.timestep) if own else "" for own, row in zip(of_model, extra, strict=True)],
-        "method": list(table["method"]),
-        "paper's setting": ["yes" if mark else "" for mark in papers],
-        "bits/weight": bits,
-        "images": [_number(row.steps, 0) for row in extra],
-    }
-    rest = table.drop(columns=["dataset", "timestep", "method", "bits"])
-    return pd.concat([table[["bits"]], pd.DataFrame(new), rest], axis=1)
-
-
-def _number(value: float, decimals: int) -> str:
-    return "n/a" if pd.isna(value) else f"{value:.{decimals}f}"
+    return table.drop(columns=["dataset", "timestep"])
 
 
 def table4_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
@@ -111,16 +106,16 @@ def ranks(results: pd.DataFrame, metric: str = "PSNR") -> pd.DataFrame:
     return cells.assign(place=place).pivot_table(index=keys, columns="method", values="place", sort=False)
 
 
-def timestep_effect(per_image: pd.DataFrame, metric: str = "PSNR", high: int = 1000, low: int = 1) -> pd.DataFrame:
-    """`metric` at timestep `low` minus at `high`, paired over images, with a bootstrap interval."""
-    values = per_image[per_image["metric"] == metric].dropna(subset=["value"])
+def timestep_effect(per_image: pd.DataFrame) -> pd.DataFrame:
+    """PSNR at T = 1 minus at T = 1000, paired over images, with a bootstrap interval."""
+    values = per_image[per_image["metric"] == "PSNR"].dropna(subset=["value"])
     rows = []
     for key, group in values.groupby(["dataset", "backbone", "method", "bits"], sort=False):
         table = group.pivot_table(index="image", columns="timestep", values="value")
-        if {high, low} <= set(table.columns):
-            effect = paired_bootstrap(table[low].to_numpy(), table[high].to_numpy())
+        if {1000, 1} <= set(table.columns):
+            effect = paired_bootstrap(table[1].to_numpy(), table[1000].to_numpy())
             rows.append((*key, *effect, len(table)))
-    columns = ["dataset", "backbone", "method", "bits", f"{metric} gain", "ci_low", "ci_high", "n_images"]
+    columns = ["dataset", "backbone", "method", "bits", "PSNR gain", "ci_low", "ci_high", "n_images"]
     return pd.DataFrame(rows, columns=columns).round(3)
 
 

@@ -52,8 +52,9 @@ def wide(
     texts = [cell(row) for row in results.itertuples(index=False)]
     shown = results.assign(text=[f"**{text}**" if place in best else text for place, text in enumerate(texts)])
     index = [*keys, "run_id"] if "run_id" in results else list(keys)
-    table = shown.pivot_table(index=index, columns="metric", values="text", aggfunc="first", sort=False)
-    table = table.reset_index().rename(columns={"run_id": RUN}).rename_axis(columns=None).fillna("")
+    cells = shown.pivot_table(index=index, columns="metric", values="text", aggfunc="first")
+    table = shown[index].drop_duplicates().merge(cells.reset_index(), on=index).fillna("")
+    table = table.rename(columns={"run_id": RUN})
     return table[[*keys, *(name for name in (*metrics, RUN) if name in table)]]
 
 

@@ -41,11 +41,6 @@ class Setting:
         return pd.concat([results[model & full], *others, results[model & ~full]])
 
 
-def cell_name(backbone: str, timestep: int) -> str:
-    """A model in file names, such as "embedded_T1"."""
-    return f"{backbone}_T{timestep}"
-
-
 def cell_title(backbone: str, timestep: int) -> str:
     """A model for people, such as "embedded, T = 1"."""
     return f"{backbone}, T = {timestep}"
@@ -58,22 +53,14 @@ def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[S
         cells: (backbone, T) of the run.
         methods: names in the table.
     """
-    cells = list(dict.fromkeys(cells))
-    paper = [
-        Setting(f"{backbone}_paper", f"{backbone}, the paper's setting", backbone, papers_timesteps(methods))
-        for backbone in dict.fromkeys(backbone for backbone, _ in cells)
-        if backbone not in OTHER_RECIPES and {(backbone, 1000), (backbone, 1)} <= set(cells)
-    ]
-    shown = {setting.backbone for setting in paper}
+    cells, names = list(dict.fromkeys(cells)), [FULL, *methods]
+    known = dict(papers_rows(3))
+    timesteps = {method: known.get(method, 1000) for method in names}  # of the paper; rivals that it lacks as its own
+    both = [name for name, _ in cells if name not in OTHER_RECIPES and {(name, 1000), (name, 1)} <= set(cells)]
+    paper = [Setting(f"{name}_paper", f"{name}, the paper's setting", name, timesteps) for name in dict.fromkeys(both)]
     return paper + [
-        Setting(
-            cell_name(backbone, timestep),
-            cell_title(backbone, timestep),
-            backbone,
-            dict.fromkeys([FULL, *methods], timestep),
-            pictured=timestep == 1 or backbone not in shown,
-        )
-        for backbone, timestep in cells
+        Setting(f"{name}_T{t}", cell_title(name, t), name, dict.fromkeys(names, t), t == 1 or name not in both)
+        for name, t in cells
     ]
 
 
@@ -90,14 +77,3 @@ def table_parts(results: pd.DataFrame) -> Iterator[tuple[str, Setting, pd.DataFr
             rows = setting.rows(part)
             if not rows["backbone"].isin(NO_MODEL).all():
                 yield str(dataset), setting, rows
-
-
-def papers_timesteps(methods: Sequence[str]) -> dict[str, int]:
-    """Method -> T as in the paper's Table 3: QArtSR 1, full precision and rivals (also unknown ones) 1000."""
-    known = dict(papers_rows(3))
-    return {method: known.get(method, 1000) for method in [FULL, *methods]}
-
-
-def is_papers(backbone: str, method: str, timestep: int) -> bool:
-    """Whether the paper's Table 3 reports this method at this T, on a backbone of OSEDiff's recipe."""
-    return backbone not in OTHER_RECIPES and (method, timestep) in papers_rows(3)

@@ -1,0 +1,69 @@
+"""What a notebook's sliders show of a layer and of a photograph."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from test_qartsr_layers import converted, float_layers, jiggle
+from torch import nn
+
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.quant import QuantScheme, quantize_
+from qartsr_lib.show import explore
+
+
+def test_the_weight_in_effect_is_what_the_layer_computes_with():
+    reference, layer, x = converted("conv")
+    jiggle(layer, ["side_out", "merged_out", "log_phi"])
+    layer.input_quantizer = layer.bias_quantizer = None
+    codes, found = explore.layer_weights(layer)
+    wanted = F.conv2d(x, found, reference.bias, stride=2, padding=1)
+    assert torch.allclose(layer(x), wanted, atol=1e-4)
+    assert codes.shape == layer.weight.shape and set(codes.unique().tolist()) <= set(range(16))
+
+
+def test_without_components_it_is_maxmin():
+    reference, layer, _ = converted("linear")
+    jiggle(layer, ["side_out", "merged_out", "log_phi"])
+    plain = nn.Sequential(float_layers()["linear"])
+    quantize_(plain, QuantScheme().at("W4A4"))
+    wanted = plain[0].weight_quantizer(reference.weight)
+    assert torch.equal(explore.layer_weights(layer, ())[1], wanted)
+    assert torch.equal(explore.layer_weights(plain[0])[1], wanted), "a layer of another method"
+
+
+def test_a_layer_is_drawn_and_an_unknown_one_named():
+    reference, layer, _ = converted("conv")
+    model, quantized = nn.Sequential(reference), nn.Sequential(layer)
+    assert explore.layers(model) == explore.layers(quantized) == ["0"]
+    figure = explore.layer_view(model, quantized, "0", ("L", "phi"))
+    assert figure.axes[0].images[0].get_array().shape == (20, 72)
+    with pytest.raises(QartsrError, match="layer 'none'"):
+        explore.layer_view(model, quantized, "none")
+
+
+def test_photographs_and_crops(home):
+    hr, lq = explore.photograph("chelsea", (64, 128, 64))
+    assert hr.shape == (1, 3, 64, 64) and lq.shape == (1, 3, 16, 16)
+    whole = explore.photograph("chelsea")
+    assert torch.equal(whole[1][..., 16:32, 32:48], lq)
+    for name, crop, words in (("none", None, "choose one of"), ("chelsea", (0, 0, 640), "outside")):
+        with pytest.raises(QartsrError, match=words):
+            explore.photograph(name, crop)
+
+
+def test_before_and_after_with_and_without_widgets(monkeypatch):
+    left, right = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert isinstance(explore.before_after(left, right), Figure)
+    monkeypatch.undo()
+    pytest.importorskip("ipywidgets")
+    picture, slider = explore.before_after(left, right).children
+    before = picture.value
+    slider.value = 2
+    assert picture.value != before

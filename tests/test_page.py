@@ -16,7 +16,7 @@ from qartsr_lib.study import results
 
 VOID = {"meta", "link", "br", "img", "input"}
 #: Elements whose end tags HTML lets out.
-OPEN = {"tr", "td", "th", "thead", "tbody"}
+OPEN = {"tr", "td", "th", "thead", "tbody", "li"}
 
 
 class Page(HTMLParser):

@@ -19,10 +19,11 @@ from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.primitives import dequantize, quantize
 from qartsr_lib.quant.quantizers import Quantizer
+from qartsr_lib.show.figures.pictures import Box
 from qartsr_lib.show.figures.style import styled, subplots
 
-#: Parts of Eq. (9) that QArtSR's layers have, and other methods' layers may lack: side branch, update, transformation.
-COMPONENTS = ("L", "F", "phi")
+#: Part of Eq. (9) (side branch, update, transformation) -> the attribute of layers that have it.
+COMPONENTS = {"L": "side_out", "F": "merged_out", "phi": "log_phi"}
 
 
 def layers(model: nn.Module) -> list[str]:
@@ -34,7 +35,7 @@ def photograph(name: str, crop: Sequence[int] | None = None) -> tuple[torch.Tens
     """(original, its low-quality version) of a sample photograph, (1, 3, H, W) and (1, 3, H/4, W/4) in [0, 1].
 
     Args:
-        crop: top, left, size in pixels of the original, multiples of 64; None for all.
+        crop: top, left, size in pixels of the original, multiples of four; None for all.
 
     Raises:
         QartsrError: no such photograph, or a crop outside of it.
@@ -45,15 +46,9 @@ def photograph(name: str, crop: Sequence[int] | None = None) -> tuple[torch.Tens
     hr, lq = read_image(pairs[name].hr), read_image(pairs[name].lq)
     if crop is None:
         return hr, lq
-    top, left, size = crop
-    if size <= 0 or min(top, left) < 0 or top + size > hr.shape[-2] or left + size > hr.shape[-1]:
-        raise QartsrError(f"crop {list(crop)}: outside of the {hr.shape[-1]}x{hr.shape[-2]} photograph {name}")
-    if any(number % 64 for number in crop):
-        raise QartsrError(f"crop {list(crop)}: give multiples of 64, on which the models work")
-    small = [number // 4 for number in crop]
-    return tuple(
-        image[..., y : y + side, x : x + side] for image, (y, x, side) in ((hr, (top, left, size)), (lq, small))
-    )
+    if not Box(*crop).inside(*hr.shape[-2:]) or any(number % 4 for number in crop):
+        raise QartsrError(f"crop {list(crop)}: outside of the photograph {name}, or no multiples of four")
+    return Box(*crop).cut(hr), Box(*(number // 4 for number in crop)).cut(lq)
 
 
 @torch.no_grad()
@@ -67,11 +62,11 @@ def layer_weights(layer: QuantLayer, components: Collection[str] = COMPONENTS) -
             else its range is set anew by the smallest and largest value.
     """
     weight = layer.weight
-    has = {"L": hasattr(layer, "side_out"), "F": hasattr(layer, "merged_out"), "phi": hasattr(layer, "log_phi")}
-    on = {name: has[name] and name in components for name in COMPONENTS}
-    side = (layer.side_out @ layer.side_in).view_as(weight) if on["L"] else torch.zeros_like(weight)
-    phi = broadcast_along(layer.log_phi.exp(), 1, weight.ndim) if on["phi"] else torch.ones(())
-    update = (layer.merged_out @ layer.merged_in).view_as(weight) if on["F"] else 0.0
+    has = {name for name, attribute in COMPONENTS.items() if hasattr(layer, attribute)}
+    on = has & set(components)
+    side = (layer.side_out @ layer.side_in).view_as(weight) if "L" in on else 0.0
+    phi = broadcast_along(layer.log_phi.exp(), 1, weight.ndim) if "phi" in on else 1.0
+    update = (layer.merged_out @ layer.merged_in).view_as(weight) if "F" in on else 0.0
     if on == has:
         folded, quantizer = layer.folded_weight(), layer.weight_quantizer
     else:

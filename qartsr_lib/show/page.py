@@ -9,6 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ ASSETS = Path(__file__).resolve().parent / "assets"
 #: Profiles in the order in which a reader wants them; the last is for tests and shown only where it is alone.
 ORDER = ("study", "tiny", "paper", "smoke")
 NAMES = {"original": "original", "bicubic": "input, enlarged bicubically", "FP": "full precision"}
-#: Of the pictures that are embedded: a PNG of more bytes holds photographs, where this quality's loss is not seen.
-CHART_BYTES, QUALITY = 400_000, 90
+#: A PNG of more bytes holds photographs.
+CHART_BYTES = 400_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,23 +94,18 @@ class Runs:
             self.linked[path] = _json(path, "a run record; restore it from git or make the table again")
         return f"../results/{profile}/runs/{run}.json"
 
-    def revisions(self) -> list[tuple[str, int]]:
-        """(git revision, number of records), most first."""
-        states = [record.get("git") or {} for record in self.linked.values()]
-        dirty = (" with uncommitted changes" if state.get("dirty") else "" for state in states)
-        return Counter(s.get("revision", "unknown")[:12] + d for s, d in zip(states, dirty, strict=True)).most_common()
-
-    def machines(self) -> list[tuple[str, int]]:
-        """(processor, threads and versions, number of records), most first."""
-        found = [record["environment"] for record in self.linked.values() if record.get("environment")]
-        return Counter(map(_machine, found)).most_common()
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    threads, versions = environment.get("threads"), environment.get("versions") or {}
-    parts = [str(environment.get("device", "unknown processor"))]
-    parts += [f"{threads} thread{'s' if threads != 1 else ''}"] if threads else []
-    return ", ".join([*parts, *(f"{name} {versions[name]}" for name in ("torch", "pyiqa") if name in versions)])
+    def made(self) -> dict[str, int]:
+        """Git revision, processor, threads and versions -> number of records, most first."""
+        counts: Counter[str] = Counter()
+        for record in self.linked.values():
+            git, machine = record.get("git") or {}, record.get("environment") or {}
+            versions = machine.get("versions") or {}
+            parts = [git.get("revision", "unknown")[:12] + " with uncommitted changes" * bool(git.get("dirty"))]
+            parts += [str(machine["device"])] if "device" in machine else []
+            parts += [f"{machine['threads']} thread(s)"] if "threads" in machine else []
+            parts += [f"{key} {versions[key]}" for key in ("torch", "pyiqa") if key in versions]
+            counts[", ".join(parts)] += 1
+        return dict(counts.most_common())
 
 
 def _json(path: Path, what: str) -> Any:
@@ -124,11 +120,11 @@ def _first(names: Sequence[str], file: str) -> str:
     return next((name for name in names if (paths.results_dir(name) / file).is_file()), "")
 
 
-def _verdicts(names: Sequence[str], runs: Runs) -> dict[str, Any] | None:
-    """The claims of the first profile that has some."""
+def _verdicts(names: Sequence[str], runs: Runs) -> dict[str, Any]:
+    """The claims of the first profile that has some; empty where none has."""
     profile = _first(names, "claims.csv")
     if not profile:
-        return None
+        return {}
     ledger = claims.read_ledger(profile)
     groups = []
     for title, asked_by in (("The paper's claims", PAPER), ("Our own questions", STUDY)):
@@ -151,28 +147,24 @@ def _check(check) -> str:
     return f"{check.check}: {', '.join(parts)} – {'holds' if check.holds else 'does not hold'}"
 
 
-def _results_table(sections: Callable) -> Callable[[str, str], tuple[list, list[str]]]:
-    """(profile, table) -> sections and notes of a table by the results contract.
+def _results_table(sections: Callable, profile: str, name: str) -> tuple[list, list[str]]:
+    """Sections and notes of a table by the results contract.
 
     The paper's data sets come first; sample photographs are left out where there are real data sets.
     """
-
-    def make(profile: str, name: str) -> tuple[list, list[str]]:
-        frame = results.read_table(profile, name)
-        sets = sorted(frame["dataset"].unique(), key=lambda key: key not in set(paper_table(int(name[-1]))["dataset"]))
-        chosen = [dataset for dataset in sets if not dataset.startswith("samples")] or sets
-        rows = pd.concat([frame[frame["dataset"] == dataset] for dataset in chosen])
-        metrics = [metric for metric, part in rows.groupby("metric", sort=False) if part["value"].map(is_number).any()]
-        absent = [metric for metric in rows["metric"].unique() if metric not in metrics]
-        said = {note for text in rows.loc[rows["metric"].isin(metrics), "note"] for note in text.split("; ") if note}
-        notes = [f"No values here for {', '.join(absent)}."] if absent else []
-        notes += [note[0].upper() + note[1:].rstrip(".") + "." for note in sorted(said)]
-        left = [dataset for dataset in sets if dataset not in chosen]
-        notes += [f"{', '.join(left)}: in the whole table."] if left else []
-        found = sections(rows, metrics)
-        return found, [note for note in [name == "table4" and quality.table4_note(found), *notes] if note]
-
-    return make
+    frame = results.read_table(profile, name)
+    sets = sorted(frame["dataset"].unique(), key=lambda key: key not in set(paper_table(int(name[-1]))["dataset"]))
+    chosen = [dataset for dataset in sets if not dataset.startswith("samples")] or sets
+    rows = pd.concat([frame[frame["dataset"] == dataset] for dataset in chosen])
+    metrics = list(rows.loc[rows["value"].map(is_number), "metric"].unique())
+    absent = [metric for metric in rows["metric"].unique() if metric not in metrics]
+    left = [dataset for dataset in sets if dataset not in chosen]
+    found = sections(rows, metrics)
+    notes = [quality.table4_note(found)] if name == "table4" else []
+    notes += [f"No values here for {', '.join(absent)}."] if absent else []
+    said = {note for text in rows.loc[rows["metric"].isin(metrics), "note"] for note in text.split("; ")}
+    notes += [note[0].upper() + note[1:].rstrip(".") + "." for note in sorted(said - {""})]
+    return found, notes + [f"{', '.join(left)}: in the whole table." for _ in left[:1]]
 
 
 def _table2(profile: str, name: str) -> tuple[list, list[str]]:
@@ -193,10 +185,10 @@ def _deployment(profile: str, name: str) -> tuple[list, list[str]]:
 
 #: results/<profile>/<name>.csv -> (profile, name) -> (sections, notes).
 TABLES = {
-    "table1": _results_table(quality.table1_sections),
+    "table1": partial(_results_table, quality.table1_sections),
     "table2": _table2,
-    "table3": _results_table(quality.table3_sections),
-    "table4": _results_table(quality.table4_sections),
+    "table3": partial(_results_table, quality.table3_sections),
+    "table4": partial(_results_table, quality.table4_sections),
     "deployment": _deployment,
 }
 
@@ -205,17 +197,12 @@ def _table(name: str, names: Sequence[str], runs: Runs) -> dict[str, Any]:
     """A table of the first profile that has it, without blocks where none has."""
     profile = _first(names, f"{name}.csv")
     sections, notes = TABLES[name](profile, name) if profile else ([], [])
-    title, text = words(name)
-    blocks = [(heading, to_html(table, lambda run: runs.href(profile, run))) for heading, table in sections]
+    blocks = [(heading, to_html(table, partial(runs.href, profile))) for heading, table in sections]
     whole = f"{profile}/{name}.md" if (paths.figures_dir(profile) / f"{name}.md").is_file() else ""
-    return {"name": name, "profile": profile, "title": title, "text": text} | {
-        "blocks": blocks,
-        "notes": notes,
-        "whole": whole,
-    }
+    return {"name": name, "profile": profile, "words": words(name), "blocks": blocks, "notes": notes, "whole": whole}
 
 
-def _gallery(names: Sequence[str], picture: Callable[[Path], str]) -> dict[str, Any] | None:
+def _gallery(names: Sequence[str], picture: Callable[[Path], str]) -> dict[str, Any]:
     """What the sliders show: of the first profile with a gallery, photographs, settings, and the pictures of both.
 
     Raises:
@@ -223,7 +210,7 @@ def _gallery(names: Sequence[str], picture: Callable[[Path], str]) -> dict[str, 
     """
     profile = next((name for name in names if (paths.figures_dir(name) / "gallery/index.json").is_file()), "")
     if not profile:
-        return None
+        return {}
     folder = paths.figures_dir(profile) / "gallery"
     index = _json(folder / "index.json", "a gallery's index; run notebook 05 again")
     try:
@@ -276,8 +263,7 @@ def _figures(names: Sequence[str], picture: Callable[[Path], str]) -> list[dict[
                 size = image.size
         except OSError as error:
             raise QartsrError(f"{path}: not a readable figure; restore it from git or make it again") from error
-        title, text = words(name)
-        figures.append({"profile": profile, "title": title, "text": text, "src": picture(path), "size": size})
+        figures.append({"profile": profile, "words": words(name), "src": picture(path), "size": size})
     return figures
 
 
@@ -293,14 +279,13 @@ def _relative(path: Path) -> str:
 
 
 def _embedded(path: Path) -> str:
-    """A picture as a data URI; PNGs as WebP."""
+    """A picture as a data URI; charts as lossless WebP, a PNG of photographs with a loss that is not seen."""
     _relative(path)
     content = path.read_bytes()
     if path.suffix == ".png":
-        chart = {"lossless": True, "quality": 40, "method": 2}
+        options = {"lossless": True, "quality": 40, "method": 2} if len(content) <= CHART_BYTES else {"quality": 90}
         stream = io.BytesIO()
         with Image.open(path) as image:
-            options = chart if len(content) <= CHART_BYTES else {"quality": QUALITY}
             image.convert("RGB").save(stream, "WEBP", **options)
         content = stream.getvalue()
     return f"data:image/webp;base64,{base64.b64encode(content).decode('ascii')}"

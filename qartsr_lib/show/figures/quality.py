@@ -19,19 +19,14 @@ LINES = {"full precision": "#b2182b", "bicubic": "#555555"}
 
 
 @styled
-def metric_panels(
-    results: pd.DataFrame, metrics: Sequence[str], bits: str, highlight: str = "QArtSR", title: str = ""
-) -> Figure:
+def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, title: str = "") -> Figure:
     """The paper's Fig. 2 as one panel per metric: a bar and interval per method, full precision and bicubic as lines.
 
-    A method without a value, or with one that is not finite, is marked n/a.
+    QArtSR is darker; outside systems are grey, whatever the bit width; a method without a finite value is marked n/a.
 
     Args:
-        results: rows of one data set and setting by the results contract, see `tables.settings`;
-            outside systems are grey bars whatever the bit width.
+        results: rows of one data set and setting by the results contract, see `tables.table_parts`.
         metrics: those without any value are left out.
-        highlight: method in a darker colour.
-        title: above all panels.
     """
     numbers = ["value", "ci_low", "ci_high"]
     results = results.assign(**results[numbers].astype(float).replace([np.inf, -np.inf], np.nan))
@@ -42,7 +37,7 @@ def metric_panels(
     rows = -(-len(shown) // columns)
     figure, axes = subplots(rows, columns, (2.9 * columns, 2.3 * rows), sharey=True)
     for axis, metric in zip(axes.flat, shown, strict=False):
-        _metric_panel(axis, results[results["metric"] == metric], metric, bits, highlight)
+        _metric_panel(axis, results[results["metric"] == metric], metric, bits)
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     figure.suptitle(title, fontsize=10)
@@ -52,13 +47,13 @@ def metric_panels(
     return figure
 
 
-def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str, highlight: str) -> None:
+def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str) -> None:
     references = (results["method"] == "FP", results["backbone"] == BICUBIC)
     levels = {label: results.loc[rows, "value"].dropna() for label, rows in zip(LINES, references, strict=True)}
     levels = {label: float(values.iloc[0]) for label, values in levels.items() if len(values)}
     foreign = results["backbone"] == OUTSIDE
     part = results[((results["bits"] == bits) | foreign) & ~references[0] & ~references[1]].iloc[::-1]
-    colours = np.select([part["method"] == highlight, part["backbone"] == OUTSIDE], [HIGHLIGHT, FOREIGN], PLAIN)
+    colours = np.select([part["method"] == "QArtSR", part["backbone"] == OUTSIDE], [HIGHLIGHT, FOREIGN], PLAIN)
     axis.barh(part["method"], part["value"].fillna(0.0), color=colours, height=0.7)
     spread = part[["ci_low", "ci_high"]].to_numpy()
     for position, (low, high) in enumerate(spread):
@@ -85,12 +80,11 @@ def _empty(text: str) -> Figure:
 
 
 @styled
-def quality_against_bits(frame: pd.DataFrame, metric: str, reference: Mapping[str, float] | None = None) -> Figure:
+def quality_against_bits(frame: pd.DataFrame, metric: str) -> Figure:
     """A metric against the bit width, one line per T with its interval; rows: methods, columns: backbones.
 
     Args:
         frame: rows of one data set by the results contract; full precision is method FP, W32A32.
-        reference: name -> value of horizontal lines, such as bicubic.
     """
     cells = frame[frame["metric"] == metric].dropna(subset=["value"])
     methods = [method for method in cells["method"].unique() if method != "FP"]
@@ -102,9 +96,6 @@ def quality_against_bits(frame: pd.DataFrame, metric: str, reference: Mapping[st
         for axis, backbone in zip(line, backbones, strict=True):
             part = cells[(cells["backbone"] == backbone) & cells["method"].isin([method, "FP"])]
             _bits_panel(axis, part, widths)
-            for name, value in (reference or {}).items():
-                axis.axhline(value, color="#999999", ls=":", lw=1)
-                axis.text(len(widths) - 1, value, f" {name}", va="bottom", ha="right", fontsize=7, color="#777777")
             axis.set_title(f"{backbone}: {method}")
         line[0].set_ylabel(metric)
     axes[0, 0].legend(loc="lower right")
@@ -122,38 +113,29 @@ def _bits_panel(axis: Axes, part: pd.DataFrame, widths: Sequence[str]) -> None:
 
 
 @styled
-def loss_curves(
-    histories: Mapping[str, Sequence[Mapping[str, float]]], quantity: str = "image_loss", title: str = ""
-) -> Figure:
-    """A loss against the images seen, one line per run; steps without a positive finite value are left out.
+def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], title: str = "") -> Figure:
+    """The image loss against the images seen, one line per run; steps without a positive finite value are left out.
 
     Args:
         histories: label -> records of Finetuner.run.
-        quantity: entry of the records.
-        title: above the curves.
     """
-    lines = {label: _points(history, quantity) for label, history in histories.items()}
-    lines = {label: points for label, points in lines.items() if len(points)}
+    lines = {}
+    for label, history in histories.items():
+        points = [(record["images"], record.get("image_loss", np.nan)) for record in history]
+        points = [point for point in points if np.isfinite(point[1]) and point[1] > 0]
+        lines |= {label: np.array(points, dtype=float).T} if points else {}
     if not lines:
         return _empty("no training")
     figure, ((axis,),) = subplots(1, 1, (6.4, 3.4))
-    for label, points in lines.items():
-        images, losses = points.T
+    for label, (images, losses) in lines.items():
         (line,) = axis.plot(images, losses, alpha=0.25, lw=0.8)
         width = max(1, len(losses) // 12)
         smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
         axis.plot(images[width - 1 :], smooth, color=line.get_color(), lw=1.6, label=label)
-    axis.set(yscale="log", xlabel="images passed forward and backward", ylabel=quantity.replace("_", " "))
+    axis.set(yscale="log", xlabel="images passed forward and backward", ylabel="image loss")
     axis.set_title(title, fontsize=8.5)
     axis.legend()
     return figure
-
-
-def _points(history: Sequence[Mapping[str, float]], quantity: str) -> np.ndarray:
-    """(steps, 2): images seen, loss."""
-    points = np.array([(record["images"], record.get(quantity, np.nan)) for record in history], dtype=float)
-    points = points.reshape(-1, 2)
-    return points[np.isfinite(points[:, 1]) & (points[:, 1] > 0)]
 
 
 @styled

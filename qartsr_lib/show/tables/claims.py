@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pandas as pd
 
@@ -63,20 +62,17 @@ def verdict_summary(ledger: Ledger) -> str:
 def check_sections(ledger: Ledger) -> list[tuple[str, pd.DataFrame]]:
     """[(claim, text table of its checks)] for every claim that has any."""
     titles = dict(zip(ledger.claims["id"], ledger.claims["claim"], strict=True))
-    sections = []
-    for name, part in ledger.checks.groupby("id", sort=False):
-        missing = part["missing"] != ""
-        table = pd.DataFrame(
-            {
-                "check": part["check"].where(~missing, part["missing"]),
-                "effect": pd.Series(_each(part, effect_text), part.index).mask(missing, ""),
-                "n": part["n"].astype(str).mask(missing, ""),
-                "p, corrected": part["p_corrected"].map(p_text).mask(missing, ""),
-                "holds": part["holds"].astype(bool).map({True: "yes", False: "no"}).mask(missing, "no data"),
-            }
-        )
-        sections.append((f"{name}: {titles[name]}", table.reset_index(drop=True)))
-    return sections
+
+    def line(row) -> tuple[str, ...]:
+        if row.missing:
+            return row.missing, "", "", "", "no data"
+        return row.check, effect_text(row), f"{row.n:g}", p_text(row.p_corrected), "yes" if row.holds else "no"
+
+    columns = ["check", "effect", "n", "p, corrected", "holds"]
+    return [
+        (f"{name}: {titles[name]}", pd.DataFrame(map(line, part.itertuples()), columns=columns))
+        for name, part in ledger.checks.groupby("id", sort=False)
+    ]
 
 
 def _verdicts(claims: pd.DataFrame) -> pd.DataFrame:
@@ -85,9 +81,9 @@ def _verdicts(claims: pd.DataFrame) -> pd.DataFrame:
             "claim": claims["claim"],
             "where": claims["where"],
             "the paper": claims["paper_evidence"],
-            "verdict": _each(claims, lambda row: verdict_text(row.verdict, row.measured, row.checks)),
+            "verdict": [verdict_text(row.verdict, row.measured, row.checks) for row in claims.itertuples()],
             "ours": claims["ours"],
-            "effect of the weakest check": _each(claims, effect_text),
+            "effect of the weakest check": list(map(effect_text, claims.itertuples())),
             "p, corrected": claims["p_corrected"].map(p_text),
         }
     )
@@ -123,10 +119,6 @@ def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
             }
         )
     return sorted(found, key=lambda card: list(KINDS.values()).index(card["kind"]))
-
-
-def _each(rows: pd.DataFrame, text: Callable[[object], str]) -> list[str]:
-    return [text(row) for row in rows.itertuples()]
 
 
 def effect_text(row) -> str:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from qartsr_lib.show.figures.style import legend_below, styled, subplots
 
+SHADES = ("#2166ac", "#f4a582", "#bababa")
+
 
 @styled
 def component_bars(errors: pd.DataFrame) -> Figure:
@@ -19,18 +21,14 @@ def component_bars(errors: pd.DataFrame) -> Figure:
     Args:
         errors: rows layer, bits, component, error.
     """
-    layers, components, widths = (list(errors[name].unique()) for name in ("layer", "component", "bits"))
+    layers, widths = errors.groupby("layer", sort=False), errors["bits"].unique()
     figure, axes = subplots(1, len(layers), (3.4 * len(layers), 3.2), sharex=True, sharey=True)
-    for axis, layer in zip(axes[0], layers, strict=True):
-        part = errors[errors["layer"] == layer]
-        for offset, (bits, shade) in enumerate(zip(widths, ("#2166ac", "#f4a582", "#bababa"), strict=False)):
-            values = part[part["bits"] == bits].set_index("component")["error"].reindex(components)
-            position = np.arange(len(components)) + (offset - (len(widths) - 1) / 2) * 0.38
-            axis.barh(position, values, height=0.36, color=shade, label=bits)
-        axis.set(xscale="log", xlabel="squared error / variance")
+    for axis, (layer, part) in zip(axes[0], layers, strict=True):
+        table = part.pivot(index="component", columns="bits", values="error")
+        table.loc[errors["component"].unique(), widths].plot.barh(ax=axis, color=SHADES, width=0.74, legend=False)
+        axis.set(xscale="log", xlabel="squared error / variance", ylabel="")
         axis.set_title(_two_lines(layer), fontsize=7.5)
         axis.set_xlim(errors["error"].min() / 2, errors["error"].max() * 2)
-        axis.set_yticks(np.arange(len(components)), components)
     axes[0, 0].invert_yaxis()
     legend_below(figure, len(widths))
     return figure
@@ -69,8 +67,9 @@ def layer_errors(errors: pd.DataFrame, boundaries: Mapping[str, int] | None = No
     widths = errors["bits"].unique()
     figure, axes = subplots(len(widths), 1, (8.5, 2.5 * len(widths)), sharex=True)
     for axis, bits in zip(axes[:, 0], widths, strict=True):
-        for method, line in errors[errors["bits"] == bits].groupby("method", sort=False):
-            axis.plot(line["position"], line["error"], ".-", lw=1, ms=4, label=method)
+        part = errors[errors["bits"] == bits]
+        table = part.pivot(index="position", columns="method", values="error")[part["method"].unique()]
+        table.plot(ax=axis, style=".-", lw=1, ms=4, legend=False)
         for name, position in (boundaries or {}).items():
             axis.axvline(position - 0.5, color="#999999", lw=0.8, ls=":")
             axis.text(position, axis.get_ylim()[1], f" {name}", fontsize=7, va="bottom", color="#777777")

@@ -73,21 +73,17 @@ def cost_components(components: pd.DataFrame, table: pd.DataFrame, bits: Sequenc
         table: Table 2 by both rules.
         bits: bars, from top to bottom.
     """
-    position = np.arange(len(bits))
     rule = table[table["rule"] == "paper"].set_index("bits").loc[list(bits)]
     figure, (axes,) = subplots(1, 2, (8.6, 0.42 * len(bits) + 1.7), sharey=True)
+    sums = components.groupby("component", sort=False)[["params_M", "ops_G"]].sum().sum(axis=1)
+    colours = {name: colour for (name, total), colour in zip(sums.items(), COMPONENT_COLOURS, strict=True) if total}
     units = (("params_M", "M parameters of 32 bits"), ("ops_G", "G operations of 32 bits"))
     for axis, (column, unit) in zip(axes, units, strict=True):
-        values = components.pivot(index="bits", columns="component", values=column).loc[list(bits)]
-        left = np.zeros(len(bits))
-        for name, colour in zip(components["component"].unique(), COMPONENT_COLOURS, strict=True):
-            if components[["params_M", "ops_G"]][components["component"] == name].to_numpy().any():
-                axis.barh(position, values[name], left=left, color=colour, height=0.66, label=name)
-            left += values[name].to_numpy()
-        axis.plot(rule[column], position, "D", color="#111111", mfc="white", ms=5, label="the paper's rule")
-        axis.set_xlabel(unit)
+        values = components.pivot(index="bits", columns="component", values=column).loc[list(bits), list(colours)]
+        values.plot.barh(ax=axis, stacked=True, color=colours, width=0.66, legend=False)
+        axis.plot(rule[column], range(len(bits)), "D", color="#111111", mfc="white", ms=5, label="the paper's rule")
+        axis.set(xlabel=unit, ylabel="")
         axis.grid(axis="y", visible=False)
-    axes[0].set_yticks(position, list(bits))
     axes[0].invert_yaxis()
     legend_below(figure, 4)
     return figure

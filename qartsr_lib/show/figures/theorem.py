@@ -119,13 +119,11 @@ def contribution_bars(frame: pd.DataFrame) -> Figure:
     figure, axes = subplots(1, len(backbones), size, sharey=True, width_ratios=counts)
     for axis, backbone in zip(axes[0], backbones, strict=True):
         part = frame[frame["backbone"] == backbone]
-        timesteps = sorted(part["timestep"].unique(), reverse=True)
-        for offset, (variant, shade) in enumerate(VARIANTS.items()):
-            values = part[part["variant"] == variant].set_index("timestep")["psnr_y"].reindex(timesteps)
-            position = np.arange(len(timesteps)) + (offset - 1.5) * 0.2
-            bars = axis.bar(position, values, width=0.19, color=shade, label=variant)
+        table = part.pivot(index="timestep", columns="variant", values="psnr_y").sort_index(ascending=False)
+        table = table.rename(index="T = {}".format)[list(VARIANTS)]
+        table.plot.bar(ax=axis, color=VARIANTS, width=0.78, rot=0, legend=False, xlabel="")
+        for bars in axis.containers:
             axis.bar_label(bars, fmt="%.1f", fontsize=7, padding=2, rotation=90)
-        axis.set_xticks(np.arange(len(timesteps)), [f"T = {t}" for t in timesteps])
         axis.set(title=backbone, ylim=(frame["psnr_y"].min() - 2, frame["psnr_y"].max() + 2))
         axis.grid(axis="x", visible=False)
     axes[0, 0].set_ylabel("PSNR-Y / dB")

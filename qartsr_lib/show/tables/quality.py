@@ -54,9 +54,9 @@ def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
 
 
 def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.DataFrame:
-    papers = setting.backbone not in OTHER_RECIPES
+    papers = papers_rows(3) if setting.backbone not in OTHER_RECIPES else set()
     own = ~rows["backbone"].isin(NO_MODEL)
-    of_paper = [papers and key in papers_rows(3) for key in zip(rows["method"], rows["timestep"], strict=True)]
+    of_paper = [key in papers for key in zip(rows["method"], rows["timestep"], strict=True)]
     rows = rows.assign(
         T=rows["timestep"].astype(str).where(own, ""),
         **{

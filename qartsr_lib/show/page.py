@@ -67,7 +67,7 @@ def write_page(single_file: bool = False) -> Path:
     picture = _embedded if single_file else _relative
     content = {
         "profiles": names,
-        "verdicts": _verdicts(names, runs),
+        "verdicts": _verdicts(names),
         "tables": [_table(name, names, runs) for name in TABLES],
         "gallery": _gallery(names, picture),
         "figures": _figures(names, picture),
@@ -75,6 +75,7 @@ def write_page(single_file: bool = False) -> Path:
     environment = Environment(
         loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["run_href"] = lambda run, profile: runs.href(profile, run)
     text = environment.get_template("page.html.j2").render(content, runs=runs, folder="../figures/" * single_file)
     return write_text(paths.home() / ("build/index-single.html" if single_file else "figures/index.html"), text)
 
@@ -120,8 +121,8 @@ def _first(names: Sequence[str], file: str) -> str:
     return next((name for name in names if (paths.results_dir(name) / file).is_file()), "")
 
 
-def _verdicts(names: Sequence[str], runs: Runs) -> dict[str, Any]:
-    """The claims of the first profile that has some; empty where none has."""
+def _verdicts(names: Sequence[str]) -> dict[str, Any]:
+    """Claims of the first profile that has some; empty where none has."""
     profile = _first(names, "claims.csv")
     if not profile:
         return {}
@@ -129,22 +130,8 @@ def _verdicts(names: Sequence[str], runs: Runs) -> dict[str, Any]:
     groups = []
     for title, asked_by in (("The paper's claims", PAPER), ("Our own questions", STUDY)):
         counts = [(name, claims.KINDS.get(name, "open"), *more) for name, *more in claims.counts(ledger, asked_by)]
-        cards = claims.cards(ledger, asked_by)
-        for card in cards:
-            card["ends"] = [
-                (name, _check(check), [href for run in check.run_ids.split() if (href := runs.href(profile, run))])
-                for name, check in card["ends"]
-            ]
-        groups.append({"title": title, "counts": counts, "cards": cards})
-    return {"profile": profile, "groups": [group for group in groups if group["cards"]]}
-
-
-def _check(check) -> str:
-    """A check's line: what, effect with interval, n, corrected p, and whether it holds."""
-    parts = [f"effect {text}" for text in [claims.effect_text(check)] if text] + [f"n = {check.n:g}"]
-    p = claims.p_text(check.p_corrected)
-    parts += [f"corrected p {p if p.startswith('<') else f'= {p}'}"] if p else []
-    return f"{check.check}: {', '.join(parts)} – {'holds' if check.holds else 'does not hold'}"
+        groups += [{"title": title, "counts": counts, "cards": claims.cards(ledger, asked_by)}] if counts else []
+    return {"profile": profile, "groups": groups}
 
 
 def _results_table(sections: Callable, profile: str, name: str) -> tuple[list, list[str]]:

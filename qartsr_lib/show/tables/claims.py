@@ -92,7 +92,8 @@ def _verdicts(claims: pd.DataFrame) -> pd.DataFrame:
 def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
     """One card per claim, reproduced ones first: its words, how many checks hold, its strongest and weakest check.
 
-    Keys: id, claim, where, paper, verdict, kind, held ("57 of 60 checks hold"), ends ([(name, row of checks)]).
+    Keys: id, claim, where, paper, verdict, kind, held ("57 of 60 checks hold"), ends
+    ([(name, its words, run ids)]).
     The strongest check holds with the smallest p, the weakest is the ledger's own.
     """
     found = []
@@ -102,10 +103,12 @@ def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
             ["holds", "p_corrected", "p", "size"], ascending=[False, True, True, True], kind="stable"
         )
         ordered = list(checks.itertuples())
-        named = [check for check in ordered if row.ours.partition("weakest: ")[2].startswith(check.check)]
+        weakest = row.ours.partition("weakest: ")[2]
+        named = sorted((c for c in ordered if weakest.startswith(c.check)), key=lambda check: len(check.check))
         strong = [check for check in ordered if check not in named[-1:]]
         last = f"weakest of {len(ordered)}" if strong else "the check"
         ends = [("strongest", check) for check in strong[:1]] + [(last, check) for check in named[-1:]]
+        ends = [(name, _check_text(check), check.run_ids.split()) for name, check in ends]
         found.append(
             {
                 "id": row.id,
@@ -119,6 +122,14 @@ def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
             }
         )
     return sorted(found, key=lambda card: list(KINDS.values()).index(card["kind"]))
+
+
+def _check_text(check) -> str:
+    """What, effect with interval, n, corrected p, and whether it holds."""
+    p = p_text(check.p_corrected)
+    parts = [f"effect {effect_text(check)}" * bool(effect_text(check)), f"n = {check.n:g}"]
+    parts.append(f"corrected p {'' if p.startswith('<') else '= '}{p}" if p else "")
+    return f"{check.check}: {', '.join(filter(None, parts))} – {'holds' if check.holds else 'does not hold'}"
 
 
 def effect_text(row) -> str:

@@ -1,8 +1,8 @@
 """README's tables from the study's result files: what stands between two comments there is written here.
 
-    <!-- table3 W4A4 -->
-    ...
-    <!-- end -->
+<!-- table3 W4A4 -->
+...
+<!-- end -->
 """
 
 from __future__ import annotations

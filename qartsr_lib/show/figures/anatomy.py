@@ -17,10 +17,7 @@ SHADES = ("#2166ac", "#f4a582", "#bababa")
 @styled
 def component_bars(errors: pd.DataFrame) -> Figure:
     """Normalized output error by component: one panel per layer, one bar group per component.
-
-    Args:
-        errors: rows layer, bits, component, error.
-    """
+    `errors`: rows layer, bits, component, error."""
     layers, widths = errors.groupby("layer", sort=False), errors["bits"].unique()
     figure, axes = subplots(1, len(layers), (3.4 * len(layers), 3.2), sharex=True, sharey=True)
     for axis, (layer, part) in zip(axes[0], layers, strict=True):
@@ -37,10 +34,7 @@ def component_bars(errors: pd.DataFrame) -> Figure:
 @styled
 def channel_ranges(ranges: Mapping[str, Mapping[str, tuple[torch.Tensor, torch.Tensor]]]) -> Figure:
     """Range of every input channel before and after phi, and of the weight before and after L and phi.
-
-    Args:
-        ranges: layer -> title of the panel -> (lowest, highest), (c_in,) each.
-    """
+    `ranges`: layer -> title of the panel -> (lowest, highest), (c_in,) each."""
     columns = max(map(len, ranges.values()))
     figure, axes = subplots(len(ranges), columns, (2.9 * columns, 2.2 * len(ranges)), sharex="row")
     for line, (layer, panels) in zip(axes, ranges.items(), strict=True):
@@ -59,11 +53,8 @@ def channel_ranges(ranges: Mapping[str, Mapping[str, tuple[torch.Tensor, torch.T
 @styled
 def layer_errors(errors: pd.DataFrame, boundaries: Mapping[str, int] | None = None) -> Figure:
     """Output error of every layer alone, in inference order: one panel per bit width, one line per method.
-
-    Args:
-        errors: rows bits, position, layer, method, error.
-        boundaries: name -> first position of a part of the network.
-    """
+    `errors`: rows bits, position, layer, method, error. `boundaries`: name -> first position of a part of the
+    network."""
     widths = errors["bits"].unique()
     figure, axes = subplots(len(widths), 1, (8.5, 2.5 * len(widths)), sharex=True)
     for axis, bits in zip(axes[:, 0], widths, strict=True):

@@ -31,10 +31,7 @@ REACH = 4  # points from a marker's middle to its edge
 @styled
 def cost_by_block(parts: pd.DataFrame) -> Figure:
     """Weights (left) and operations (right) of every block in inference order, coloured by part.
-
-    Args:
-        parts: of one network, counting.measure_parts.
-    """
+    `parts`: of one network, counting.measure_parts."""
     position, colours = np.arange(len(parts)), parts["part"].map(PART_COLOURS)
     figure, (axes,) = subplots(1, 2, (8.6, 0.21 * len(parts) + 1.1), sharey=True)
     # Legends stand where the bars are short: below in the UNet's weights, in the middle of the operations.
@@ -92,10 +89,7 @@ def cost_components(components: pd.DataFrame, table: pd.DataFrame, bits: Sequenc
 @styled
 def deployment_scatter(rows: pd.DataFrame) -> Figure:
     """PSNR against milliseconds (left) and against megabytes on disk (right); up and left is better.
-
-    Args:
-        rows: of one backbone and T, experiments.deployment.COLUMNS; those that were not timed are left out.
-    """
+    `rows`: of one backbone and T, experiments.deployment.COLUMNS; those that were not timed are left out."""
     rows = rows.dropna(subset=["latency_ms"])
     methods = sorted(set(rows["method"]) - {"FP"}, key=lambda method: (method != "QArtSR", method))
     colours = {"FP": "#111111"} | dict(zip(methods, cycle(METHOD_COLOURS), strict=False))
@@ -126,11 +120,7 @@ def deployment_scatter(rows: pd.DataFrame) -> Figure:
 
 def _label_points(axis: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
     """Write a text beside each point, at the first place that hides no point and no earlier text; else at the first.
-
-    Args:
-        axis: has all that it will show, in its final limits.
-        labels: x, y, text, colour.
-    """
+    `axis`: has all that it will show, in its final limits. `labels`: x, y, text, colour."""
     axis.figure.canvas.draw()
     reach = REACH * axis.figure.dpi / 72
     middles = [axis.transData.transform((x, y)) for x, y, _, _ in labels]

@@ -82,10 +82,7 @@ def _empty(text: str) -> Figure:
 @styled
 def quality_against_bits(frame: pd.DataFrame, metric: str) -> Figure:
     """A metric against the bit width, one line per T with its interval; rows: methods, columns: backbones.
-
-    Args:
-        frame: rows of one data set by the results contract; full precision is method FP, W32A32.
-    """
+    `frame`: rows of one data set by the results contract; full precision is method FP, W32A32."""
     cells = frame[frame["metric"] == metric].dropna(subset=["value"])
     methods = [method for method in cells["method"].unique() if method != "FP"]
     backbones = cells["backbone"].unique()
@@ -115,10 +112,7 @@ def _bits_panel(axis: Axes, part: pd.DataFrame, widths: Sequence[str]) -> None:
 @styled
 def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], title: str = "") -> Figure:
     """The image loss against the images seen, one line per run; steps without a positive finite value are left out.
-
-    Args:
-        histories: label -> records of Finetuner.run.
-    """
+    `histories`: label -> records of Finetuner.run."""
     lines = {}
     for label, history in histories.items():
         points = [(record["images"], record.get("image_loss", np.nan)) for record in history]
@@ -141,11 +135,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], title: s
 @styled
 def learning_curves(history: pd.DataFrame, baseline: float) -> Figure:
     """Validation PSNR-Y of the shipped backbones over their training.
-
-    Args:
-        history: rows backbone, timestep, step, psnr_y_bicubic.
-        baseline: of bicubic upscaling on the same crops.
-    """
+    `history`: rows backbone, timestep, step, psnr_y_bicubic. `baseline`: of bicubic upscaling on the same crops."""
     groups = history.groupby("backbone", sort=False)
     figure, axes = subplots(1, len(groups), (4 * len(groups), 2.8), sharey=True)
     for axis, (backbone, part) in zip(axes[0], groups, strict=True):

@@ -48,11 +48,8 @@ def schedule_curves() -> Figure:
 @styled
 def theorem_laws(frame: pd.DataFrame, fits: Mapping[tuple[str, str], Sequence[theorem.LawFit]]) -> Figure:
     """Measured error of z_H against T with the three fitted laws; rows: backbones, columns: bit widths.
-
-    Args:
-        frame: rows backbone, bits, timestep, image, error_z_h, required_change.
-        fits: (backbone, bits) -> the three fits.
-    """
+    `frame`: rows backbone, bits, timestep, image, error_z_h, required_change. `fits`: (backbone, bits) -> the three
+    fits."""
     backbones, widths = frame["backbone"].unique(), frame["bits"].unique()
     size = (2.5 * len(widths) + 0.6, 2.6 * len(backbones))
     figure, axes = subplots(len(backbones), len(widths), size, sharey="row")
@@ -87,10 +84,7 @@ def _one_law_panel(axis, cell: pd.DataFrame, fits: Sequence[theorem.LawFit]) -> 
 @styled
 def error_histograms(errors: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
     """Distribution of the size of z_H's quantization error, one panel per backbone, one outline per T.
-
-    Args:
-        errors: backbone -> timestep -> flat array of errors.
-    """
+    `errors`: backbone -> timestep -> flat array of errors."""
     figure, axes = subplots(1, len(errors), (4 * len(errors), 2.8))
     for axis, (backbone, by_timestep) in zip(axes[0], errors.items(), strict=True):
         sizes = {t: np.abs(values)[values != 0] for t, values in by_timestep.items()}
@@ -109,10 +103,7 @@ def error_histograms(errors: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
 @styled
 def contribution_bars(frame: pd.DataFrame) -> Figure:
     """PSNR-Y with the UNet at work, with its noise set to zero, and with z_H replaced by z_L.
-
-    Args:
-        frame: rows backbone, timestep, variant, psnr_y (means over images).
-    """
+    `frame`: rows backbone, timestep, variant, psnr_y (means over images)."""
     backbones = frame["backbone"].unique()
     counts = [frame.loc[frame["backbone"] == backbone, "timestep"].nunique() for backbone in backbones]
     size = (1.0 + 1.1 * sum(counts), 3.2)

@@ -18,10 +18,7 @@ _MODEL = ("backbone", "timestep", "method", "label", "options", "bits", "seeds")
 
 def paper_rule_table(table: pd.DataFrame) -> pd.DataFrame:
     """Rule `paper` beside what the paper prints, and beside what its reduction in percent implies.
-
-    Args:
-        table: counting.measure_table2.
-    """
+    `table`: counting.measure_table2."""
     printed = paper_table(2).set_index("bits")
     rows = table[table["rule"] == "paper"].set_index("bits", drop=False)
     theirs = printed.reindex(rows.index)
@@ -55,10 +52,7 @@ def honest_rule_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def part_shares(parts: pd.DataFrame) -> pd.DataFrame:
     """Weights and operations of every part of every network, with shares of the whole.
-
-    Args:
-        parts: counting.measure_parts.
-    """
+    `parts`: counting.measure_parts."""
     names = {
         "layers": "layers",
         "weights_M": "weights, M",
@@ -88,11 +82,8 @@ def table2_sections(
     table: pd.DataFrame, residual: pd.DataFrame, parts: pd.DataFrame, components: pd.DataFrame
 ) -> Sections:
     """Everything that figures/<profile>/table2.md holds.
-
-    Args:
-        table, parts, components: counting.measure_table2, measure_parts, measure_components.
-        residual: counting.full_precision_residual.
-    """
+    `table`, `parts`, `components`: counting.measure_table2, measure_parts, measure_components. `residual`:
+    counting.full_precision_residual."""
     text = residual.assign(**{column: _text(residual[column], ",.2f") for column in ("params_M", "ops_G")})
     return [
         ("Rule `paper`, and the paper's numbers", paper_rule_table(table)),
@@ -106,10 +97,7 @@ def table2_sections(
 
 def counted_ratios(network: str, models: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Columns method, bits, params_ratio, ops_ratio: by the honest rule of Table 2, of a network in counting.MODELS.
-
-    Args:
-        models: (name in METHODS, bits); all combinations of both are counted.
-    """
+    `models`: (name in METHODS, bits); all combinations of both are counted."""
     from qartsr_lib.study.experiments import counting  # imports the networks, which tables can do without
 
     methods, bits = (list(dict.fromkeys(values)) for values in zip(*models, strict=True))
@@ -121,11 +109,7 @@ def counted_ratios(network: str, models: Sequence[tuple[str, str]]) -> pd.DataFr
 
 def deployment_sections(rows: pd.DataFrame, counted: pd.DataFrame | None = None) -> Sections:
     """Speed and memory; sizes; how far the runtimes agree.
-
-    Args:
-        rows: experiments.deployment.COLUMNS.
-        counted: of `counted_ratios`, for sizes beside what counting says.
-    """
+    `rows`: experiments.deployment.COLUMNS. `counted`: of `counted_ratios`, for sizes beside what counting says."""
     timed = rows.dropna(subset=["latency_ms"])
     spread = _text(timed["ratio_lowest"], ".2f") + " to " + _text(timed["ratio_highest"], ".2f")
     speed = {

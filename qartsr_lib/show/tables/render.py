@@ -107,10 +107,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 def to_html(table: pd.DataFrame, href: Callable[[str], str] = lambda run: "") -> str:
     """A text table as HTML, methods first, without the end tags that HTML leaves out.
-
-    Args:
-        href: run id -> its link, "" for none.
-    """
+    `href`: run id -> its link, "" for none."""
     runs = table[RUN] if RUN in table else [""] * len(table)
     table = table.drop(columns=RUN, errors="ignore").map(_text)
     table = table[sorted(table, key=lambda name: name != "method")]

@@ -48,11 +48,7 @@ def cell_title(backbone: str, timestep: int) -> str:
 
 def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[Setting]:
     """The paper's setting of every backbone that has T = 1000 and T = 1, then every (backbone, T) by itself.
-
-    Args:
-        cells: (backbone, T) of the run.
-        methods: names in the table.
-    """
+    `cells`: (backbone, T) of the run. `methods`: names in the table."""
     cells, names = list(dict.fromkeys(cells)), [FULL, *methods]
     known = dict(papers_rows(3))
     timesteps = {method: known.get(method, 1000) for method in names}  # of the paper; rivals that it lacks as its own

@@ -57,12 +57,13 @@ def save(figure: Figure, profile: str, name: str) -> Path:
     """
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
-    path = paths.figures_dir(profile) / f"{name}.png"
-    if len(stream.getvalue()) <= LIMIT:
-        path.with_suffix(".webp").unlink(missing_ok=True)
-        return write_picture(path, stream.getvalue())
-    path.unlink(missing_ok=True)
-    return write_picture(path.with_suffix(".webp"), webp(Image.open(stream).convert("RGB"), 90))
+    path, content = paths.figures_dir(profile) / f"{name}.png", stream.getvalue()
+    other = path.with_suffix(".webp")
+    if len(content) > LIMIT:
+        path, other, content = other, path, webp(Image.open(stream).convert("RGB"), 90)
+    written = write_picture(path, content)
+    other.unlink(missing_ok=True)
+    return written
 
 
 def webp(image: Image.Image, quality: int) -> bytes:

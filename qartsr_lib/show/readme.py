@@ -99,22 +99,22 @@ def _shown(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:.2f}"
 
 
-def readme_file() -> Path:
-    """README.md of the checkout."""
-    return paths.home() / "README.md"
+def readme_files() -> tuple[Path, Path]:
+    """README.md of the checkout and of its notebooks."""
+    return paths.home() / "README.md", paths.notebooks_dir() / "README.md"
 
 
 def main() -> int:
     """The command line: exit status 0, or 2 with one line that says what to mend."""
-    path = readme_file()
     try:
-        if not path.is_file():
-            raise QartsrError(f"{path}: no such file; run this in a checkout")
-        write_text(path, filled(path.read_text(encoding="utf-8")))
+        for path in readme_files():
+            if not path.is_file():
+                raise QartsrError(f"{path}: no such file; run this in a checkout")
+            write_text(path, filled(path.read_text(encoding="utf-8")))
+            print(f"{path}: tables written")
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{path}: tables written")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.show import figures
@@ -36,8 +38,20 @@ class Picture:
 
     path: Path
 
-    def _repr_png_(self) -> bytes:
-        return self.path.read_bytes()
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        """(content, metadata): pages of executed notebooks link the file that is named there."""
+        content = self.path.read_bytes()
+        if self.path.suffix != ".png":
+            stream = io.BytesIO()
+            Image.open(self.path).save(stream, "PNG")
+            content = stream.getvalue()
+        return content, {"saved": self.path.name}
+
+
+def shown_once(figure: Figure) -> Figure:
+    """A figure that is shown and not saved; closed, as pyplot would show it again."""
+    plt.close(figure)
+    return figure
 
 
 def show_figure(profile: str, name: str, figure: Figure) -> Picture:

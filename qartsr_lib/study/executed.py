@@ -16,13 +16,11 @@ from nbconvert import MarkdownExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 from papermill.execute import ERROR_MARKER_TAG
-from traitlets.config import Config
 
 from qartsr_lib.base.atomic import write_atomically, write_text
 from qartsr_lib.study.profiles import NotReady
 
 EXPLAINED = {"DeadKernelError": "the kernel died; it crashed or was killed, perhaps because memory ran out"}
-FORMATS = ["text/markdown", "image/png", "text/html", "text/plain"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PICTURES = "cells"  # folder of the page's own pictures, beside it
 
@@ -61,7 +59,7 @@ def keep(copy: Path, error: BaseException | None, folder: Path) -> Problem | Non
 def write_page(notebook: NotebookNode, folder: Path, name: str) -> Path:
     """Write folder/<name>.md: text, code, and what each cell ended with.
 
-    A picture that lies in `folder` already is linked there; others go to folder/cells, and only where they changed.
+    A picture that names its file (metadata "saved") is linked; others go to folder/cells, only where they changed.
     Printed lines, parameters and widgets are left out: they are other ones in every run, or need a kernel.
     """
     page = nbformat.from_dict(notebook)
@@ -69,13 +67,10 @@ def write_page(notebook: NotebookNode, folder: Path, name: str) -> Path:
     for cell in page.cells:
         cell.outputs = [_plain(output) for output in cell.get("outputs", []) if WIDGET not in output.get("data", {})]
         cell.outputs = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
-    exporter = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": FORMATS}}))
-    text, resources = exporter.from_notebook_node(page, {"unique_key": name, "output_files_dir": PICTURES})
-    saved = {path.read_bytes(): path.name for path in sorted(folder.glob("*.png"))}
+    names = {"unique_key": name, "output_files_dir": PICTURES}
+    text, resources = MarkdownExporter().from_notebook_node(page, names)
     for place, content in resources["outputs"].items():
-        if content in saved:
-            text = text.replace(f"]({place})", f"]({saved[content]})")
-        elif not (folder / place).is_file() or (folder / place).read_bytes() != content:
+        if not (folder / place).is_file() or (folder / place).read_bytes() != content:
             write_atomically(folder / place, lambda path, content=content: path.write_bytes(content))
     for path in (folder / PICTURES).glob(f"{name}_*"):
         if f"]({PICTURES}/{path.name})" not in text:
@@ -88,7 +83,10 @@ def write_page(notebook: NotebookNode, folder: Path, name: str) -> Path:
 
 
 def _plain(output: NotebookNode) -> NotebookNode:
-    """Without pandas' style sheets, which code hosts show as text."""
+    """Saved pictures as links, tables without pandas' style sheets, which code hosts show as text."""
+    saved = output.get("metadata", {}).get("image/png", {}).get("saved")
+    if saved:
+        output.data = {"text/markdown": f"![{saved.partition('.')[0]}]({saved})"}
     if "text/html" in output.get("data", {}):
         output.data["text/html"] = re.sub(r"<style.*?</style>\s*", "", output.data["text/html"], flags=re.DOTALL)
     return output

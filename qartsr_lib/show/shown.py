@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.show import figures
@@ -34,31 +32,29 @@ class Shown:
 
 @dataclass(frozen=True)
 class Picture:
-    """A saved figure, shown as it lies on disk."""
+    """A PNG in a notebook; pages of executed notebooks link the file `saved` where one is named."""
 
-    path: Path
+    content: bytes
+    saved: str = ""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
-        """(content, metadata): pages of executed notebooks link the file that is named there."""
-        content = self.path.read_bytes()
-        if self.path.suffix != ".png":
-            stream = io.BytesIO()
-            Image.open(self.path).save(stream, "PNG")
-            content = stream.getvalue()
-        return content, {"saved": self.path.name}
+        return self.content, {"saved": self.saved}
 
 
-def shown_once(figure: Figure) -> Figure:
-    """A figure that is shown and not saved; closed, as pyplot would show it again."""
+def shown_once(figure: Figure) -> Picture:
+    """A figure that is not saved; closed, as pyplot would show it again."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
-    return figure
+    return Picture(stream.getvalue())
 
 
 def show_figure(profile: str, name: str, figure: Figure) -> Picture:
-    """Save figures/<profile>/<name>.png; the figure is closed, so that it is not shown twice."""
+    """Save figures/<profile>/<name>.png and show it."""
     path = figures.save(figure, profile, name)
+    content = path.read_bytes() if path.suffix == ".png" else shown_once(figure).content
     plt.close(figure)
-    return Picture(path)
+    return Picture(content, path.name)
 
 
 def show_figures(profile: str, name: str, parts: Mapping[str, Figure]) -> list[Picture]:

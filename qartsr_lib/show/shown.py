@@ -20,7 +20,7 @@ from qartsr_lib.show.tables.settings import Setting
 from qartsr_lib.study.table_run import TableRun
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shown:
     """Markdown in a notebook."""
 
@@ -30,7 +30,7 @@ class Shown:
         return self.text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """A PNG in a notebook; pages of executed notebooks link the file `saved` where one is named."""
 
@@ -105,7 +105,9 @@ def show_table(
     if save:
         render.save_table(profile, name, sections, caption, note)
     parts = [f"**{title}**\n\n{render.to_markdown(table)}" for title, table in sections[:first]]
-    return Shown("\n\n".join([*parts, note]))
+    text = "\n".join([caption, *parts])
+    stand_ins = " ".join(sentence for word, sentence in render.STAND_INS.items() if word in text)
+    return Shown("\n\n".join(filter(None, [*parts, stand_ins, note])))
 
 
 def show_text(profile: str, name: str, text: str) -> Shown:

@@ -29,6 +29,7 @@ SMALL |= {
     "finetune_images": 1,
     "image_loss": "vae-features+mse",
     "methods": ("maxmin", "qartsr"),
+    "component_steps": 2,
 }
 
 
@@ -51,7 +52,7 @@ def execute(number: str, data_root: Path) -> dict:
             continue
         exec(compile("".join(cell["source"]), path.name, "exec"), variables)
         if "parameters" in cell["metadata"].get("tags", []):
-            variables |= {"PROFILE": "paper", "DATA_ROOT": str(data_root), "STEPS": 2, "KNOB_BITS": ["W4A4"]}
+            variables |= {"PROFILE": "paper", "DATA_ROOT": str(data_root)}
     return variables
 
 
@@ -74,7 +75,6 @@ def test_notebooks_run(paper, timesteps, tmp_path):
     data = write_data(tmp_path / "data")
     for number in NUMBERS:
         variables = execute(number, data)
-        assert not variables["blocked"]
         assert variables["profile"].timesteps == timesteps
     table = variables["run"].table
     models = table[table["backbone"] == "osediff"]
@@ -82,8 +82,8 @@ def test_notebooks_run(paper, timesteps, tmp_path):
     assert {"FP", "MaxMin", "QArtSR"} == set(models["method"])
 
 
-def test_without_weights_everything_is_blocked(home, tmp_path, monkeypatch):
+def test_without_weights_one_line_says_what_to_put_where(home, tmp_path, monkeypatch):
     (tmp_path / "none").mkdir()
     monkeypatch.setenv("QARTSR_WEIGHTS", str(tmp_path / "none"))
-    profile, blocked = profiles.at_hand(profiles.PROFILES["paper"])
-    assert profile.timesteps == () and len(blocked) == len(profile.weights)
+    with pytest.raises(profiles.NotReady, match="profile paper needs the weights .*config.json and 4 more; put them"):
+        profiles.ready(profiles.PROFILES["paper"])

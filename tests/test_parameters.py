@@ -24,6 +24,7 @@ METHODS = ["maxmin"]
 KEEP = False
 IMAGES = 4
 CROPS = {"chelsea": [1, 2, 3]}
+OVERRIDES = {}
 """
 
 
@@ -81,9 +82,13 @@ def test_right_parameters_pass(checked, arguments):
         (["-b", encoded("WORKER: 2")], "unknown parameter WORKER; did you mean WORKERS?"),
         (
             ["-p", "SEEDS", "0", "-p", "KEPT", "1"],
-            "unknown parameter SEEDS; this notebook has PROFILE, DATA_ROOT, WORKERS, BITS, METHODS, KEEP, IMAGES, "
-            "CROPS; unknown parameter KEPT; did you mean KEEP?",
+            "unknown parameter SEEDS; it is a setting of the profile: -y 'OVERRIDES: {seeds: ...}'; "
+            "unknown parameter KEPT; did you mean KEEP?",
         ),
+        (["-p", "COLOUR", "red"], "unknown parameter COLOUR; this notebook has PROFILE, DATA_ROOT, WORKERS, BITS, "),
+        (["-y", "OVERRIDES: {bit: [W4A4]}"], "profile 'tiny' has no setting 'bit'; did you mean bits"),
+        (["-y", "OVERRIDES: {max_images: '3'}"], "setting max_images of profile 'tiny' is '3' and must be a whole num"),
+        (["-p", "OVERRIDES", "{bits: [W4A4]}"], "parameter OVERRIDES is the text '{bits: [W4A4]}'; write -y 'OVERR"),
         (["-p", "PROFILE", "smokey"], "unknown profile 'smokey'; choose one of smoke, tiny, study, paper"),
         (["-y", "PROFILE: [smoke]"], "parameter PROFILE is ['smoke'] and must be a text"),
         (["-p", "KEEP", "false"], "parameter KEEP is the text 'false'; write -y 'KEEP: false'"),
@@ -132,7 +137,8 @@ def test_in_jupyterlab_whatever_was_run_before_passes(history):
 
 
 def test_a_notebook_made_into_a_script_passes():
-    check_parameters({"PROFILE": "smoke"})
+    profile = check_parameters({"PROFILE": "smoke", "OVERRIDES": {"finetune_cells": [["embedded", 1000]], "seeds": 3}})
+    assert (profile.name, profile.finetune_cells, profile.seeds) == ("smoke", (("embedded", 1000),), (3,))
 
 
 def test_in_a_kernel_the_history_holds_both_cells(tmp_path):

@@ -18,10 +18,16 @@ def checkout(monkeypatch):
 
 
 def test_committed_readme_shows_the_committed_results():
-    text = readme.readme_file().read_text(encoding="utf-8")
-    named = re.findall(r"<!-- (?!end)([\w ]+) -->", text)
+    texts = [path.read_text(encoding="utf-8") for path in readme.readme_files()]
+    named = re.findall(r"<!-- (?!end)([\w ]+) -->", "".join(texts))
     assert sorted(named) == sorted(readme.BLOCKS), "each block once"
-    assert readme.filled(text) == text, "make report writes the tables anew"
+    assert [readme.filled(text) for text in texts] == texts, "make report writes the tables anew"
+
+
+def test_the_front_page_is_short_enough_to_be_read():
+    lines = readme.readme_files()[0].read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120 and not line.startswith(("|", "!"))] == []
 
 
 def test_a_cell_is_the_tables_and_the_best_is_bold():

@@ -53,7 +53,7 @@ def loops_dir() -> Path:
 
 
 def build_dir(profile: str) -> Path:
-    """Untracked: executed notebooks and their HTML."""
+    """Untracked: executed notebooks."""
     return home() / "build" / profile
 
 

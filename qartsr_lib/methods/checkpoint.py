@@ -14,6 +14,7 @@ from qartsr_lib.base.atomic import write_atomically, write_text
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import sha256
 from qartsr_lib.base.finite import check_finite
+from qartsr_lib.methods.base import METHODS
 from qartsr_lib.quant.apply import QuantRecord, quantize_
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.scheme import QuantScheme
@@ -86,6 +87,7 @@ def load_quantized(folder: str | Path, load_backbone: Callable[[str, int], nn.Mo
         from qartsr_lib.backbones import load_backbone  # imported late: it brings in diffusers
     backbone = load_backbone(described["backbone"], described["timestep"])
     steps = _steps(folder, described)
+    METHODS.names()  # layer kinds are registered beside the methods that use them
     for scheme, only in steps:
         quantize_(backbone, scheme, only)
     backbone.quantization = QuantRecord(steps, described["method"])

@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.methods import qartsr_layers  # noqa: F401  registers the layer kind
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.scheme import QuantScheme

@@ -72,7 +72,7 @@ def _reconstruction(record: dict) -> str:
 
 def _tests() -> str:
     """Test-set rows of results/study/quality.csv, with their run ids; or how to measure them."""
-    how = "`make reproduce PROFILE=study NOTEBOOKS=00 DATA_ROOT=folder` measures them (results/study/quality.csv)."
+    how = "`make reproduce PROFILE=study NOTEBOOKS=02 DATA_ROOT=folder` measures them (results/study/quality.csv)."
     try:
         table = results.read_table("study", "quality")
     except QartsrError:

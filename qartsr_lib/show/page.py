@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         path = write_page(options.single_file)
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-        if not options.single_file and readme.readme_file().is_file():
-            print(f"{readme.write()}: tables written")
+        if not options.single_file and all(path.is_file() for path in readme.readme_files()):
+            print(*(f"{path}: tables written" for path in readme.write()), sep="\n")
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

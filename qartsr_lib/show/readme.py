@@ -85,14 +85,22 @@ def filled(text: str) -> str:
     return _BLOCK.sub(block, text)
 
 
-def readme_file() -> Path:
-    """README.md of the checkout."""
-    return paths.home() / "README.md"
+def readme_files() -> tuple[Path, Path]:
+    """README.md of the checkout and of its notebooks."""
+    return paths.home() / "README.md", paths.notebooks_dir() / "README.md"
 
 
-def write() -> Path:
-    """Write README's blocks anew."""
-    return write_text(readme_file(), filled(readme_file().read_text(encoding="utf-8")))
+def write() -> list[Path]:
+    """Write the blocks of `readme_files` anew.
+
+    Raises:
+        QartsrError: one is not there.
+    """
+    for path in readme_files():
+        if not path.is_file():
+            raise QartsrError(f"{path}: no such file; run this in a checkout")
+        write_text(path, filled(path.read_text(encoding="utf-8")))
+    return list(readme_files())
 
 
 def _shown(value: float) -> str:

@@ -8,7 +8,9 @@ packages; `study` runs the embedded backbones on the real benchmarks, and verdic
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,10 @@ FINETUNE_METRICS = (*PAPER_METRICS, "GMSD", "VAE-FD")
 
 #: The compared methods, in the paper's order.
 SEVEN_METHODS = ("maxmin", "lsq", "q-dm", "efficientdm", "passionsr", "svdquant", "qartsr")
+
+
+class NotReady(QartsrError):
+    """Weights or data are not on this machine: the runner skips the notebook, tells this line, and goes on."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,12 @@ class Profile:
             the factor on them that was chosen on BSDS500/val.
         max_images: per data set, by a fixed stride; None for all.
         max_side: larger photographs are cropped at their centre to this many HR pixels a side; None for whole ones.
+        component_bits, component_steps: bit widths, and training steps of a single layer, of notebook 03.
+        timed_dataset: on whose images notebook 07 compares ways of computing.
+        timed_side, timing_rounds, timed_floats: its image in low-quality pixels, how often it is timed, and in which
+            floating-point ways (empty for all in `contestants.FLOAT`).
+        outside: system -> folder of its images, or {data set: folder}; further rows of Table 3.
+        pictures: whether a part of Table 3 (KEEP) adds its pictures to the figures and the gallery.
         weights: backbone files that are not shipped.
         downloads: whether metric weights may be fetched; where not, every machine regenerates the
             same tables from the installed packages alone.
@@ -104,6 +116,14 @@ class Profile:
     published_rates: bool = False
     max_images: int | None = None
     max_side: int | None = None
+    component_bits: tuple[str, ...] = ("W4A4", "W2A2")
+    component_steps: int = 300
+    timed_dataset: str = "samples"
+    timed_side: int = 128
+    timing_rounds: int = 9
+    timed_floats: tuple[str, ...] = ()
+    outside: Mapping[str, str | Mapping[str, str]] = dataclasses.field(default_factory=dict, hash=False)
+    pictures: bool = False
     weights: tuple[WeightFile, ...] = ()
     downloads: bool = False
 
@@ -139,6 +159,11 @@ PROFILES = {
             finetune_images=1,
             train_images=8,
             max_images=1,
+            component_bits=("W4A4",),
+            component_steps=5,
+            timed_side=32,
+            timing_rounds=2,
+            timed_floats=("fp32", "bf16"),
         ),
         Profile(
             name="tiny",
@@ -154,6 +179,8 @@ PROFILES = {
             ablation_bits=("W4A4",),
             deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2"), ("maxmin", "W4A4"), ("svdquant", "W4A4")),
             finetune_images=4,
+            component_steps=60,
+            timing_rounds=5,
         ),
         Profile(
             name="study",
@@ -171,6 +198,7 @@ PROFILES = {
             finetune_images=30,
             finetune_side=320,  # as large as the samples; whole photographs would take days
             train_images=256,
+            timed_dataset="RealSR",
             downloads=True,
         ),
         Profile(
@@ -208,26 +236,35 @@ PROFILES = {
 }
 
 
+_KINDS = {"int": (int, "a whole number"), "bool": (bool, "true or false"), "str": (str, "a text")}
+
+
 def get_profile(name: str, **overrides: object) -> Profile:
     """The profile called `name`, with fields replaced by the `overrides` that are not None.
 
-    Notebooks pass their papermill parameters straight through: `get_profile(PROFILE, bits=BITS)`
-    with `BITS = None` keeps the profile's own. Lists become tuples, a lone value a tuple of one.
+    Lists become tuples, a lone value a tuple of one.
 
     Raises:
-        QartsrError: unknown profile or unknown field.
+        QartsrError: unknown profile, unknown field, or a value of another kind.
     """
     if name not in PROFILES:
         raise QartsrError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
     profile = PROFILES[name]
+    kinds = {field.name: str(field.type).removesuffix(" | None") for field in dataclasses.fields(Profile)}
     changes = {}
     for field, value in overrides.items():
-        if field == "name" or not hasattr(profile, field):
-            raise QartsrError(f"profile {name!r} has no setting {field!r}; remove that override")
+        if field == "name" or field not in kinds:
+            near = difflib.get_close_matches(field.lower(), kinds, n=3)
+            advice = f"did you mean {' or '.join(near)}?" if near else "remove that override"
+            raise QartsrError(f"profile {name!r} has no setting {field!r}; {advice}")
+        wanted, text = _KINDS.get(kinds[field], (object, ""))
         if value is None:
             continue
-        if isinstance(getattr(profile, field), tuple):
-            value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be {text}")
+        if kinds[field].startswith("tuple"):
+            items = value if isinstance(value, (list, tuple)) else (value,)
+            value = tuple(tuple(item) if isinstance(item, list) else item for item in items)
         changes[field] = value
     return dataclasses.replace(profile, **changes)
 
@@ -237,14 +274,35 @@ def missing_weights(profile: Profile, folder: str | Path | None = None) -> list[
     return _rows(_absent(profile, folder))
 
 
-def at_hand(profile: Profile, folder: str | Path | None = None) -> tuple[Profile, list[tuple[str, Path, str]]]:
-    """`profile` without the timesteps whose weights this machine lacks, and the missing files that block all of it."""
+def ready(profile: Profile, folder: str | Path | None = None) -> Profile:
+    """`profile` without the timesteps whose weights this machine lacks.
+
+    Raises:
+        NotReady: files are missing that all of it needs.
+    """
     absent = _absent(profile, folder)
     gone = {file.timestep for file, _ in absent}
     timesteps = tuple(timestep for timestep in profile.timesteps if timestep not in gone)
     cells = tuple(cell for cell in profile.finetune_cells if cell[1] not in gone)
-    blocking = [(file, place) for file, place in absent if file.timestep is None or not timesteps]
-    return dataclasses.replace(profile, timesteps=timesteps, finetune_cells=cells), _rows(blocking)
+    blocking = [place for file, place in absent if file.timestep is None or not timesteps]
+    if blocking:
+        others = f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
+        raise NotReady(
+            f"profile {profile.name} needs the weights {blocking[0]}{others}; put them there "
+            "(notebook 00 lists all) or use PROFILE=tiny"
+        )
+    return dataclasses.replace(profile, timesteps=timesteps, finetune_cells=cells)
+
+
+def needed(data_root: Path | None, folder: str) -> Path:
+    """`data_root`, once it holds `folder`.
+
+    Raises:
+        NotReady: it does not.
+    """
+    if data_root is None or not (data_root / folder).is_dir():
+        raise NotReady(f"this needs {folder} under {data_root or 'DATA_ROOT'}; put it there, or set DATA_ROOT")
+    return data_root
 
 
 def _absent(profile: Profile, folder: str | Path | None) -> list[tuple[WeightFile, Path]]:

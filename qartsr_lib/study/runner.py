@@ -1,12 +1,12 @@
 """`make reproduce`: execute the numbered notebooks in order.
 
-Executed copies and HTML go to build/<profile>/, and say at their top what failed, if anything did.
-A failed notebook does not stop the others; it is named at the end. Exit status: 0 all done, 1 a
-notebook failed, 2 wrong options, 3 all done but for missing weights of the `paper` profile, 130
-interrupted. One line per missing file comes last, with status 1, too.
+Executed copies go to build/<profile>/ and say at their top what failed, if anything did; pages with pictures go to
+figures/<profile>/. A failed notebook does not stop the others, and one whose weights or data are missing is skipped;
+both are named at the end. Exit status: 0 all done, 1 a notebook failed, 2 wrong options, 3 all done but for what this
+machine lacks, 130 interrupted.
 
-The runner keeps no state of its own: what an interrupted invocation had finished lies in the cache
-(`cache.RunCache`), and every file it writes is written atomically, so it may be killed at any time.
+The runner keeps no state of its own: what an interrupted invocation had finished lies in the cache, and every file is
+written atomically, so it may be killed at any time.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import papermill
 from ipykernel.kernelspec import get_kernel_dict
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.devices import checked
-from qartsr_lib.base.environ import environment_variables
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
+#: Part of no profile, because they take hours and change what others use: run where NOTEBOOKS names them.
+ON_DEMAND = ("10_learning_rates", "11_longer_training")
 KERNEL = "qartsr-runner"
 START_TIMEOUT = 300  # seconds; a busy machine takes longer than papermill's 60 to start a kernel
 
@@ -46,21 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         profile = get_profile(options.profile)
         root = paths.data_root(options.data_root)
         notebooks = select(find_notebooks(), options.notebooks)
-        return run(profile, notebooks, root, _workers(options.workers), checked(options.device))
+        workers = options.workers
+        if workers:
+            from qartsr_lib.study.workers import resolved  # a plain run needs no Dask
+
+            workers = resolved(workers)
+        return run(profile, notebooks, root, workers, checked(options.device))
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
-
-
-def _workers(named: str) -> str:
-    if not named:
-        return ""
-    from qartsr_lib.study.workers import resolved  # a plain run needs no Dask
-
-    return resolved(named)
 
 
 def find_notebooks() -> list[Path]:
@@ -77,13 +76,13 @@ def find_notebooks() -> list[Path]:
 
 
 def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path]:
-    """Those whose name starts with one of `wanted` ("02"), in order; all when `wanted` is empty.
+    """Those whose name starts with one of `wanted` ("02"), in order; all but ON_DEMAND when `wanted` is empty.
 
     Raises:
         QartsrError: one of `wanted` matches nothing.
     """
     if not wanted:
-        return list(notebooks)
+        return [path for path in notebooks if path.stem not in ON_DEMAND]
     for start in wanted:
         if not any(path.name.startswith(start) for path in notebooks):
             raise QartsrError(f"no notebook starts with {start!r}; see {paths.notebooks_dir()}")
@@ -95,30 +94,29 @@ def run(
 ) -> int:
     """Execute `notebooks` under `profile`; returns the exit status."""
     cache = RunCache.for_profile(profile.name)
+    problems = {}
     with cache.lock(), kernel():
         if cache.begin([path.stem for path in notebooks], [path.stem for path in find_notebooks()]):
             print(f"continuing the interrupted run of profile {profile.name}", flush=True)
-        failed = []
         for number, notebook in enumerate(notebooks, start=1):
             print(f"[{number}/{len(notebooks)}] {notebook.stem}", flush=True)
             started = time.monotonic()
             problem = execute(notebook, profile.name, data_root, workers, device)
-            print(f"[{number}/{len(notebooks)}] {problem or 'done'} ({time.monotonic() - started:.0f} s)", flush=True)
+            ending = "done" if problem is None else f"skipped: {problem.text}" if problem.skipped else problem.text
+            print(f"[{number}/{len(notebooks)}] {ending} ({time.monotonic() - started:.0f} s)", flush=True)
             if problem:
-                failed.append((notebook.stem, problem))
-            else:
+                problems[notebook.stem] = problem
+            if not problem or problem.skipped:
                 cache.finish([notebook.stem])
-        if not failed:
+        if all(problem.skipped for problem in problems.values()):
             results.prune_records(profile.name)
-    return _report(profile, failed, len(notebooks))
+    return _report(profile, problems, len(notebooks))
 
 
-def execute(notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu") -> str | None:
-    """Run one notebook; its executed copy and HTML are kept also when it fails.
-
-    Returns:
-        None, or one line that says what went wrong.
-    """
+def execute(
+    notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu"
+) -> executed.Problem | None:
+    """Run one notebook; its executed copy is kept also when it fails. Returns what went wrong, if anything did."""
     target = paths.build_dir(profile) / notebook.name
     error = None
     try:
@@ -128,7 +126,7 @@ def execute(notebook: Path, profile: str, data_root: Path | None, workers: str =
             "WORKERS": workers or None,
             "DEVICE": device if device != "cpu" else None,
         }
-        executed.clear(target)
+        target.unlink(missing_ok=True)  # so that an earlier run's cannot be taken for this one's
         declared = papermill.inspect_notebook(str(notebook))
         target.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
@@ -143,22 +141,23 @@ def execute(notebook: Path, profile: str, data_root: Path | None, workers: str =
         )
     except BaseException as caught:  # whatever it is, the copy tells it and the other notebooks run
         error = caught
-    problem = executed.keep(target, error)
+    problem = executed.keep(target, error, paths.figures_dir(profile))
     if error is not None and not isinstance(error, Exception):
         raise error
     return problem
 
 
-def _report(profile: Profile, failed: list[tuple[str, str]], total: int) -> int:
-    print(f"{total - len(failed)} of {total} notebooks done; see {paths.build_dir(profile.name)}", flush=True)
-    for name, problem in failed:
-        print(f"FAILED {name}: {problem}", flush=True)
+def _report(profile: Profile, problems: dict[str, executed.Problem], total: int) -> int:
+    print(f"{total - len(problems)} of {total} notebooks done; pages are in {paths.figures_dir(profile.name)}")
+    for name, problem in sorted(problems.items(), key=lambda item: not item[1].skipped):
+        print(f"{'SKIPPED' if problem.skipped else 'FAILED'} {name}: {problem.text}")
     missing = missing_weights(profile) + missing_metric_weights(profile)
     for name, place, blocks in missing:
-        print(f"MISSING {name}: expected at {place}; blocks {blocks}", flush=True)
-    if failed:
+        print(f"MISSING {name}: expected at {place}; blocks {blocks}")
+    sys.stdout.flush()
+    if not all(problem.skipped for problem in problems.values()):
         return 1
-    return 3 if missing else 0
+    return 3 if missing or problems else 0
 
 
 @contextmanager
@@ -167,15 +166,12 @@ def kernel() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="qartsr-kernel-") as folder:
         # on Ctrl-C a kernel logs an error of 15 lines, on a socket that is closed already
         specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
-        write_atomically(
-            Path(folder, "kernels", KERNEL, "kernel.json"),
-            lambda path: path.write_text(json.dumps(specification), encoding="utf-8"),
-        )
+        write_text(Path(folder, "kernels", KERNEL, "kernel.json"), json.dumps(specification))
         settings = {
             "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
             "QARTSR_LOG_PROGRESS": "1",
         }
-        with environment_variables(settings):
+        with mock.patch.dict(os.environ, settings):
             yield
 
 

@@ -198,3 +198,8 @@ def _residual(table: pd.DataFrame) -> float:
 def relative_errors(frame: pd.DataFrame, group: Iterable[str]) -> pd.DataFrame:
     """Mean relative error of the predicted noise per group: what law (c) takes to be constant over T."""
     return frame.groupby(list(group), as_index=False)["relative_error_eps"].mean()
+
+
+def latent_differences(stages: Iterable[tuple[int, Stages, Stages]]) -> dict[int, np.ndarray]:
+    """T -> quantized minus full-precision z_H, flat, of rows (T, full precision, quantized)."""
+    return {timestep: (quantized.z_h - full.z_h).flatten().numpy() for timestep, full, quantized in stages}

@@ -7,7 +7,8 @@ import math
 
 import pandas as pd
 
-from qartsr_lib.study.experiments.claims import PAPER, STUDY, VERDICTS, Ledger, Rules, count_verdicts, verdict_text
+from qartsr_lib.study.experiments.claims.ledger import PAPER, STUDY, VERDICTS, Ledger, count_verdicts, verdict_text
+from qartsr_lib.study.experiments.claims.rules import Rules
 
 
 def verdict_sections(ledger: Ledger, rules: Rules) -> list[tuple[str, pd.DataFrame]]:

@@ -16,7 +16,7 @@ def deployment_sections(rows: pd.DataFrame, counted: pd.DataFrame) -> Sections:
     """Sizes and latencies; the agreement of the runtimes.
 
     Args:
-        rows: deploy.measurement.COLUMNS.
+        rows: deployment.COLUMNS.
         counted: of `counted_ratios`.
     """
     timed = rows.dropna(subset=["latency_ms"])
@@ -30,7 +30,7 @@ def deployment_sections(rows: pd.DataFrame, counted: pd.DataFrame) -> Sections:
 
 
 def counted_ratios(network: str, models: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Columns method, bits, params_ratio, ops_ratio: by the honest rule of Table 2, of a network in counting.MODELS.
+    """Columns method, bits, params_ratio, ops_ratio: by the honest rule of Table 2, of a network in counting.
 
     Args:
         models: (name in METHODS, bits); all combinations of both are counted.

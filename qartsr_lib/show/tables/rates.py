@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.experiments.rate_choice import FIRST_LOOK, choose, criterion
+from qartsr_lib.study.experiments.rates import FIRST_LOOK, choose, criterion
 
 
 def rate_sections(tries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

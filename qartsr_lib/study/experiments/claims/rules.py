@@ -1,20 +1,59 @@
-"""rules.toml as objects."""
+"""rules.toml as objects, and what a check of it is."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.study.experiments.claims.base import CHECKS
+from qartsr_lib.base.registry import Registry
 
 RULES = Path(__file__).with_name("rules.toml")
 #: Lists of these keys belong together; a list anywhere else stands for one check per entry.
 WHOLE = ("plus", "minus")
+
+
+class NoData(QartsrError):
+    """What a check needs has not been measured; the text says what is absent."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; the first nine fields are columns of the ledger.
+
+    Attributes:
+        check: what was compared, for people.
+        test: the test used, for people.
+        n: number of pairs (photographs) behind it; 1 for a counted number.
+        effect: in the direction that the claim favours; units of `check`.
+        ci_low, ci_high: of its 95% interval; NaN where there is none.
+        p: one-sided, not corrected; NaN for a counted or timed number, which is compared as it is.
+        missing: what has not been measured; nothing else counts then.
+        run_ids: of the run records behind it, separated by spaces.
+        margin: how far such a number lies within its bounds, see `checks.margin`; NaN where there is a p.
+        favours: whether effect and interval speak for the claim, before p is corrected.
+    """
+
+    check: str
+    test: str
+    n: int = 0
+    effect: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    p: float = math.nan
+    missing: str = ""
+    run_ids: str = ""
+    margin: float = math.nan
+    favours: bool = False
+
+
+#: Name in rules.toml -> function(settings without lists, profile), which raises NoData.
+CHECKS: Registry[Callable[[Mapping[str, Any], str], Finding]] = Registry("check", __package__)
 
 
 @dataclass(frozen=True)
@@ -77,35 +116,14 @@ def load_rules(path: Path = RULES) -> Rules:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
         claims = tuple(_claim(entry) for entry in found["claim"])
-        rules = Rules(
-            found["level"],
-            found["min_images"],
-            found["datasets"],
-            claims,
-            tuple(Inconsistency(**entry) for entry in found["inconsistency"]),
-            tuple(found.get("change", [])),
-        )
+        inconsistencies = tuple(Inconsistency(**entry) for entry in found["inconsistency"])
+        fixed = found["level"], found["min_images"], found["datasets"]
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise QartsrError(f"{path}: {type(error).__name__}: {error}; see the fields of claims.rules.Claim") from error
     ids = [claim.id for claim in claims]
     if len(set(ids)) != len(ids):
         raise QartsrError(f"{path}: an id occurs twice: {sorted({name for name in ids if ids.count(name) > 1})}")
-    return rules
-
-
-def expanded(settings: Mapping[str, Any], datasets: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """One mapping for each combination of what `settings` lists.
-
-    Args:
-        datasets: what dataset = "all" lists; "first" is its first.
-    """
-    named = {"all": list(datasets), "first": list(datasets[:1])}
-    settings = dict(settings)
-    if "dataset" in settings:
-        settings["dataset"] = named.get(settings["dataset"], settings["dataset"])
-    lists = {key: value for key, value in settings.items() if isinstance(value, list) and key not in WHOLE}
-    for values in itertools.product(*lists.values()):
-        yield settings | dict(zip(lists, values, strict=True))
+    return Rules(*fixed, claims, inconsistencies, tuple(found.get("change", ())))
 
 
 def _claim(entry: dict[str, Any]) -> Claim:
@@ -115,3 +133,18 @@ def _claim(entry: dict[str, Any]) -> Claim:
     for check in checks:
         CHECKS.get(check["test"])
     return Claim(untestable=untestable, checks=checks, **entry)
+
+
+def expanded(settings: Mapping[str, Any], datasets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One mapping for each combination of what `settings` lists.
+
+    Args:
+        datasets: what dataset = "all" lists; "first" is its first.
+    """
+    settings = dict(settings)
+    if "dataset" in settings:
+        named = {"all": list(datasets), "first": list(datasets[:1])}
+        settings["dataset"] = named.get(settings["dataset"], settings["dataset"])
+    lists = {key: value for key, value in settings.items() if isinstance(value, list) and key not in WHOLE}
+    for values in itertools.product(*lists.values()):
+        yield settings | dict(zip(lists, values, strict=True))

@@ -22,6 +22,7 @@ from qartsr_lib.quant.bits import FLOAT_BITS, parse_bits
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.study.experiments.counting.trace import LAYERS
 
 #: Per element of a quantized layer's input: divide by the step, subtract the zero-point. phi is merged into the step.
 PER_INPUT = 2
@@ -46,9 +47,8 @@ def honest_rows(parts: pd.DataFrame) -> pd.DataFrame:
     """
     rows = parts.groupby(["method", "bits"], sort=False, as_index=False)[["params_M", "ops_G"]].sum()
     full = rows.iloc[0]
-    rows["params_reduction_pct"] = 100 * (1 - rows["params_M"] / full["params_M"])
-    rows["ops_reduction_pct"] = 100 * (1 - rows["ops_G"] / full["ops_G"])
-    return rows[["method", "bits", "params_M", "params_reduction_pct", "ops_G", "ops_reduction_pct"]]
+    rows.insert(3, "params_reduction_pct", 100 * (1 - rows["params_M"] / full["params_M"]))
+    return rows.assign(ops_reduction_pct=100 * (1 - rows["ops_G"] / full["ops_G"]))
 
 
 def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], bits: Sequence[str]) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def _components(quantized: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme)
     for row in layers.itertuples():
         if row.kind == "attention":
             computed[ATTENTION] += 2 * row.macs * (scheme.attention_bits_for(row.name) or FLOAT_BITS)
-        elif row.kind in ("Linear", "Conv2d"):
+        elif row.kind in LAYERS:
             _add_layer(stored, computed, row, modules[row.name], scheme)
         stored[REST] += FLOAT_BITS * row.other_parameters
         computed[REST] += FLOAT_BITS * row.elementwise

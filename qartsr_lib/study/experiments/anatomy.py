@@ -20,14 +20,12 @@ from qartsr_lib.methods.qartsr_layers import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING
-from qartsr_lib.quant.states import QuantState, calibrate, full_precision, in_state
+from qartsr_lib.quant.states import QuantState, calibrate, in_state
 from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile
 from qartsr_lib.training.finetuning.losses import normalized_mse
 
 Cell = tuple[str, int]
-#: (lowest, highest), (c_in,) each.
-Range = tuple[torch.Tensor, torch.Tensor]
 #: Component -> (phi's exponent, with L, kinds of parameters trained on this layer's output).
 COMPONENTS: dict[str, tuple[float, bool, tuple[str, ...]]] = {
     "MaxMin": (0.0, False, ()),
@@ -40,7 +38,7 @@ COMPONENTS: dict[str, tuple[float, bool, tuple[str, ...]]] = {
     "bounds, L trained": (0.0, True, ("bounds", "side")),
     "all trained": (0.3, True, ("bounds", "phi", "merged", "side")),
 }
-_LAYERS = nn.Linear | nn.Conv2d
+RATE = 3e-3
 _CHUNK = 8
 """Layers whose inputs are held in memory at once."""
 
@@ -52,14 +50,17 @@ def layer_inputs(model: nn.Module, names: Sequence[str], images: Sequence[torch.
     Raises:
         QartsrError: no layer of that name.
     """
-    layers, seen = dict(model.named_modules()), {name: [] for name in names}
-    for name in names:
-        if not isinstance(layers.get(name), _LAYERS):
-            raise QartsrError(f"layer {name!r}: the backbone has no Linear or Conv2d of that name")
+    seen, unknown = {name: [] for name in names}, sorted(set(names) - set(_layer_names(model)))
+    if unknown:
+        raise QartsrError(f"layer {unknown[0]!r}: the backbone has no Linear or Conv2d of that name")
     with _watched(model, names, lambda name, given: seen[name].append(given)):
         for image in images:
             model.upscale(image)
     return {name: torch.cat(found) for name, found in seen.items()}
+
+
+def _layer_names(model: nn.Module) -> list[str]:
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def build_layer(layer: nn.Module, inputs: torch.Tensor, bits: str, component: st
     return net[0]
 
 
-def train_layer(layer: FinetuneLayer, inputs: torch.Tensor, component: str, steps: int, rate: float = 3e-3) -> None:
+def train_layer(layer: FinetuneLayer, inputs: torch.Tensor, component: str, steps: int) -> None:
     """Fit the parameters that `component` trains to the layer's full-precision output, by Adam."""
     kinds = COMPONENTS[component][2]
     chosen = [p for kind, parameters in layer.tuned_parameters().items() if kind in kinds for p in parameters]
@@ -95,42 +96,37 @@ def train_layer(layer: FinetuneLayer, inputs: torch.Tensor, component: str, step
         return
     for parameter in chosen:
         parameter.requires_grad_(True)
-    target, optimizer = _float_output(layer, inputs), torch.optim.Adam(chosen, lr=rate)
+    target, optimizer = _output(layer, inputs, QuantState.FULL_PRECISION), torch.optim.Adam(chosen)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, 2.0 * (1.0 - step / steps))
+        optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2.0 * (1.0 - step / steps))
         optimizer.zero_grad()
         normalized_mse(layer(inputs), target).backward()
         optimizer.step()
 
 
 @torch.no_grad()
-def _float_output(layer: QuantLayer, inputs: torch.Tensor) -> torch.Tensor:
-    with full_precision(layer):
+def _output(layer: QuantLayer, inputs: torch.Tensor, state: QuantState) -> torch.Tensor:
+    with in_state(layer, state):
         return layer(inputs)
 
 
-@torch.no_grad()
 def _error(layer: QuantLayer, inputs: torch.Tensor) -> float:
-    with in_state(layer, QuantState.QUANTIZED):
-        return float(normalized_mse(layer(inputs), _float_output(layer, inputs)))
+    quantized, full = (_output(layer, inputs, s) for s in (QuantState.QUANTIZED, QuantState.FULL_PRECISION))
+    return float(normalized_mse(quantized, full))
 
 
 @torch.no_grad()
-def channel_ranges(layer: nn.Module, inputs: torch.Tensor, bits: str = "W4A4") -> dict[str, Range]:
-    """Lowest and highest value per input channel of a float layer's input and weight, before and after phi and L."""
-    fitted = build_layer(layer, inputs, bits, "phi, L")
-    axis = fitted.input_axis
-    return {
-        "input": _range(inputs, axis),
-        "input / phi": _range(fitted.scaled_input(inputs), axis),
-        "weight": _range(fitted.weight, 1),
-        "phi (W - L1 L2)": _range(fitted.folded_weight(), 1),
+def channel_ranges(layer: nn.Module, inputs: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """(lowest, highest), (c_in,) each, of a float layer's input and weight, before and after phi and L at W4A4."""
+    fitted = build_layer(layer, inputs, "W4A4", "phi, L")
+    tensors = {
+        "input": (inputs, fitted.input_axis),
+        "input / phi": (fitted.scaled_input(inputs), fitted.input_axis),
+        "weight": (fitted.weight, 1),
+        "phi (W - L1 L2)": (fitted.folded_weight(), 1),
     }
-
-
-def _range(x: torch.Tensor, axis: int) -> Range:
-    channels = x.detach().movedim(axis, 0).flatten(1)
-    return channels.amin(1), channels.amax(1)
+    channels = {name: values.detach().movedim(axis, 0).flatten(1) for name, (values, axis) in tensors.items()}
+    return {name: (rows.amin(1), rows.amax(1)) for name, rows in channels.items()}
 
 
 def component_errors(
@@ -211,8 +207,7 @@ def errors_over_the_network(
 
 def _inference_order(model: nn.Module, image: torch.Tensor) -> list[str]:
     order: dict[str, None] = {}
-    names = [name for name, layer in model.named_modules() if isinstance(layer, _LAYERS)]
-    with _watched(model, names, lambda name, _: order.update({name: None})):
+    with _watched(model, _layer_names(model), lambda name, _: order.update({name: None})):
         model.upscale(image)
     return list(order)
 

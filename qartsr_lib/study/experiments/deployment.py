@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import product
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -53,41 +53,15 @@ COLUMNS = [
 _SMALL = 16
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """One way of computing.
-
-    Attributes:
-        runtime: name in RUNTIMES for a packed model; None for the float network.
-        dtype: of a float network.
-        compiled: whether a float network goes through torch.compile.
-        keeps_memory: whether its process keeps freed memory (deploy.memory).
-    """
-
-    runtime: str | None = None
-    dtype: torch.dtype = torch.float32
-    compiled: bool = False
-    keeps_memory: bool = True
-
-    def model(self, backbone: str, timestep: int, file: Path | None) -> OneStepSR:
-        """Its network: the backbone's in floating point, or the one in a packed file."""
-        if self.runtime is not None:
-            return RUNTIMES.get(self.runtime)(load_packed(file))
-        model = load_backbone(backbone, timestep).to(self.dtype)
-        # The image is enlarged in float32, whatever the network computes in.
-        model.register_forward_pre_hook(lambda _, inputs: tuple(image.to(self.dtype) for image in inputs))
-        if self.compiled:
-            model.compile()
-        return model
-
-
+#: Float network -> its dtype, whether it goes through torch.compile, whether its process keeps freed memory.
 FLOAT = {
-    "fp32": Contestant(keeps_memory=False),
-    "fp32, memory kept": Contestant(),
-    "fp32, compiled": Contestant(compiled=True),
-    "bf16": Contestant(dtype=torch.bfloat16),
+    "fp32": (torch.float32, False, False),
+    "fp32, memory kept": (torch.float32, False, True),
+    "fp32, compiled": (torch.float32, True, True),
+    "bf16": (torch.bfloat16, False, True),
 }
-PACKED = {"simulate": Contestant("simulate"), "int8": Contestant("int8")}
+#: Names in RUNTIMES of packed models, whose processes keep freed memory.
+PACKED = ("simulate", "int8")
 
 
 def measure_deployment(
@@ -115,18 +89,12 @@ def measure_deployment(
         floats: names in FLOAT to time, "fp32" and "bf16" among them.
     """
     backbone, full = load_backbone(*cell), (FULL_PRECISION, FULL_BITS)
-    shared = {
-        "measurement": "deployment",
-        "backbone": cell[0],
-        "timestep": cell[1],
-        "dataset": dataset,
-        "images": [pair.id for pair in pairs],
-        "low_quality": list(lq.shape[-2:]),
-        "rounds": rounds,
-        "deploy_sha256": provenance.folder_sha256("deploy"),
-    }
+    whole = tensor_bytes(backbone)
+    fixed = {"dataset": dataset, "backbone": cell[0], "timestep": cell[1]}
+    shared = {"measurement": "deployment", "rounds": rounds, "deploy_sha256": provenance.folder_sha256("deploy")}
+    shared |= fixed | {"images": [pair.id for pair in pairs], "low_quality": list(lq.shape[-2:])}
     labels = {full: FULL_PRECISION} | {(name, bits): METHODS.get(name).label for name, bits in models}
-    options = {(method, bits): training_options(method, bits, profile) for method, bits in models}
+    options = {model: training_options(*model, profile) for model in models}
     own = {full: {"runtimes": list(floats)}}
     for model, settings in options.items():
         own[model] = {"options": [list(pair) for pair in settings], "int8_weights": weights_of_8_bits()}
@@ -140,44 +108,43 @@ def measure_deployment(
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         if model == full:
-            rows = _float_rows(backbone, floats, pairs, lq, rounds)
+            times = race(floats, *cell, None, lq, rounds)
+            upscalers = {"fp32": backbone.upscale, "bf16": _float_network("bf16", *cell).upscale}
+            quality = _quality(upscalers, "fp32", pairs)
+            # Compiled or not, fp32 is the same network.
+            quality = {name: quality["bf16" if name == "bf16" else "fp32"] for name in floats}
+            sizes = {name: whole * FLOAT[name][0].itemsize // 4 for name in floats}
         else:
             experiment = Experiment(*cell, *model, dataset, profile.seeds[0], options[model])
             quantized = study.build_model(experiment, profile, data_root=data_root)
-            rows = _packed_rows(backbone, quantized, pairs, lq, rounds)
-        fixed = {"dataset": dataset, "backbone": cell[0], "timestep": cell[1]}
-        fixed |= {"method": labels[model], "bits": model[1], "n_images": len(pairs)}
-        return pd.DataFrame([fixed | row for row in rows])[COLUMNS]
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "model.safetensors"
+                packed = save_packed(quantized, file)
+                size = file.stat().st_size
+                times = race(["fp32", "bf16", *PACKED], *cell, file, lq, rounds)
+            quality = _quality(_upscalers(packed, quantized), "simulate", pairs)
+            sizes = dict.fromkeys(quality, size)
+        same = {**fixed, "method": labels[model], "bits": model[1], "n_images": len(pairs)}
+        rows = [same | _row(name, sizes[name], whole, times) | worth for name, worth in quality.items()]
+        return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
     return measure_cells(profile.name, questions, measure)
 
 
-def _float_rows(
-    backbone: OneStepSR, names: Sequence[str], pairs: Sequence[Pair], lq: torch.Tensor, rounds: int
-) -> list[dict]:
-    cell, whole = (backbone.name, backbone.timestep), tensor_bytes(backbone)
-    times = race(names, *cell, None, lq, rounds)
-    quality = _quality({"fp32": backbone.upscale, "bf16": FLOAT["bf16"].model(*cell, None).upscale}, "fp32", pairs)
-    # Compiled or not, fp32 is the same network.
-    return [
-        _row(name, whole * FLOAT[name].dtype.itemsize // 4, whole, times, quality["bf16" if name == "bf16" else "fp32"])
-        for name in names
-    ]
+def _float_network(name: str, backbone: str, timestep: int) -> OneStepSR:
+    dtype, compiled, _ = FLOAT[name]
+    model = load_backbone(backbone, timestep).to(dtype)
+    # The image is enlarged in float32, whatever the network computes in.
+    model.register_forward_pre_hook(lambda _, inputs: tuple(image.to(dtype) for image in inputs))
+    if compiled:
+        model.compile()
+    return model
 
 
-def _packed_rows(
-    backbone: OneStepSR, quantized: OneStepSR, pairs: Sequence[Pair], lq: torch.Tensor, rounds: int
-) -> list[dict]:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.safetensors"
-        packed = save_packed(quantized, file)
-        size = file.stat().st_size
-        times = race(["fp32", "bf16", *PACKED], backbone.name, backbone.timestep, file, lq, rounds)
-    upscalers = {name: RUNTIMES.get(contestant.runtime)(packed).upscale for name, contestant in PACKED.items()}
+def _upscalers(packed: OneStepSR, quantized: OneStepSR) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     exact = copy.deepcopy(packed).double()
-    upscalers |= {EXACT: lambda image: exact.upscale(image.double()), UNROUNDED: quantized.upscale}
-    quality = _quality(upscalers, "simulate", pairs)
-    return [_row(name, size, tensor_bytes(backbone), times, quality[name]) for name in upscalers]
+    runtimes = {name: RUNTIMES.get(name)(packed).upscale for name in PACKED}
+    return runtimes | {EXACT: lambda image: exact.upscale(image.double()), UNROUNDED: quantized.upscale}
 
 
 def tensor_bytes(model: nn.Module) -> int:
@@ -185,11 +152,11 @@ def tensor_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _row(name: str, size: int, whole: int, times: Mapping[str, dict], quality: Mapping[str, float]) -> dict:
+def _row(name: str, size: int, whole: int, times: Mapping[str, dict]) -> dict:
     """Without latencies for what was not timed."""
-    row = {"runtime": name, "file_MB": size / 1e6, "file_ratio": size / whole, **quality}
+    row = {"runtime": name, "file_MB": size / 1e6, "file_ratio": size / whole}
     if name not in times:
-        return row | dict.fromkeys(LATENCY_COLUMNS, float("nan"))
+        return row
     fp32, bf16, own = (times[other]["seconds"] for other in ("fp32", "bf16", name))
     single = [other / mine for other, mine in zip(fp32, own, strict=True)]
     peak = times[name]["peak_mb"]
@@ -204,18 +171,15 @@ def _quality(
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         written: dict[str, list[Path]] = {name: [] for name in upscalers}
-        for pair in pairs:
-            lq = read_image(pair.lq)
-            for number, (name, upscale) in enumerate(upscalers.items()):
-                written[name].append(write_png(Path(folder) / str(number) / f"{pair.id}.png", upscale(lq).float()))
+        for (number, (name, upscale)), pair in product(enumerate(upscalers.items()), pairs):
+            file = Path(folder) / str(number) / f"{pair.id}.png"
+            written[name].append(write_png(file, upscale(read_image(pair.lq)).float()))
         for name, files in written.items():
             scores = evaluate_pairs([(file, pair.hr) for file, pair in zip(files, pairs, strict=True)], ["PSNR"])
             apart = [np.abs(_levels(a) - _levels(b)) for a, b in zip(files, written[reference], strict=True)]
-            found[name] = {
-                "max_grey_diff": float(max(difference.max() for difference in apart)),
-                "mean_grey_diff": float(np.mean([difference.mean() for difference in apart])),
-                "psnr_y": float(scores["value"].mean()),
-            }
+            largest, means = max(one.max() for one in apart), [one.mean() for one in apart]
+            found[name] = {"max_grey_diff": float(largest), "mean_grey_diff": float(np.mean(means))}
+            found[name]["psnr_y"] = float(scores["value"].mean())
     return found
 
 
@@ -272,19 +236,21 @@ def _compete(
     pipe: Connection, name: str, backbone: str, timestep: int, file: Path | None, lq: torch.Tensor, threads: int
 ) -> None:
     """Tell the peak memory in MiB (None if unknown), then at every message the seconds of one image; or an error."""
-    contestant, lq = (FLOAT | PACKED)[name], lq.clone()
+    lq = lq.clone()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             torch.set_num_threads(threads)
-            if contestant.keeps_memory:
+            _, compiled, keeps_memory = FLOAT.get(name, (None, False, True))
+            if keeps_memory:
                 keep_freed_memory()
-            model = contestant.model(backbone, timestep, file)
+            packed = name in PACKED
+            model = RUNTIMES.get(name)(load_packed(file)) if packed else _float_network(name, backbone, timestep)
 
             def upscale(image: torch.Tensor = lq) -> torch.Tensor:
                 return model.upscale(image).float()
 
             peak = None
-            if contestant.compiled:  # for one size of image
+            if compiled:  # for one size of image
                 upscale()
             else:
                 upscale(lq[..., :_SMALL, :_SMALL])  # code is loaded, and compiled where a runtime does

@@ -72,13 +72,11 @@ class Ablation:
     """One row of Table 4.
 
     Attributes:
-        label: method name in the table; unique.
-        method: name in METHODS.
+        label, method: name in the table, unique, and in METHODS.
         rpq, et: whether the stage is there.
         share: of the profile's budget.
         versions: "paper" (ET adds steps), "equal" (equal steps), or both.
-        order: of RPQ's modules; "none" without RPQ.
-        loss: what is trained on: "module" and "image" are the halves of Eq. (8).
+        order, loss: of RPQ's modules; "module" and "image" are the halves of Eq. (8).
     """
 
     label: str
@@ -137,12 +135,8 @@ def with_stages(table: pd.DataFrame) -> pd.DataFrame:
     rows, frames = {row.label: row for row in WITH_TRQ}, []
     for (timestep, label), part in table.groupby(["timestep", "method"], sort=False):
         row = rows.get(label, BASELINE)  # full precision has no stages either
-        for version in row.versions:
-            frames.append(
-                part.assign(
-                    trq=int(timestep == 1), rpq=row.rpq, et=row.et, order=row.order, loss=row.loss, version=version
-                )
-            )
+        stages = {"trq": int(timestep == 1), "rpq": row.rpq, "et": row.et, "order": row.order, "loss": row.loss}
+        frames += [part.assign(**stages, version=version) for version in row.versions]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -188,11 +182,9 @@ def measure_timesteps(
 
 
 def write_choice(choice: Measured, name: str, keep: bool = False) -> pd.DataFrame:
-    """Write results/<profile>/<name>.csv; returns its rows.
+    """Write `measure_timesteps` as results/<profile>/<name>.csv; returns its rows.
 
-    Args:
-        choice: from `measure_timesteps`.
-        keep: rows of other models and bit widths stay: for a part of Table 4.
+    With `keep` the rows of other models and bit widths stay: for a part of Table 4.
     """
     choice.write(name, _TIMESTEP_CELL if keep else ("dataset",))
     return read_measurement(choice.profile, name, _TIMESTEP_COLUMNS)

@@ -51,7 +51,7 @@ def run_look(
     """Run all tries of a look, write them and the winners over all looks; returns all of results/study/tries.csv.
 
     Args:
-        data_root: folder that holds BSDS500; None for the environment's DATA_ROOT.
+        data_root: folder that holds BSDS500/train (calibration) and BSDS500/val; None for the environment's DATA_ROOT.
         images: budget of one try.
         methods: None for all trained ones; rows and rates of the others stay.
         look: "first", or "second": around the first's winners.
@@ -101,12 +101,7 @@ def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
 
 
 def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
-    """Rows dataset, method, bits, factor, image, psnr_fp, psnr_hr, feature_distance, image_loss; cached cell by cell.
-
-    Args:
-        images: budget of one try.
-        data_root: folder that holds BSDS500/train (calibration) and BSDS500/val.
-    """
+    """Rows dataset, method, bits, factor, image, psnr_fp, psnr_hr, feature_distance, image_loss; see `run_look`."""
     study = get_profile("study")
     shared = {"batch": study.train_batch, "image_loss": study.image_loss, "teacher": study.teacher}
     calibration = calibration_list(study, data_root)

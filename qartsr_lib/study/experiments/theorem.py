@@ -5,9 +5,9 @@ Set-up of the paper's section 4.3: z_L comes from the full-precision encoder and
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile
 
+Cell = tuple[str, int]
 #: Errors over latents need fewer photographs than quality tables; spread by a fixed stride.
 DEFAULT_IMAGES = 20
 PREFERRED_DATASETS = ("RealSR", "Urban100", "samples")
@@ -66,10 +67,7 @@ def rms(values: torch.Tensor) -> float:
 
 
 def measure_unet_error(full: OneStepSR, quantized: OneStepSR, reference: Stages) -> dict[str, float]:
-    """Errors that the UNet of `quantized` makes on one image, all as root mean squares.
-
-    Args:
-        reference: what `full` makes of the image.
+    """Errors that the UNet of `quantized` makes on the image of which `full` makes `reference`, as root mean squares.
 
     Returns:
         error_eps, error_z_h, error_image; relative_error_eps (rho); z_l, z_h, eps (sizes);
@@ -128,7 +126,7 @@ class LawFit:
     """How well error = constant * law(T) holds.
 
     Attributes:
-        law: "a", "b" or "c".
+        law: of LAWS.
         constant: geometric mean of error / law over T.
         log10_residual: root mean square of log10(error / (constant law)) over T; 0 is perfect, 1 is a factor of ten.
         low, high: bootstrap interval of the residual over images.
@@ -186,8 +184,8 @@ class Measurement:
     dataset: str
     pairs: tuple[Pair, ...]
     bits: tuple[str, ...]
-    cells: tuple[tuple[str, int], ...]
-    absent: tuple[tuple[str, int], ...]
+    cells: tuple[Cell, ...]
+    absent: tuple[Cell, ...]
     calibration: CalibrationList
 
     @classmethod
@@ -204,16 +202,25 @@ class Measurement:
 
         Extra timesteps and backbones are used where their weights have been trained.
         """
-        dataset = dataset or _preferred(profile, data_root)
+        known = [name for name in PREFERRED_DATASETS if name in profile.datasets]
+        usable = [name for name in known if DATASETS.get(name).available(data_root) is None]
+        if not dataset and not usable:
+            raise QartsrError(f"profile {profile.name}: none of its data sets is on this machine; set DATA_ROOT")
+        dataset = dataset or usable[0]
         pairs = DATASETS.get(dataset).pairs(data_root, max_images or profile.max_images or DEFAULT_IMAGES)
         backbones = dict.fromkeys((*profile.backbones, *extra_backbones))
         timesteps = sorted({*profile.timesteps, *extra_timesteps}, reverse=True)
-        asked = list(itertools.product(backbones, timesteps))
-        shipped = set(itertools.product(profile.backbones, profile.timesteps))
-        found = tuple(cell for cell in asked if _loads(*cell, required=cell in shipped))
-        absent = tuple(cell for cell in asked if cell not in found)
+        found, absent = [], []
+        for cell in product(backbones, timesteps):
+            try:
+                load_backbone(*cell)
+                found.append(cell)
+            except QartsrError:
+                if cell in product(profile.backbones, profile.timesteps):
+                    raise
+                absent.append(cell)
         calibration = calibration_list(profile, data_root)
-        return cls(profile.name, dataset, tuple(pairs), profile.bits, found, absent, calibration)
+        return cls(profile.name, dataset, tuple(pairs), profile.bits, tuple(found), tuple(absent), calibration)
 
     def describe(self) -> str:
         """One line per choice, for the notebook."""
@@ -224,39 +231,40 @@ class Measurement:
 
     def errors(self) -> Measured:
         """UNet and encoder errors of MaxMin: one row per data set, backbone, timestep, bit width and image."""
-        images = {pair.id: read_image(pair.lq) for pair in self.pairs}
 
-        def measure(cell: tuple[str, int]) -> pd.DataFrame:
+        def measure(cell: Cell) -> pd.DataFrame:
             full, rows = load_backbone(*cell), []
             models = {bits: METHODS.get("maxmin").build(full, bits, self.calibration.images) for bits in self.bits}
-            for image, lq in progress(images.items(), f"{cell[0]} T={cell[1]}", total=len(images)):
-                upscaled = full.prepare(lq)
+            for pair in progress(self.pairs, f"{cell[0]} T={cell[1]}"):
+                upscaled = full.prepare(read_image(pair.lq))
                 with torch.no_grad():
                     reference = full.stages(upscaled)
                 for bits, model in models.items():
                     row = {"dataset": self.dataset, "backbone": cell[0], "timestep": cell[1], "bits": bits}
-                    row |= {"image": image, **measure_unet_error(full, model.backbone, reference)}
+                    row |= {"image": pair.id, **measure_unet_error(full, model.backbone, reference)}
                     rows.append(row | measure_encoder_error(full, model.backbone, upscaled, reference))
             return pd.DataFrame(rows)
 
         calibration = {"name": self.calibration.name, "sha256": self.calibration.sha256}
         asked = {"method": "maxmin", "bits": list(self.bits), "calibration": calibration}
-        return measure_cells(self.profile, self._questions("latent errors", asked), measure)
+        return measure_cells(self.profile, self._questions("latent errors", **asked), measure)
 
     def contributions(self) -> Measured:
         """PSNR-Y of full / no noise / identity / bicubic: rows dataset, backbone, timestep, variant, image, psnr_y."""
 
-        def measure(cell: tuple[str, int]) -> pd.DataFrame:
+        def measure(cell: Cell) -> pd.DataFrame:
             full, rows = load_backbone(*cell), []
             for pair in progress(self.pairs, f"UNet contribution, {cell[0]} T={cell[1]}"):
                 lq, hr = read_image(pair.lq), read_image(pair.hr)
                 images = contribution(full, full.prepare(lq)) | {"bicubic": upscale_bicubic(lq)}
-                rows += [(self.dataset, *cell, name, pair.id, _png_psnr_y(image, hr)) for name, image in images.items()]
+                for variant, image in images.items():
+                    saved = from_uint8(to_uint8(image[..., : hr.shape[-2], : hr.shape[-1]]))  # as an 8-bit PNG
+                    rows.append((self.dataset, *cell, variant, pair.id, psnr_y(saved, hr)))
             return pd.DataFrame(rows, columns=["dataset", "backbone", "timestep", "variant", "image", "psnr_y"])
 
-        return measure_cells(self.profile, self._questions("UNet contribution", {}), measure)
+        return measure_cells(self.profile, self._questions("UNet contribution"), measure)
 
-    def _questions(self, measurement: str, settings: dict) -> dict[tuple[str, int], dict]:
+    def _questions(self, measurement: str, **settings: object) -> dict[Cell, dict]:
         """Cell -> all that determines what is measured of it."""
         data = {"name": self.dataset, "images": len(self.pairs), "sha256": fingerprint(list(self.pairs))}
         return {
@@ -287,26 +295,3 @@ class Measurement:
                 reference = full.stages(full.prepare(lq))
             cells.append((timestep, reference, with_quantized_unet(full, quantized, reference)))
         return cells
-
-
-def _preferred(profile: Profile, data_root: Path | None) -> str:
-    for name in PREFERRED_DATASETS:
-        if name in profile.datasets and DATASETS.get(name).available(data_root) is None:
-            return name
-    raise QartsrError(f"profile {profile.name}: none of its data sets is on this machine; set DATA_ROOT")
-
-
-def _loads(backbone: str, timestep: int, required: bool) -> bool:
-    try:
-        load_backbone(backbone, timestep)
-    except QartsrError:
-        if required:
-            raise
-        return False
-    return True
-
-
-def _png_psnr_y(image: torch.Tensor, hr: torch.Tensor) -> float:
-    """PSNR-Y of what the 8-bit PNG of `image` would hold, padding cropped."""
-    image = image[..., : hr.shape[-2], : hr.shape[-1]]
-    return psnr_y(from_uint8(to_uint8(image)), hr)

@@ -27,13 +27,12 @@ Settings = Mapping[str, Any]
 def contrast(settings: Settings, profile: str) -> Finding:
     """Values of `plus` minus those of `minus`, per image, against the bounds `above` and `below`.
 
-    Settings: table, metric, and of results.CELL what all cells share; plus and minus: lists of what sets each
-    cell apart ("@name" stands for the setting of that name); above, below: where the claim says that the
-    effect lies (at least one). Where less is better, the sign is turned: above 0, `plus` is better.
+    Settings: table, metric, and of results.CELL what all cells share; plus and minus: lists of what sets each cell
+    apart ("@name" stands for the setting of that name); above, below: where the claim says that the effect lies (at
+    least one), for every seed too. Where less is better, the sign is turned: above 0, `plus` is better.
 
-    The p-value is of a one-sided Wilcoxon signed-rank test against the bound (with two bounds the
-    larger of both: equivalence by two one-sided tests); the interval is a BCa bootstrap's of the mean.
-    The effect must lie within the bounds for every seed too.
+    The p-value is of a one-sided Wilcoxon signed-rank test against the bound (with two bounds the larger of both:
+    equivalence by two one-sided tests); the interval is a BCa bootstrap's of the mean.
     """
     metric, values = settings["metric"], _per_image(profile, settings["table"])
     shared = {key: settings[key] for key in results.CELL if key in settings}
@@ -50,7 +49,7 @@ def contrast(settings: Settings, profile: str) -> Finding:
     agree = sum(above < value < below for value in per_seed)
     seeds = f", {agree} of {len(per_seed)} seeds agree" if len(per_seed) > 1 else ""
     return Finding(
-        check=f"{metric}, {_title(shared)}: {' minus '.join(' + '.join(map(_named, side)) for side in sides)}",
+        check=f"{metric}, {_named(shared, ', ')}: {' minus '.join(' + '.join(map(_named, side)) for side in sides)}",
         test=f"Wilcoxon signed-rank, paired over images{seeds}",
         n=len(by_image),
         effect=effect,
@@ -91,7 +90,7 @@ def _resolved(cell: Settings, settings: Settings) -> dict[str, Any]:
 
 
 def _cell(values: pd.DataFrame, wanted: Settings, metric: str) -> pd.DataFrame:
-    rows = _rows(values, {"metric": metric, **wanted})
+    rows = _rows(values, wanted | {"metric": metric})
     if rows.empty:
         raise NoData(f"no row of {_named(wanted)}")
     return rows
@@ -114,27 +113,19 @@ def _sum(cells: Sequence[pd.DataFrame], seed: int | None = None) -> pd.Series:
 
 def _p(effects: np.ndarray, above: float, below: float) -> float:
     sides = [(effects - bound, side) for bound, side in ((above, "greater"), (below, "less")) if math.isfinite(bound)]
-    return max(
-        float(scipy.stats.wilcoxon(shifted, alternative=side).pvalue) if shifted.any() else 1.0
-        for shifted, side in sides
-    )
+    return max(float(scipy.stats.wilcoxon(d, alternative=side).pvalue) if d.any() else 1.0 for d, side in sides)
 
 
-def _title(shared: Settings) -> str:
-    return ", ".join(f"T = {shared[key]}" if key == "timestep" else str(shared[key]) for key in shared)
-
-
-def _named(cell: Settings) -> str:
-    return " ".join(f"T = {value}" if key == "timestep" else str(value) for key, value in cell.items())
+def _named(cell: Settings, between: str = " ") -> str:
+    return between.join(f"T = {value}" if key == "timestep" else str(value) for key, value in cell.items())
 
 
 @CHECKS.register("cell")
 def cell(settings: Settings, profile: str) -> Finding:
     """One number of a table against a number of the paper or a bound.
 
-    Settings: table, column; where: column -> value, which must leave one row; above and below (limits,
-    included) or paper and within (|ours - paper| <= within); low, high: columns of an interval, if any.
-    With `profile` the table is that profile's.
+    Settings: table, column; where: column -> value, which must leave one row; above and below (limits, included) or
+    paper and within (|ours - paper| <= within); low, high: columns of an interval; profile: whose table, if another's.
     """
     profile, table = settings.get("profile", profile), settings["table"]
     where = settings["where"] | {k: settings[k] for k in ("bits", "method", "dataset", "backbone") if k in settings}
@@ -171,7 +162,7 @@ def _number(check: str, value: float, settings: Settings, **more: object) -> Fin
 def duration(settings: Settings, profile: str) -> Finding:
     """Median over models of seconds(method) / seconds(against), equal backbone, T and bits; at most `below`.
 
-    Settings: table, method, against (names in the table). Times are those of the run records, per seed. A model
+    Settings: table, method, against (names in the table). Times are those of the run records, per seed; a model
     counts once, however many data sets it upscaled.
     """
     _file(profile, f"{settings['table']}.csv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -46,19 +46,6 @@ class Ledger:
         results.write_measurement(self.profile, "claims_checks", self.checks, by=(), front=CHECK_COLUMNS)
 
 
-@dataclass(frozen=True)
-class _Judged:
-    finding: Finding
-    p_corrected: float
-    holds: bool
-
-    @property
-    def weakness(self) -> tuple[bool, float, float]:
-        """Sorts the check that speaks least for a claim last: by its p-value, or where it has none by its margin."""
-        p, margin = (0.0 if math.isnan(value) else value for value in (self.finding.p, self.finding.margin))
-        return not self.holds, p, -margin
-
-
 def make_ledger(rules: Rules, profile: str) -> Ledger:
     """Run every check; a claim is reproduced where all its checks (or the share it asks for) hold.
 
@@ -66,18 +53,13 @@ def make_ledger(rules: Rules, profile: str) -> Ledger:
     checks of the ledger that have one, is below `rules.level`. Checks without results are left out and
     told; a claim that has no other is not testable.
     """
-    found = [(claim.id, finding) for claim in rules.claims for finding in _findings(claim, rules, profile)]
-    judged: dict[str, list[_Judged]] = {claim.id: [] for claim in rules.claims}
-    for (name, finding), p in zip(found, holm([finding.p for _, finding in found]), strict=True):
-        holds = not finding.missing and finding.favours and (math.isnan(p) or p < rules.level)
-        judged[name].append(_Judged(finding, p, holds))
-    claims = [_claim_row(claim, judged[claim.id]) for claim in rules.claims]
-    checks = [
-        asdict(check.finding) | {"id": name, "p_corrected": check.p_corrected, "holds": check.holds}
-        for name, entries in judged.items()
-        for check in entries
-    ]
-    return Ledger(profile, pd.DataFrame(claims, columns=[*COLUMNS]), pd.DataFrame(checks, columns=[*CHECK_COLUMNS]))
+    found = [{"id": claim.id, **asdict(one)} for claim in rules.claims for one in _findings(claim, rules, profile)]
+    checks = pd.DataFrame(found, columns=["id", *(field.name for field in fields(Finding))])
+    checks["p_corrected"] = holm(checks["p"])
+    speaks = (checks["missing"] == "") & checks["favours"].astype(bool)
+    checks["holds"] = speaks & ~(checks["p_corrected"] >= rules.level)
+    claims = [_claim_row(claim, checks[checks["id"] == claim.id]) for claim in rules.claims]
+    return Ledger(profile, pd.DataFrame(claims, columns=[*COLUMNS]), checks[[*CHECK_COLUMNS]])
 
 
 def _findings(claim: Claim, rules: Rules, profile: str) -> Iterable[Finding]:
@@ -96,7 +78,7 @@ def _findings(claim: Claim, rules: Rules, profile: str) -> Iterable[Finding]:
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979); NaN stays and does not count."""
-    values = np.asarray(p, dtype=float)
+    values = np.array(p, dtype=float)
     tested = np.flatnonzero(~np.isnan(values))
     order = tested[np.argsort(values[tested], kind="stable")]
     factors = np.arange(len(order), 0, -1)
@@ -104,26 +86,26 @@ def holm(p: Sequence[float]) -> list[float]:
     return values.tolist()
 
 
-def _claim_row(claim: Claim, checks: Sequence[_Judged]) -> dict[str, object]:
-    tested = [check for check in checks if not check.finding.missing]
+def _claim_row(claim: Claim, checks: pd.DataFrame) -> dict[str, object]:
+    tested = checks[checks["missing"] == ""]
     row = {name: getattr(claim, name) for name in ("id", "claim", "where", "paper_evidence")}
     row |= {"asked_by": STUDY if claim.own else PAPER, "checks": len(checks), "measured": len(tested)}
-    if not tested:
-        missing = list(dict.fromkeys(check.finding.missing for check in checks))
+    if tested.empty:
+        missing = checks["missing"].unique()
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         ours = claim.untestable or f"not measured: {missing[0]}{more}"
         return row | {"ours": ours, "test": "none", "n": 0, "verdict": NOT_TESTABLE, "run_ids": ""}
-    held, weakest = sum(check.holds for check in tested), max(tested, key=lambda check: check.weakness)
-    ours = f"{held} of {len(tested)} checks hold; weakest: {weakest.finding.check}"
+    # The check that speaks least for the claim: by its p-value, or where it has none by its margin.
+    weakest = max(tested.fillna({"p": 0.0, "margin": 0.0}).itertuples(), key=lambda c: (not c.holds, c.p, -c.margin))
+    ours = f"{tested['holds'].sum()} of {len(tested)} checks hold; weakest: {weakest.check}"
     if len(tested) < len(checks):
         ours += f"; {len(checks) - len(tested)} more could not be measured here"
     return row | {
         "ours": ours,
-        "test": "; ".join(dict.fromkeys(check.finding.test for check in tested)),
-        **{name: getattr(weakest.finding, name) for name in ("n", "effect", "ci_low", "ci_high")},
-        "p_corrected": weakest.p_corrected,
-        "verdict": _verdict(claim, held / len(tested)),
-        "run_ids": " ".join(dict.fromkeys(run for check in tested for run in check.finding.run_ids.split())),
+        "test": "; ".join(tested["test"].unique()),
+        **{name: getattr(weakest, name) for name in ("n", "effect", "ci_low", "ci_high", "p_corrected")},
+        "verdict": _verdict(claim, tested["holds"].mean()),
+        "run_ids": " ".join(dict.fromkeys(" ".join(tested["run_ids"]).split())),
     }
 
 

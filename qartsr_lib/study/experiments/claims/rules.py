@@ -27,15 +27,12 @@ class Finding:
     """What one check found; the first nine fields are columns of the ledger.
 
     Attributes:
-        check: what was compared, for people.
-        test: the test used, for people.
+        check, test: what was compared and by which test, for people.
         n: number of pairs (photographs) behind it; 1 for a counted number.
-        effect: in the direction that the claim favours; units of `check`.
-        ci_low, ci_high: of its 95% interval; NaN where there is none.
-        p: one-sided, not corrected; NaN for a counted or timed number, which is compared as it is.
+        effect: in the direction that the claim favours, with its 95% interval, if any.
+        p: one-sided, not corrected; NaN for a counted or timed number, which has a `checks.margin` instead.
         missing: what has not been measured; nothing else counts then.
         run_ids: of the run records behind it, separated by spaces.
-        margin: how far such a number lies within its bounds, see `checks.margin`; NaN where there is a p.
         favours: whether effect and interval speak for the claim, before p is corrected.
     """
 
@@ -58,10 +55,9 @@ CHECKS: Registry[Callable[[Mapping[str, Any], str], Finding]] = Registry("check"
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, or a question that it raises.
+    """One claim of the paper.
 
     Attributes:
-        id: short and lasting.
         claim, where, paper_evidence: what the paper says, where, and by which figures.
         untestable: why no embedded backbone can decide it; "" where checks can.
         checks: settings of each, with "test", its name in CHECKS.
@@ -93,7 +89,7 @@ class Rules:
     """All of rules.toml.
 
     Attributes:
-        level: of significance, after correction.
+        level: of significance, for corrected p-values.
         min_images: fewer photographs decide nothing.
         datasets: profile -> data sets that checks with dataset = "all" run on.
         changes: (date, what, why) of every change after the rules first met the results of `study`.

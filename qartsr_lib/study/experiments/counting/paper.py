@@ -1,16 +1,12 @@
-"""Rule `paper`: how the numbers of the paper's Table 2 arise.
-
-The paper names no rule ("following the methodology adopted in prior quantization studies"). This one is
-inferred from its integers and its printed reductions:
+"""Rule `paper`: how the numbers of the paper's Table 2 arise, inferred from its integers and its printed reductions.
 
     Params(b) = (weights b + (biases + norms) 32 + branch 16) / 32
     Ops(b)    = 2 MACs b / 32
 
-Weights of Conv2d and Linear in b bits; biases and normalizations in 32; the branch L of Eq. (9) at
-rank 4 in all layers, in 16 bits. MACs of Conv2d and Linear alone: attention products, the low-rank
-branch and everything elementwise are left out. UNet and VAE only. The full-precision row adds the text
-tower of 24 layers, and its operations seem to include the image tagger's too. With a constant prompt
-embedding neither is needed, and they count nowhere else.
+The paper names no rule ("following the methodology adopted in prior quantization studies"). The branch is L of Eq. (9)
+at rank 4 in all layers. MACs are of Conv2d and Linear alone: attention products, the branch and everything elementwise
+are left out. UNet and VAE only; the full-precision row adds the text tower, and its operations seem to include the
+image tagger's too. With a constant prompt embedding neither is needed, and they count nowhere else.
 """
 
 from __future__ import annotations
@@ -33,16 +29,10 @@ TAGGER_MACS = 99_968_090_112
 
 
 def paper_rows(layers: pd.DataFrame, bits: Sequence[str]) -> pd.DataFrame:
-    """Table 2 by the paper's rule.
+    """Table 2 by the paper's rule, of `trace`: the full-precision row, then one row per bit width ("W4A4").
 
-    Args:
-        layers: of `trace`.
-        bits: such as "W4A4"; weights and activations share one width.
-
-    Returns:
-        The full-precision row, then one row per bit width: method, bits, params_M (32-bit
-        equivalents, millions), params_reduction_pct, ops_G, ops_reduction_pct. Reductions are against
-        the paper's printed 1,303 M and 4,523 G.
+    Columns method, bits, params_M (32-bit equivalents, millions), params_reduction_pct, ops_G, ops_reduction_pct.
+    Reductions are against the paper's printed 1,303 M and 4,523 G.
     """
     printed = paper_table(2).set_index("bits").loc[FULL]
     rows = [("OSEDiff", FULL, _full_params(layers), 0.0, _full_operations(layers), 0.0)]
@@ -50,9 +40,8 @@ def paper_rows(layers: pd.DataFrame, bits: Sequence[str]) -> pd.DataFrame:
         params, operations = _params_m(layers, parse_bits(width).w), _operations_g(layers, parse_bits(width).a)
         reductions = 100 * (1 - params / printed["params_M"]), 100 * (1 - operations / printed["ops_G"])
         rows.append(("QArtSR", width, params, reductions[0], operations, reductions[1]))
-    return pd.DataFrame(
-        rows, columns=["method", "bits", "params_M", "params_reduction_pct", "ops_G", "ops_reduction_pct"]
-    )
+    columns = ["method", "bits", "params_M", "params_reduction_pct", "ops_G", "ops_reduction_pct"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _params_m(layers: pd.DataFrame, width: int) -> float:

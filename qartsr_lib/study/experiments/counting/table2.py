@@ -20,9 +20,8 @@ COUNTED = "OSEDiff"
 def measure_table2(profile: str, methods: Sequence[str], bits: Sequence[str]) -> Measured:
     """Table 2 of the full-size network by both rules.
 
-    Columns rule, method, bits, params_M (32-bit equivalents, millions), params_reduction_pct, ops_G,
-    ops_reduction_pct, params_residual_M and ops_residual_G (ours minus the integer that the paper
-    prints for that method and bit width; empty where it prints none).
+    Columns rule, those of `paper_rows`, and params_residual_M and ops_residual_G: ours minus the integer that the
+    paper prints for that method and bit width; empty where it prints none.
     """
 
     def measure(_: str) -> pd.DataFrame:

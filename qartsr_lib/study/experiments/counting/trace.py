@@ -1,22 +1,21 @@
 """One forward pass on the meta device, counted: what every layer multiplies, adds and stores.
 
-Conventions. One multiply-add is one MAC and two operations. MACs are those of Linear, Conv2d and the
-two attention products; everything else that computes (normalization, activation functions, softmax,
-residual and bias additions) is counted in operations per element, `PER_ELEMENT`. Copies, padding and
-up-sampling by repetition compute nothing. The arithmetic between encoder, UNet and decoder (Eq. 6 on
-the latent, scaling of pixels) is left out: less than 0.01 G at 512x512.
+One multiply-add is one MAC and two operations. MACs are those of Linear, Conv2d and the two attention products; all
+else that computes (normalization, activation functions, softmax, residual and bias additions) is counted in operations
+per element, `PER_ELEMENT`. Copies, padding and up-sampling by repetition compute nothing. The arithmetic between
+encoder, UNet and decoder (Eq. 6 on the latent, scaling of pixels) is left out: less than 0.01 G at 512x512.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -82,16 +81,15 @@ def trace(model: OneStepSR, size: int) -> pd.DataFrame:
     """Count one pass of `model`, on any device, for an output of `size` x `size` pixels.
 
     Returns:
-        One row per layer and kind in order of computation. Columns: part (of PARTS), block (of
-        `model.blocks_in_order`), name (full name of the module), kind ("Linear", "Conv2d",
-        "attention" for the two products of attention, "other"), weights, biases, other_parameters
-        (of normalizations), out_channels, macs, inputs and outputs (elements of a Linear or
-        Conv2d), elementwise (operations, bias additions included).
+        One row per layer and kind in order of computation. Columns: part (of PARTS), block (of `blocks_in_order`),
+        name (of the module), kind (of LAYERS, "attention" for its two products, "other"), weights, biases,
+        other_parameters (of normalizations), out_channels, macs, inputs and outputs (elements, of LAYERS),
+        elementwise (operations, bias additions included).
     """
-    tally = _Tally()
-    with _names(model, tally.stack), tally:
+    modules = dict(model.named_modules())
+    with _Tally({module: name for name, module in modules.items()}) as tally:
         _pass(model, size)
-    modules, blocks = dict(model.named_modules()), {name: f"{name}." for name, _ in model.blocks_in_order()}
+    blocks = {name: f"{name}." for name, _ in model.blocks_in_order()}
     rows = []
     for (name, kind), sums in tally.rows.items():
         places = {"part": _place(name, PARTS) or "", "block": _place(name, blocks), "name": name, "kind": kind}
@@ -117,17 +115,28 @@ def _pass(model: OneStepSR, size: int) -> None:
 
 
 class _Tally(TorchFunctionMode):
-    """Adds up what the functions called inside a module compute, per (module, kind)."""
+    """Adds up what the functions called inside a module compute, per (full name of the module, kind)."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
         super().__init__()
-        self.stack: list[str] = []
+        self.names, self.stack = names, [""]  # the modules that are computing, the innermost last
         self.rows: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_SUMS, 0))
+
+    def __enter__(self) -> _Tally:
+        enter = register_module_forward_pre_hook(lambda module, _: self.stack.append(self.names.get(module, "")))
+        leave = register_module_forward_hook(lambda *_: self.stack.pop() and None)
+        self.hooks = enter, leave
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        super().__exit__(*error)
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         keywords = keywords or {}
         result = function(*arguments, **keywords)
-        if self.stack:
+        if self.stack[-1]:
             self._count(getattr(function, "__name__", ""), arguments, keywords, result)
         return result
 
@@ -149,19 +158,6 @@ class _Tally(TorchFunctionMode):
         row = self.rows[self.stack[-1], kind]
         for column, value in sums.items():
             row[column] += value
-
-
-@contextmanager
-def _names(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keeps the full names of the modules that are computing on `stack`, the innermost last."""
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if name:
-                enter = module.register_forward_pre_hook(lambda *_, name=name: stack.append(name))
-                leave = module.register_forward_hook(lambda *_: stack.pop() and None)
-                hooks.callback(enter.remove)
-                hooks.callback(leave.remove)
-        yield
 
 
 def _parameters(module: nn.Module, kind: str) -> dict[str, int]:

@@ -16,12 +16,9 @@ from qartsr_lib.show import tables as reports
 from qartsr_lib.show.figures.claims import COLOURS
 from qartsr_lib.study import results
 from qartsr_lib.study.experiments import claims
-from qartsr_lib.study.experiments.claims import rules as rules_module
-from qartsr_lib.study.experiments.claims.base import margin
-from qartsr_lib.study.experiments.claims.contrast import contrast
-from qartsr_lib.study.experiments.claims.counted import cell, share
-from qartsr_lib.study.experiments.claims.duration import duration
+from qartsr_lib.study.experiments.claims.checks import cell, contrast, duration, margin, share
 from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS, holm
+from qartsr_lib.study.experiments.claims.rules import Claim, NoData, Rules, expanded
 
 IMAGES = [f"image{index:02d}" for index in range(20)]
 NOISE = np.random.default_rng(0).normal(0, 0.1, len(IMAGES))
@@ -64,9 +61,9 @@ def test_a_contrast_is_the_paired_mean_with_a_wilcoxon_test(study):
     study(rows("A", 26.0), rows("B", 25.0, noise=-NOISE))
     found = contrast(against("A", "B", above=0), "study")
     differences = 1 + 2 * NOISE
-    assert found.n == 20 and found.run_ids == ("run-A", "run-B")
+    assert found.n == 20 and found.run_ids == "run-A run-B"
     assert found.effect == pytest.approx(differences.mean(), abs=1e-5)
-    assert found.low < found.effect < found.high and found.favours
+    assert found.ci_low < found.effect < found.ci_high and found.favours
     assert found.p == pytest.approx(scipy.stats.wilcoxon(differences, alternative="greater").pvalue, rel=1e-3)
     turned = contrast(against("B", "A", above=0), "study")
     assert not turned.favours and turned.p > 0.9
@@ -103,7 +100,7 @@ def test_every_seed_must_agree(study):
 @pytest.mark.parametrize("changed", [{"table": "table9"}, {"metric": "LPIPS"}, {"backbone": "osediff"}])
 def test_what_is_not_there_is_told(study, changed):
     study(rows("A", 26.0), rows("B", 25.0))
-    with pytest.raises(claims.NoData):
+    with pytest.raises(NoData):
         contrast(against("A", "B", above=0, **changed), "study")
 
 
@@ -113,14 +110,14 @@ def test_a_damaged_table_is_no_table_that_is_not_there_yet(tmp_path, monkeypatch
     monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
     settings = against("A", "B", above=0) | {"table": "broken", "where": {"a": 1}, "column": "b", "below": 1}
     settings |= {"method": "A", "against": "B"}
-    with pytest.raises(claims.NoData, match="results/study/broken.csv is not there yet"):
+    with pytest.raises(NoData, match="results/study/broken.csv is not there yet"):
         check(settings, "study")
     results_file = tmp_path / "results" / "study" / "broken.csv"
     results_file.parent.mkdir(parents=True)
     results_file.write_text(content)
     with pytest.raises(QartsrError, match="broken.csv: (is not a readable table|has no column)") as told:
         check(settings, "study")
-    assert not isinstance(told.value, claims.NoData)
+    assert not isinstance(told.value, NoData)
 
 
 def test_counted_numbers_are_compared_with_the_papers_or_a_bound(tmp_path, monkeypatch):
@@ -132,11 +129,11 @@ def test_counted_numbers_are_compared_with_the_papers_or_a_bound(tmp_path, monke
     settings = {"table": "table2", "where": {"rule": "paper"}, "bits": "W4A4", "column": "params", "profile": "paper"}
     assert cell(settings | {"paper": 90.66, "within": 0.05}, "study").favours
     assert not cell(settings | {"paper": 90.66, "within": 0.03}, "study").favours
-    assert cell(settings | {"above": 90}, "study").run_ids == ("r1",)
-    with pytest.raises(claims.NoData, match="0 rows"):
+    assert cell(settings | {"above": 90}, "study").run_ids == "r1"
+    with pytest.raises(NoData, match="0 rows"):
         cell(settings | {"bits": "W3A3"}, "study")
     assert share({"file": "size.json", "part": "part", "whole": "whole", "below": 0.2}, "paper").effect == 0.125
-    with pytest.raises(claims.NoData, match="not there"):
+    with pytest.raises(NoData, match="not there"):
         share({"file": "other.json", "part": "part", "whole": "whole", "below": 0.2}, "paper")
 
 
@@ -152,7 +149,7 @@ def test_times_are_those_of_the_run_records_per_seed(study):
     settings = {"table": "table3", "method": "A", "against": "B"}
     assert duration(settings | {"below": 2.5}, "study").effect == 2.0
     assert not duration(settings | {"below": 1.5}, "study").favours
-    with pytest.raises(claims.NoData):
+    with pytest.raises(NoData):
         duration(settings | {"against": "C", "below": 1.5}, "study")
 
 
@@ -167,7 +164,8 @@ def test_a_model_on_several_data_sets_is_one_pair_of_times(study):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"duration_s": {"build": build}, "parameters": {"seeds": [0]}}))
     found = duration({"table": "table3", "method": "A", "against": "B", "below": 2.5}, "study")
-    assert (found.n, found.effect, found.low, found.high) == (2, 2.0, 1.0, 3.0)  # not three pairs with a median of 3
+    assert (found.n, found.effect) == (2, 2.0)  # not three pairs with a median of 3
+    assert (found.ci_low, found.ci_high) == (1.0, 3.0)
     assert found.favours
 
 
@@ -192,10 +190,10 @@ def test_the_weakest_counted_check_is_the_farthest_past_its_bound(tmp_path, monk
     (folder / "laws.csv").write_text("bits,off_by\nW8A8,2\nW4A4,9\nW2A2,1.2\n")
     check = {"test": "cell", "table": "laws", "where": {}, "column": "off_by", "below": 1.5}
     check |= {"bits": ["W8A8", "W4A4", "W2A2"]}
-    rules = claims.Rules(0.05, 10, {}, (claims.Claim("x", "x", "x", "x", "", (check,)),), (), ())
+    rules = Rules(0.05, 10, {}, (Claim("x", "x", "x", "x", "", (check,)),), (), ())
     row = claims.make_ledger(rules, "study").claims.iloc[0]
     assert row["effect"] == 9 and "weakest: off_by, W4A4" in row["ours"]
-    holding = claims.Claim("x", "x", "x", "x", "", (check | {"below": 10},))
+    holding = Claim("x", "x", "x", "x", "", (check | {"below": 10},))
     row = claims.make_ledger(dataclasses.replace(rules, claims=(holding,)), "study").claims.iloc[0]
     assert row["effect"] == 9  # of checks that hold, the one nearest to its bound
 
@@ -334,7 +332,7 @@ def test_the_projects_rules_are_whole():
     assert len(rules.claims) >= 13 and len(rules.inconsistencies) >= 7
     for claim in rules.claims:
         for check in claim.checks:
-            for settings in rules_module.expanded(check, ("RealSR", "Urban100")):
+            for settings in expanded(check, ("RealSR", "Urban100")):
                 assert {"above", "below", "paper"} & set(settings), claim.id
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
+from torch.utils.flop_counter import FlopCounterMode
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS
@@ -16,9 +17,8 @@ from qartsr_lib.quant import quantize_, report
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import counting
-from qartsr_lib.study.experiments.counting import honest
-from qartsr_lib.study.experiments.counting.companions import TAGGER_ENCODER, TEXT_TOWER, SwinTransformer, TextTower
-from qartsr_lib.study.experiments.counting.paper import branch_parameters
+from qartsr_lib.study.experiments.counting import honest, paper, table2
+from qartsr_lib.study.experiments.counting.trace import trace
 from qartsr_lib.study.paper import paper_table
 
 BITS = ["W8A8", "W6A6", "W4A4", "W3A3", "W2A2"]
@@ -37,7 +37,7 @@ def full_size():
 @pytest.fixture(scope="module")
 def small():
     model = tiny_backbone()
-    return model, counting.trace(model, SIZE)
+    return model, trace(model, SIZE)
 
 
 def test_full_size_has_exactly_the_published_parameters(full_size):
@@ -71,7 +71,7 @@ def test_operations_are_torchs_on_small_networks(small):
 
 
 def test_where_the_cost_sits(full_size):
-    parts = counting.by_block(full_size[1])
+    parts = table2.by_block(full_size[1])
     sums = parts.groupby("part")[["weights_M", "layer_ops_G", "attention_ops_G"]].sum()
     share = 100 * sums / sums.sum()
     assert share.loc["UNet", "weights_M"] == pytest.approx(91.2, abs=0.1)
@@ -99,7 +99,7 @@ def test_attention_products_are_counted_by_hand(small):
 
 
 def test_rule_paper_reproduces_table_2(full_size):
-    rows = counting.paper_rows(full_size[1], BITS).set_index("bits")
+    rows = paper.paper_rows(full_size[1], BITS).set_index("bits")
     printed = paper_table(2).set_index("bits")
     for bits, params in (("W4A4", 121.70), ("W3A3", 91.99), ("W2A2", 62.41)):
         assert rows.loc[bits, "params_M"] == pytest.approx(params, abs=0.1)
@@ -108,7 +108,7 @@ def test_rule_paper_reproduces_table_2(full_size):
             assert rows.loc[bits, name] == pytest.approx(printed.loc[bits, name], abs=0.1)
     assert rows.loc["W32A32", "params_M"] == pytest.approx(1302.55, abs=0.01)
     assert rows.loc["W32A32", "ops_G"] == pytest.approx(4240.66 + 46.51, abs=0.01)
-    assert branch_parameters(full_size[1]) == 5_146_533
+    assert paper.branch_parameters(full_size[1]) == 5_146_533
 
 
 def test_full_precision_residual_adds_up(full_size):
@@ -119,33 +119,41 @@ def test_full_precision_residual_adds_up(full_size):
     assert abs(table.loc["left unexplained", "params_M"]) < 0.5
 
 
+def linear_macs(model: torch.nn.Module, given: torch.Tensor) -> int:
+    """Of linear layers and convolutions alone, by torch's counter."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(given)
+    counts = counter.get_flop_counts()["Global"]
+    return sum(counts.get(getattr(torch.ops.aten, name), 0) for name in ("mm", "addmm", "convolution")) // 2
+
+
 @pytest.mark.slow
 def test_companions_are_transformers_own():
-    from torch.utils.flop_counter import FlopCounterMode
     from transformers import CLIPTextConfig, CLIPTextModel, SwinConfig, SwinModel
 
-    text, swin = TextTower(layers=2, width=32, hidden=64, vocabulary=50, tokens=7), SwinTransformer(64, depths=(1, 2))
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
     with torch.device("meta"):
-        tower = CLIPTextModel(CLIPTextConfig(vocab_size=50, max_position_embeddings=7, **shape))
-        options = {"image_size": 64, "embed_dim": 192, "depths": [1, 2], "num_heads": [6, 12], "window_size": 4}
-        encoder = SwinModel(SwinConfig(**options))
-    assert parameters(tower) == text.parameters
-    for model, given, macs in (
-        (tower, torch.zeros(1, 7, dtype=torch.long, device="meta"), text.macs),
-        (encoder, torch.empty(1, 3, 64, 64, device="meta"), swin.macs),
-    ):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(given)
-        counts = counter.get_flop_counts()["Global"]
-        linear = sum(count for operation, count in counts.items() if "bmm" not in str(operation))
-        assert linear == 2 * macs
+        tower = CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **shape))
+        options = {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12}
+        encoder = SwinModel(SwinConfig(image_size=384, **options))
+    assert parameters(tower) == paper.TEXT_TOWER_PARAMETERS
+    assert linear_macs(tower, torch.zeros(1, 77, dtype=torch.long, device="meta")) == paper.TEXT_TOWER_MACS
+    assert linear_macs(encoder, torch.empty(1, 3, 384, 384, device="meta")) == paper.TAGGER_MACS
 
 
-def test_companions_at_full_size():
-    assert TEXT_TOWER.parameters == 352_984_064
-    assert 2 * TEXT_TOWER.macs == 46_506_442_752
-    assert 2 * TAGGER_ENCODER.macs == pytest.approx(199.94e9, abs=0.01e9)
+def test_companions_by_hand():
+    """A layer of width d has 12 d^2 weights; Swin's stages have a quarter of the tokens and twice the width."""
+    width, layers, tokens = 1024, 24, 77
+    biases_and_norms = layers * (4 + 4 + 1 + 4) * width + 2 * width
+    embeddings = (49408 + tokens) * width
+    assert layers * 12 * width**2 + biases_and_norms + embeddings == paper.TEXT_TOWER_PARAMETERS
+    assert tokens * layers * 12 * width**2 == paper.TEXT_TOWER_MACS
+    total = 96**2 * 192 * 3 * 4**2
+    for stage, depth in enumerate((2, 2, 18, 2)):
+        tokens, width = 96**2 // 4**stage, 192 * 2**stage
+        total += tokens * 2 * width**2 * (stage > 0)  # merging: four halves of the width into one
+        total += depth * tokens * 12 * width**2
+    assert total == paper.TAGGER_MACS
 
 
 @pytest.mark.parametrize("name", ["maxmin", "passionsr", "svdquant", "qartsr", "efficientdm"])
@@ -216,21 +224,21 @@ def test_a_method_without_a_scheme_says_so(small):
     with pytest.raises(QartsrError, match="unknown method 'nosuch'"):
         honest.components(*small, ["nosuch"], ["W4A4"])
     with pytest.raises(QartsrError, match="unknown network"):
-        counting.meta_model("nosuch")
+        counting.counted("nosuch")
 
 
 def test_a_module_that_is_not_called_is_told(small):
     model = copy.deepcopy(small[0])
     model.unet.register_module("unused", torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="a module was not called"):
-        counting.trace(model, SIZE)
+        trace(model, SIZE)
 
 
 def test_table_of_results_and_figures(home, monkeypatch, small):
     """The stand-in in the place of the full-size network: files, columns, order, figures."""
     model, layers = small
-    monkeypatch.setattr(counting.table2, "counted", lambda name: (model, layers))
-    counting.table2._components.cache_clear()
+    monkeypatch.setattr(table2, "counted", lambda name: (model, layers))
+    table2._components.cache_clear()
     methods, bits = ["maxmin", "qartsr-ranks"], ["W4A4", "W2A2"]
     table = counting.measure_table2("smoke", methods, bits)
     path = table.write("table2", by=(), front=())
@@ -261,4 +269,4 @@ def test_table_of_results_and_figures(home, monkeypatch, small):
     assert len(blocks.axes[0].patches) == len(model.blocks_in_order())
     chosen = components.frame[components.frame["method"] == "MaxMin"]
     assert len(figures.cost_components(chosen, table.frame, bits).axes) == 2
-    counting.table2._components.cache_clear()
+    table2._components.cache_clear()

@@ -9,7 +9,7 @@ from qartsr_lib.deploy.memory import peak_bytes_of
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import deployment as measurement
-from qartsr_lib.study.experiments.race import against, race
+from qartsr_lib.study.experiments.deployment import against, race
 
 
 def test_ratio_is_of_the_same_round():

@@ -12,7 +12,7 @@ import pandas as pd
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study.aggregate import FEW_NOTE
 from qartsr_lib.study.experiment import FULL_PRECISION
-from qartsr_lib.study.experiments import finetuning_grids as grids
+from qartsr_lib.study.experiments import finetuned as grids
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, NO_MODEL, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.stats import is_small, paired_bootstrap
 
@@ -82,7 +82,7 @@ def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: st
 
 
 def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, Pairs]:
-    """Pairs of `finetuning_grids.budget_grid`, title -> pairs.
+    """Pairs of `finetuned.budget_grid`, title -> pairs.
 
     Args:
         methods: registered names of trained methods.

@@ -83,7 +83,7 @@ class Profile:
         component_bits, component_steps: bit widths, and training steps of a single layer, of notebook 03.
         timed_dataset: on whose images notebook 07 compares ways of computing.
         timed_side, timing_rounds, timed_floats: its image in low-quality pixels, how often it is timed, and in which
-            floating-point ways (empty for all in `contestants.FLOAT`).
+            floating-point ways (empty for all in `experiments.deployment.FLOAT`).
         outside: system -> folder of its images, or {data set: folder}; further rows of Table 3.
         pictures: whether a part of Table 3 (KEEP) adds its pictures to the figures and the gallery.
         weights: backbone files that are not shipped.

@@ -22,7 +22,7 @@ from qartsr_lib.base import paths, provenance
 from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.devices import checked
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.study.experiments.contestants import tensor_bytes
+from qartsr_lib.study.experiments.deployment import tensor_bytes
 from tests.benchmarks import fullsize
 from tests.benchmarks.gpu import gpu_race
 from tests.benchmarks.gpu.agreement import grey_levels, layers_apart

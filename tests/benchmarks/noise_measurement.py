@@ -31,9 +31,9 @@ from qartsr_lib.images.datasets.base import Pair, fingerprint
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study.experiment import FULL_PRECISION
 from qartsr_lib.study.experiments import theorem
-from qartsr_lib.study.experiments.finetuning_grids import training_options
 from qartsr_lib.study.measured import measure_cells
 from qartsr_lib.study.profiles import ALL_METRICS, Profile, get_profile
 from qartsr_lib.study.result_cells import cell_text

@@ -29,9 +29,9 @@ from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
+from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study.cells import grid, run_table
 from qartsr_lib.study.experiment import Experiment
-from qartsr_lib.study.experiments.finetuning_grids import training_options
 from qartsr_lib.study.profiles import get_profile
 from tests.benchmarks.bench import summary
 from tests.faults.strikes import FAULTS, compared, strike

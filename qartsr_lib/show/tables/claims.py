@@ -7,8 +7,17 @@ import itertools
 import pandas as pd
 
 from qartsr_lib.show.tables.render import is_number, read_frame
-from qartsr_lib.study.experiments.claims import PAPER, STUDY, VERDICTS, Ledger, Rules, count_verdicts, verdict_text
-from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS
+from qartsr_lib.study.experiments.claims.ledger import (
+    CHECK_COLUMNS,
+    COLUMNS,
+    PAPER,
+    STUDY,
+    VERDICTS,
+    Ledger,
+    count_verdicts,
+    verdict_text,
+)
+from qartsr_lib.study.experiments.claims.rules import Rules
 
 #: Verdict -> class in the style sheet, from good to open.
 KINDS = dict(zip(VERDICTS, ("yes", "partly", "no", "open"), strict=True))

@@ -1,26 +1,31 @@
-"""What each part of Eq. (9) does to one layer: errors by component, and layer by layer over the network."""
+"""Notebook 03. What each part of Eq. (9) does: errors of a layer by component, and layer by layer over the network."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pandas as pd
 import torch
 from torch import nn
 
+from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
+from qartsr_lib.images.datasets.calibration import CalibrationList
+from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr_layers import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING
-from qartsr_lib.quant.states import QuantState, calibrate, full_precision
+from qartsr_lib.quant.states import QuantState, calibrate, in_state
+from qartsr_lib.study.measured import Measured, measure_cells
+from qartsr_lib.study.profiles import Profile
 from qartsr_lib.training.finetuning.losses import normalized_mse
 
-#: (lowest, highest), (c_in,) each.
-Range = tuple[torch.Tensor, torch.Tensor]
+Cell = tuple[str, int]
 #: Component -> (phi's exponent, with L, kinds of parameters trained on this layer's output).
 COMPONENTS: dict[str, tuple[float, bool, tuple[str, ...]]] = {
     "MaxMin": (0.0, False, ()),
@@ -33,6 +38,9 @@ COMPONENTS: dict[str, tuple[float, bool, tuple[str, ...]]] = {
     "bounds, L trained": (0.0, True, ("bounds", "side")),
     "all trained": (0.3, True, ("bounds", "phi", "merged", "side")),
 }
+RATE = 3e-3
+_CHUNK = 8
+"""Layers whose inputs are held in memory at once."""
 
 
 @torch.no_grad()
@@ -42,20 +50,28 @@ def layer_inputs(model: nn.Module, names: Sequence[str], images: Sequence[torch.
     Raises:
         QartsrError: no layer of that name.
     """
-    layers, seen = dict(model.named_modules()), {name: [] for name in names}
-    hooks = []
-    for name in names:
-        if not isinstance(layers.get(name), nn.Linear | nn.Conv2d):
-            raise QartsrError(f"layer {name!r}: the backbone has no Linear or Conv2d of that name")
-        keep = seen[name].append
-        hooks.append(layers[name].register_forward_pre_hook(lambda _, given, keep=keep: keep(given[0])))
-    try:
+    seen, unknown = {name: [] for name in names}, sorted(set(names) - set(_layer_names(model)))
+    if unknown:
+        raise QartsrError(f"layer {unknown[0]!r}: the backbone has no Linear or Conv2d of that name")
+    with _watched(model, names, lambda name, given: seen[name].append(given)):
         for image in images:
             model.upscale(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {name: torch.cat(found) for name, found in seen.items()}
+
+
+def _layer_names(model: nn.Module) -> list[str]:
+    return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+
+
+@contextmanager
+def _watched(model: nn.Module, names: Sequence[str], see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Shows `see` the name and the input of each named layer as it computes."""
+    with ExitStack() as hooks:
+        for name in names:
+            layer = model.get_submodule(name)
+            hook = layer.register_forward_pre_hook(lambda _, given, name=name: see(name, given[0]))
+            hooks.callback(hook.remove)
+        yield
 
 
 def build_layer(layer: nn.Module, inputs: torch.Tensor, bits: str, component: str) -> FinetuneLayer:
@@ -71,110 +87,134 @@ def build_layer(layer: nn.Module, inputs: torch.Tensor, bits: str, component: st
     return net[0]
 
 
-def train_layer(layer: FinetuneLayer, inputs: torch.Tensor, component: str, steps: int, rate: float = 3e-3) -> None:
+def train_layer(layer: FinetuneLayer, inputs: torch.Tensor, component: str, steps: int) -> None:
     """Fit the parameters that `component` trains to the layer's full-precision output, by Adam."""
     kinds = COMPONENTS[component][2]
     chosen = [p for kind, parameters in layer.tuned_parameters().items() if kind in kinds for p in parameters]
-    for parameter in layer.parameters():
-        parameter.requires_grad_(any(parameter is one for one in chosen))
+    layer.requires_grad_(False)
     if not chosen:
         return
-    target, optimizer = float_output(layer, inputs), torch.optim.Adam(chosen, lr=rate)
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    target, optimizer = _output(layer, inputs, QuantState.FULL_PRECISION), torch.optim.Adam(chosen)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, 2.0 * (1.0 - step / steps))
+        optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2.0 * (1.0 - step / steps))
         optimizer.zero_grad()
         normalized_mse(layer(inputs), target).backward()
         optimizer.step()
 
 
 @torch.no_grad()
-def float_output(layer: QuantLayer, inputs: torch.Tensor) -> torch.Tensor:
-    """The full-precision output of a quantized layer."""
-    with full_precision(layer):
+def _output(layer: QuantLayer, inputs: torch.Tensor, state: QuantState) -> torch.Tensor:
+    with in_state(layer, state):
         return layer(inputs)
 
 
-def channel_ranges(layer: nn.Module, inputs: torch.Tensor, bits: str = "W4A4") -> dict[str, Range]:
-    """Lowest and highest value per input channel of a float layer's input and weight, before and after phi and L."""
-    fitted = build_layer(layer, inputs, bits, "phi, L")
-    axis = fitted.input_axis
-    with torch.no_grad():
-        return {
-            "input": _range(inputs, axis),
-            "input / phi": _range(fitted.scaled_input(inputs), axis),
-            "weight": _range(fitted.weight, 1),
-            "phi (W - L1 L2)": _range(fitted.folded_weight(), 1),
-        }
+def _error(layer: QuantLayer, inputs: torch.Tensor) -> float:
+    quantized, full = (_output(layer, inputs, s) for s in (QuantState.QUANTIZED, QuantState.FULL_PRECISION))
+    return float(normalized_mse(quantized, full))
 
 
-def _range(x: torch.Tensor, axis: int) -> Range:
-    channels = x.detach().movedim(axis, 0).flatten(1)
-    return channels.amin(1), channels.amax(1)
+@torch.no_grad()
+def channel_ranges(layer: nn.Module, inputs: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """(lowest, highest), (c_in,) each, of a float layer's input and weight, before and after phi and L at W4A4."""
+    fitted = build_layer(layer, inputs, "W4A4", "phi, L")
+    tensors = {
+        "input": (inputs, fitted.input_axis),
+        "input / phi": (fitted.scaled_input(inputs), fitted.input_axis),
+        "weight": (fitted.weight, 1),
+        "phi (W - L1 L2)": (fitted.folded_weight(), 1),
+    }
+    channels = {name: values.detach().movedim(axis, 0).flatten(1) for name, (values, axis) in tensors.items()}
+    return {name: (rows.amin(1), rows.amax(1)) for name, rows in channels.items()}
 
 
 def component_errors(
-    model: nn.Module, names: Sequence[str], images: Sequence[torch.Tensor], bits: Sequence[str], steps: int
-) -> pd.DataFrame:
-    """Normalized output error of single layers: rows layer, bits, component, error.
+    profile: Profile,
+    cell: Cell,
+    names: Sequence[str],
+    calibration: CalibrationList,
+    images: int,
+    bits: Sequence[str],
+    steps: int,
+) -> Measured:
+    """Normalized output error of single layers: rows dataset, layer, bits, component (of COMPONENTS), error.
 
     Args:
-        model: full precision.
-        images: LQ images of equal size; errors are on the images the layer is fitted to.
+        cell: (backbone, T).
+        names: of the layers.
+        images: how many calibration crops; a layer's errors are on the crops that it is fitted to.
         steps: of training, where a component is trained.
     """
-    inputs, layers, rows = layer_inputs(model, names, images), dict(model.named_modules()), []
-    for name in progress(names, "anatomy"):
-        for width in bits:
-            for component in COMPONENTS:
-                layer = build_layer(layers[name], inputs[name], width, component)
-                train_layer(layer, inputs[name], component, steps)
-                rows.append((name, width, component, _error(layer, inputs[name])))
-    return pd.DataFrame(rows, columns=["layer", "bits", "component", "error"])
+    backbone = load_backbone(*cell)
+    asked = {"measurement": "anatomy, components", "layers": list(names), "bits": list(bits), "steps": steps}
+
+    def measure(_: Cell) -> pd.DataFrame:
+        inputs, rows = layer_inputs(backbone, names, calibration.images[:images]), []
+        for name in progress(names, "anatomy"):
+            for width in bits:
+                for component in COMPONENTS:
+                    layer = build_layer(backbone.get_submodule(name), inputs[name], width, component)
+                    train_layer(layer, inputs[name], component, steps)
+                    rows.append((calibration.name, name, width, component, _error(layer, inputs[name])))
+        return pd.DataFrame(rows, columns=["dataset", "layer", "bits", "component", "error"])
+
+    return measure_cells(profile.name, {cell: _question(backbone, cell, calibration, images, asked)}, measure)
 
 
-@torch.no_grad()
 def errors_over_the_network(
-    backbone: nn.Module, quantized: Mapping[str, nn.Module], images: Sequence[torch.Tensor]
-) -> pd.DataFrame:
-    """Normalized output error of every layer alone, fed by full precision: rows position, layer, method, error.
+    profile: Profile,
+    cell: Cell,
+    trained: Mapping[str, nn.Module],
+    calibration: CalibrationList,
+    images: int,
+    options: Mapping[str, Sequence[tuple[str, object]]],
+) -> Measured:
+    """Normalized output error of every layer alone, fed by full precision, for MaxMin, Eq. (9) untrained, and QArtSR.
 
     Args:
-        backbone: full precision.
-        quantized: label -> a quantized copy of it.
-        images: LQ images of equal size.
+        cell: (backbone, T).
+        trained: bits -> QArtSR's result.
+        images: how many calibration crops.
+        options: bits -> with which it was trained.
+
+    Returns:
+        Rows dataset, bits, position (in order of inference), layer, method, error.
     """
-    rows = []
-    names = [name for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    order = _inference_order(backbone, names, images[0])
-    for start in progress(range(0, len(order), _CHUNK), "layer errors"):
-        inputs = layer_inputs(backbone, order[start : start + _CHUNK], images)
-        for position, (name, given) in enumerate(inputs.items(), start=start):
-            for label, model in quantized.items():
-                rows.append((position, name, label, _error(model.get_submodule(name), given)))
-    return pd.DataFrame(rows, columns=["position", "layer", "method", "error"])
+    backbone = load_backbone(*cell)
+    questions = {}
+    for bits in trained:
+        asked = {"measurement": "anatomy, layers", "bits": bits, "options": [list(option) for option in options[bits]]}
+        questions[bits] = _question(backbone, cell, calibration, images, asked)
+
+    def measure(bits: str) -> pd.DataFrame:
+        models = {
+            "MaxMin": METHODS.get("maxmin").build(backbone, bits, calibration.images).backbone,
+            "Eq. (9) before training": METHODS.get("qartsr").untrained(backbone, bits, calibration.images),
+            "QArtSR": trained[bits],
+        }
+        order, rows = _inference_order(backbone, calibration.images[0]), []
+        for start in progress(range(0, len(order), _CHUNK), "layer errors"):
+            inputs = layer_inputs(backbone, order[start : start + _CHUNK], calibration.images[:images])
+            for position, (name, given) in enumerate(inputs.items(), start=start):
+                for label, model in models.items():
+                    error = _error(model.get_submodule(name), given)
+                    rows.append((calibration.name, bits, position, name, label, error))
+        return pd.DataFrame(rows, columns=["dataset", "bits", "position", "layer", "method", "error"])
+
+    return measure_cells(profile.name, questions, measure)
 
 
-_CHUNK = 8
-"""Layers whose inputs are held in memory at once."""
-
-
-def _inference_order(model: nn.Module, names: Sequence[str], image: torch.Tensor) -> list[str]:
-    order: list[str] = []
-    modules = dict(model.named_modules())
-    hooks = [modules[name].register_forward_pre_hook(lambda *_, name=name: order.append(name)) for name in names]
-    try:
+def _inference_order(model: nn.Module, image: torch.Tensor) -> list[str]:
+    order: dict[str, None] = {}
+    with _watched(model, _layer_names(model), lambda name, _: order.update({name: None})):
         model.upscale(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return list(dict.fromkeys(order))
+    return list(order)
 
 
-@torch.no_grad()
-def _error(layer: QuantLayer, inputs: torch.Tensor) -> float:
-    state = layer.state
-    layer.set_state(QuantState.QUANTIZED)
-    try:
-        return float(normalized_mse(layer(inputs), float_output(layer, inputs)))
-    finally:
-        layer.set_state(state)
+def _question(backbone: nn.Module, cell: Cell, calibration: CalibrationList, images: int, asked: dict) -> dict:
+    return {
+        "parameters": {"backbone": cell[0], "timestep": cell[1], **asked},
+        "weights_sha256": backbone.weights_sha256,
+        "calibration": {"name": calibration.name, "sha256": calibration.sha256, "images": images},
+    }

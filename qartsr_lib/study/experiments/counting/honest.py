@@ -1,17 +1,16 @@
 """Rule `honest`: everything that a quantized network stores and computes, against the same count in 32 bits.
 
-The unit is the paper's: a parameter or operation at b bits counts b / 32. Stored is what
-quant.report counts: codes, scales and zero-points (16 bits each), low-rank branches and phi (16 bits),
-biases, 8-bit layers; and normalizations in 32 bits. Computed are, at their own widths, the products of
-every layer (the wider of weight and activation decides), low-rank branches, attention products,
-quantizing and rescaling, and all that is elementwise. Text is left out on both sides: the quantized
-models have a constant prompt embedding.
+As in the paper a parameter or operation at b bits counts b / 32. Stored is what quant.report counts - codes, scales,
+zero-points, low-rank branches and phi (16 bits each), biases, 8-bit layers - and normalizations in 32 bits. Computed
+are, at their own widths, the products of every layer (the wider of weight and activation decides), low-rank branches,
+attention products, quantizing and rescaling, and all that is elementwise. Text is left out on both sides: the
+quantized models have a constant prompt embedding.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -22,6 +21,7 @@ from qartsr_lib.quant.bits import FLOAT_BITS, parse_bits
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.study.experiments.counting.trace import LAYERS
 
 #: Per element of a quantized layer's input: divide by the step, subtract the zero-point. phi is merged into the step.
 PER_INPUT = 2
@@ -36,29 +36,21 @@ COMPONENTS = (QUANTIZED, EXCEPTIONS, FLOAT, BRANCHES, SCALES, ATTENTION, REST)
 
 
 def honest_rows(parts: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 by the honest rule: the full-precision row, then one per bit width and method.
+    """Table 2 by the honest rule, of `components`: the full-precision row, then one per bit width and method.
 
-    Args:
-        parts: of `components`.
-
-    Returns:
-        Columns as `paper.paper_rows`; reductions are against the first row.
+    Columns as `paper.paper_rows`; reductions are against the first row.
     """
     rows = parts.groupby(["method", "bits"], sort=False, as_index=False)[["params_M", "ops_G"]].sum()
     full = rows.iloc[0]
-    rows["params_reduction_pct"] = 100 * (1 - rows["params_M"] / full["params_M"])
-    rows["ops_reduction_pct"] = 100 * (1 - rows["ops_G"] / full["ops_G"])
-    return rows[["method", "bits", "params_M", "params_reduction_pct", "ops_G", "ops_reduction_pct"]]
+    rows.insert(3, "params_reduction_pct", 100 * (1 - rows["params_M"] / full["params_M"]))
+    return rows.assign(ops_reduction_pct=100 * (1 - rows["ops_G"] / full["ops_G"]))
 
 
 def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], bits: Sequence[str]) -> pd.DataFrame:
     """Where the cost of every row of the honest rule comes from.
 
     Args:
-        model: in full precision; on the meta device it takes no memory.
-        layers: of `trace.trace` on it.
-        methods: registered methods that have a scheme.
-        bits: such as "W4A4".
+        model: in full precision, and its `trace`.
 
     Returns:
         Rows method (its label), bits, component (of COMPONENTS), params_M, ops_G.
@@ -85,45 +77,43 @@ def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], b
 def _components(quantized: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme) -> pd.DataFrame:
     """Bits come from `scheme`, everything else from the layers of `quantized`."""
     modules = dict(quantized.named_modules())
-    stored, computed = dict.fromkeys(COMPONENTS, 0), dict.fromkeys(COMPONENTS, 0.0)
-    for row in layers.itertuples():
-        if row.kind == "attention":
-            computed[ATTENTION] += 2 * row.macs * (scheme.attention_bits_for(row.name) or FLOAT_BITS)
-        elif row.kind in ("Linear", "Conv2d"):
-            _add_layer(stored, computed, row, modules[row.name], scheme)
-        stored[REST] += FLOAT_BITS * row.other_parameters
-        computed[REST] += FLOAT_BITS * row.elementwise
-    rows = [(name, stored[name] / FLOAT_BITS / 1e6, computed[name] / FLOAT_BITS / 1e9) for name in COMPONENTS]
-    return pd.DataFrame(rows, columns=["component", "params_M", "ops_G"])
+    costs = [cost for row in layers.itertuples() for cost in _costs(row, modules[row.name], scheme)]
+    sums = pd.DataFrame(costs, columns=["component", "params_M", "ops_G"]).groupby("component").sum()
+    return (sums.reindex(COMPONENTS, fill_value=0) / FLOAT_BITS / [1e6, 1e9]).reset_index()
 
 
-def _add_layer(stored: dict, computed: dict, row, layer, scheme: QuantScheme) -> None:
-    """Bits that one Linear or Conv2d stores, and operations times bits, by component."""
-    if not isinstance(layer, QuantLayer):
-        stored[FLOAT] += FLOAT_BITS * row.weights
-        stored[REST] += FLOAT_BITS * row.biases
-        computed[FLOAT] += FLOAT_BITS * 2 * row.macs
-        return
+def _costs(row, layer, scheme: QuantScheme) -> Iterator[tuple[str, int, int]]:
+    """(component, bits stored, operations times bits) of one row of `trace`."""
+    yield REST, FLOAT_BITS * row.other_parameters, FLOAT_BITS * row.elementwise
+    if row.kind == "attention":
+        yield ATTENTION, 0, 2 * row.macs * (scheme.attention_bits_for(row.name) or FLOAT_BITS)
+    elif row.kind in LAYERS and not isinstance(layer, QuantLayer):
+        yield FLOAT, FLOAT_BITS * row.weights, FLOAT_BITS * 2 * row.macs
+        yield REST, FLOAT_BITS * row.biases, 0
+    elif row.kind in LAYERS:
+        yield from _quantized_costs(row, layer, scheme)
+
+
+def _quantized_costs(row, layer: QuantLayer, scheme: QuantScheme) -> Iterator[tuple[str, int, int]]:
     config = scheme.layer_config(row.name)
     w_bits, a_bits, bias_bits = (
         FLOAT_BITS if part is None else part.bits for part in (config.weight, config.activation, config.bias)
     )
     width = max(w_bits, a_bits)
     kind = QUANTIZED if scheme.bits_for(row.name) == scheme.bits else EXCEPTIONS
-    quantizers = (layer.weight_quantizer, layer.input_quantizer, layer.bias_quantizer)
-    stored[kind] += row.weights * w_bits
-    stored[REST] += row.biases * bias_bits
-    stored[BRANCHES] += layer.side_branch_bits
-    stored[SCALES] += sum(quantizer.stored_parameter_bits for quantizer in quantizers if quantizer is not None)
-    computed[kind] += width * 2 * row.macs
+    yield kind, row.weights * w_bits, width * 2 * row.macs
+    yield REST, row.biases * bias_bits, 0
     if layer.side_branch_bits:
-        added = row.outputs  # the branch's output to the quantized product's
         branch = 2 * layer.side_branch_macs * row.outputs // row.out_channels
-        computed[BRANCHES] += QPARAM_BITS * (branch + added)
-    computed[SCALES] += FLOAT_BITS * PER_INPUT * row.inputs * (layer.input_quantizer is not None)
+        yield BRANCHES, layer.side_branch_bits, QPARAM_BITS * (branch + row.outputs)  # added to the quantized product
+    for quantizer in (layer.weight_quantizer, layer.input_quantizer, layer.bias_quantizer):
+        if quantizer is not None:
+            yield SCALES, quantizer.stored_parameter_bits, 0
+    if layer.input_quantizer is not None:
+        yield SCALES, 0, FLOAT_BITS * PER_INPUT * row.inputs
     if layer.weight_quantizer is not None:
         groups = max(1, layer.weight_quantizer.scale.numel() // row.out_channels)  # partial sums with a step each
-        computed[SCALES] += FLOAT_BITS * PER_OUTPUT * row.outputs * groups
+        yield SCALES, 0, FLOAT_BITS * PER_OUTPUT * row.outputs * groups
         if layer.weight_quantizer.zero_point is not None:
             # The sum of the codes in every window: as one more output channel without products.
-            computed[SCALES] += width * (row.macs // row.out_channels)
+            yield SCALES, 0, width * (row.macs // row.out_channels)

@@ -7,47 +7,50 @@ from functools import lru_cache
 
 import pandas as pd
 
-from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.experiments.counting.honest import components, honest_rows
-from qartsr_lib.study.experiments.counting.models import MODELS, OUTPUT_SIZE, meta_model
 from qartsr_lib.study.experiments.counting.paper import paper_rows
-from qartsr_lib.study.experiments.counting.trace import trace
+from qartsr_lib.study.experiments.counting.trace import LAYERS, MODELS, OUTPUT_SIZE, PARAMETERS, counted
 from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.paper import paper_table
 
 COUNTED = "OSEDiff"
-LAYERS = ("Conv2d", "Linear")
 
 
 def measure_table2(profile: str, methods: Sequence[str], bits: Sequence[str]) -> Measured:
     """Table 2 of the full-size network by both rules.
 
-    Columns rule, method, bits, params_M (32-bit equivalents, millions), params_reduction_pct, ops_G,
-    ops_reduction_pct, params_residual_M and ops_residual_G (ours minus the integer that the paper
-    prints for that method and bit width; empty where it prints none).
+    Columns rule, those of `paper_rows`, and params_residual_M and ops_residual_G: ours minus the integer that the
+    paper prints for that method and bit width; empty where it prints none.
     """
 
     def measure(_: str) -> pd.DataFrame:
-        rules = {
-            "paper": paper_rows(counted(COUNTED)[1], bits),
-            "honest": honest_rows(_components(tuple(methods), tuple(bits))),
-        }
-        frame = pd.concat([rows.assign(rule=rule) for rule, rows in rules.items()], ignore_index=True)
-        return _with_residuals(frame[["rule", *[column for column in frame if column != "rule"]]])
+        paper, honest = paper_rows(counted(COUNTED)[1], bits), honest_rows(_components(tuple(methods), tuple(bits)))
+        frame = pd.concat([paper, honest], ignore_index=True)
+        frame.insert(0, "rule", ["paper"] * len(paper) + ["honest"] * len(honest))
+        return _with_residuals(frame)
 
     question = _question("Table 2", network=COUNTED, methods=list(methods), bits=list(bits))
     return measure_cells(profile, {COUNTED: question}, measure)
 
 
+def _with_residuals(frame: pd.DataFrame) -> pd.DataFrame:
+    names = frame["method"].str.split(" [", regex=False).str[0]  # "QArtSR [published ranks]" is the paper's QArtSR too
+    printed = paper_table(2).set_index(["method", "bits"]).reindex(pd.MultiIndex.from_arrays([names, frame["bits"]]))
+    for ours, residual in (("params_M", "params_residual_M"), ("ops_G", "ops_residual_G")):
+        frame[residual] = frame[ours] - printed[ours].to_numpy()
+    return frame
+
+
 def measure_components(profile: str, methods: Sequence[str], bits: Sequence[str]) -> Measured:
     """What the honest rule's rows consist of: method, bits, component, params_M, ops_G."""
-
-    def measure(_: str) -> pd.DataFrame:
-        return _components(tuple(methods), tuple(bits))
-
     question = _question("components of Table 2", network=COUNTED, methods=list(methods), bits=list(bits))
-    return measure_cells(profile, {COUNTED: question}, measure)
+    return measure_cells(profile, {COUNTED: question}, lambda _: _components(tuple(methods), tuple(bits)))
+
+
+@lru_cache(maxsize=4)
+def _components(methods: tuple[str, ...], bits: tuple[str, ...]) -> pd.DataFrame:
+    return components(*counted(COUNTED), methods, bits)
 
 
 def measure_parts(profile: str) -> Measured:
@@ -65,25 +68,13 @@ def measure_parts(profile: str) -> Measured:
     return measure_cells(profile, {name: _question("parts", network=name) for name in MODELS}, measure)
 
 
-@lru_cache(maxsize=len(MODELS))
-def counted(name: str) -> tuple[OneStepSR, pd.DataFrame]:
-    """A network of MODELS on the meta device and its `trace` at OUTPUT_SIZE; neither is to be changed."""
-    model = meta_model(name)
-    return model, trace(model, OUTPUT_SIZE)
-
-
-@lru_cache(maxsize=4)
-def _components(methods: tuple[str, ...], bits: tuple[str, ...]) -> pd.DataFrame:
-    return components(*counted(COUNTED), methods, bits)
-
-
 def by_block(layers: pd.DataFrame) -> pd.DataFrame:
     """Sums of `trace` per part and block, in order of inference; see `measure_parts`."""
     is_layer, is_attention = layers["kind"].isin(LAYERS), layers["kind"] == "attention"
     columns = {
         "layers": is_layer.astype(int),
         "weights_M": layers["weights"] / 1e6,
-        "params_M": layers[["weights", "biases", "other_parameters"]].sum(axis=1) / 1e6,
+        "params_M": layers[PARAMETERS].sum(axis=1) / 1e6,
         "layer_ops_G": 2 * layers["macs"].where(is_layer, 0) / 1e9,
         "attention_ops_G": 2 * layers["macs"].where(is_attention, 0) / 1e9,
         "elementwise_ops_G": layers["elementwise"] / 1e9,
@@ -95,16 +86,3 @@ def by_block(layers: pd.DataFrame) -> pd.DataFrame:
 def _question(measurement: str, **parameters: object) -> dict:
     labels = {name: METHODS.get(name).label for name in parameters.get("methods", ())}
     return {"parameters": {"measurement": measurement, "size": OUTPUT_SIZE, **parameters, "labels": labels}}
-
-
-def _with_residuals(frame: pd.DataFrame) -> pd.DataFrame:
-    printed = paper_table(2).set_index(["method", "bits"])
-    # "QArtSR [published ranks]" is the paper's QArtSR too
-    keys = [(row.method.split(" [")[0], row.bits) for row in frame.itertuples()]
-    for ours, residual in (("params_M", "params_residual_M"), ("ops_G", "ops_residual_G")):
-        theirs = [printed[ours].get(key) for key in keys]
-        frame[residual] = [
-            None if known is None else value - known for value, known in zip(frame[ours], theirs, strict=True)
-        ]
-        frame[residual] = frame[residual].astype(float)
-    return frame

@@ -1,25 +1,30 @@
 """One forward pass on the meta device, counted: what every layer multiplies, adds and stores.
 
-Conventions. One multiply-add is one MAC and two operations. MACs are those of Linear, Conv2d and the
-two attention products; everything else that computes (normalization, activation functions, softmax,
-residual and bias additions) is counted in operations per element, `PER_ELEMENT`. Copies, padding and
-up-sampling by repetition compute nothing. The arithmetic between encoder, UNet and decoder (Eq. 6 on
-the latent, scaling of pixels) is left out: less than 0.01 G at 512x512.
+One multiply-add is one MAC and two operations. MACs are those of Linear, Conv2d and the two attention products; all
+else that computes (normalization, activation functions, softmax, residual and bias additions) is counted in operations
+per element, `PER_ELEMENT`. Copies, padding and up-sampling by repetition compute nothing. The arithmetic between
+encoder, UNet and decoder (Eq. 6 on the latent, scaling of pixels) is left out: less than 0.01 G at 512x512.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from qartsr_lib.backbones import embedded, osediff_configs
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
+from qartsr_lib.base.errors import QartsrError
+
+OUTPUT_SIZE = 512  # pixels; "Ops are computed with output size 512x512" (the paper's Table 2)
+_ANY_TIMESTEP = 1  # counts do not depend on it
 
 #: Part of the network -> beginnings of the full names of its modules.
 PARTS = {
@@ -27,110 +32,120 @@ PARTS = {
     "UNet": ("unet.",),
     "VAE decoder": ("vae.decoder.", "vae.post_quant_conv."),
 }
-
+LAYERS = ("Conv2d", "Linear")
 #: Function -> operations per element of its result. A normalization takes one for the mean, three for
 #: the variance (subtract, square, add) and three to scale twice and shift; x / (1 + exp(-x)) three;
 #: the exact GELU five.
-PER_ELEMENT = {
-    "group_norm": 7,
-    "layer_norm": 7,
-    "silu": 3,
-    "gelu": 5,
-    "add": 1,
-    "__add__": 1,
-    "__iadd__": 1,
-    "__radd__": 1,
-    "sub": 1,
-    "__sub__": 1,
-    "mul": 1,
-    "__mul__": 1,
-    "__rmul__": 1,
-    "div": 1,
-    "__truediv__": 1,
-}
+PER_ELEMENT = {"group_norm": 7, "layer_norm": 7, "silu": 3, "gelu": 5} | dict.fromkeys(
+    ("add", "__add__", "__iadd__", "__radd__", "sub", "__sub__", "mul", "__mul__", "__rmul__", "div", "__truediv__"), 1
+)
 #: Of a score: scaling, and the softmax's subtraction, exponential, sum and division.
 PER_SCORE = 5
-
-COLUMNS = (
-    "part",
-    "block",
-    "name",
-    "kind",
-    "weights",
-    "biases",
-    "other_parameters",
-    "out_channels",
-    "macs",
-    "inputs",
-    "outputs",
-    "elementwise",
-)
-_SUMS = ("macs", "inputs", "outputs", "elementwise")
+#: Columns of `trace` that hold parameters, and those that add up what is computed.
+PARAMETERS = ["weights", "biases", "other_parameters"]
+_SUMS = ["macs", "inputs", "outputs", "elementwise"]
 
 
-@torch.no_grad()
+def osediff() -> OneStepSR:
+    """OSEDiff with merged LoRA: UNet and VAE of Stable Diffusion 2.1-base, a constant prompt embedding."""
+    unet, vae = osediff_configs.build_unet(device="meta"), osediff_configs.build_vae(device="meta")
+    prompt = torch.empty(1, osediff_configs.PROMPT_TOKENS, unet.config.cross_attention_dim)
+    return OneStepSR("OSEDiff", _ANY_TIMESTEP, vae, unet, prompt)
+
+
+def embedded_model() -> OneStepSR:
+    """The embedded backbones; their recipes share one architecture."""
+    prompt = torch.empty(1, embedded.PROMPT_TOKENS, embedded.UNET_CONFIG["cross_attention_dim"])
+    return OneStepSR("embedded", _ANY_TIMESTEP, embedded.build_vae(), embedded.build_unet(), prompt)
+
+
+#: Name in tables -> builder of a network in full size.
+MODELS: dict[str, Callable[[], OneStepSR]] = {"OSEDiff": osediff, "embedded": embedded_model}
+
+
+@lru_cache(maxsize=len(MODELS))
+def counted(name: str) -> tuple[OneStepSR, pd.DataFrame]:
+    """A network of MODELS on the meta device, where it takes no memory, and its `trace`; neither is to be changed.
+
+    Raises:
+        QartsrError: unknown name.
+    """
+    if name not in MODELS:
+        raise QartsrError(f"unknown network {name!r} to count (known: {', '.join(MODELS)})")
+    with torch.device("meta"):
+        model = MODELS[name]().eval().requires_grad_(False)
+    return model, trace(model, OUTPUT_SIZE)
+
+
 def trace(model: OneStepSR, size: int) -> pd.DataFrame:
     """Count one pass of `model`, on any device, for an output of `size` x `size` pixels.
 
     Returns:
-        One row per layer and kind in order of computation. Columns: part (of PARTS), block (of
-        `model.blocks_in_order`), name (full name of the module), kind ("Linear", "Conv2d",
-        "attention" for the two products of attention, "other"), weights, biases, other_parameters
-        (of normalizations), out_channels, macs, inputs and outputs (elements of a Linear or
-        Conv2d), elementwise (operations, bias additions included).
+        One row per layer and kind in order of computation. Columns: part (of PARTS), block (of `blocks_in_order`),
+        name (of the module), kind (of LAYERS, "attention" for its two products, "other"), weights, biases,
+        other_parameters (of normalizations), out_channels, macs, inputs and outputs (elements, of LAYERS),
+        elementwise (operations, bias additions included).
     """
-    tally = _Tally()
-    device = next(model.parameters()).device
-    with _names(model, tally.stack), tally:
-        model(torch.empty(1, 3, size, size, device=device))
-    blocks = [name for name, _ in model.blocks_in_order()]
     modules = dict(model.named_modules())
+    with _Tally({module: name for name, module in modules.items()}) as tally:
+        _pass(model, size)
+    blocks = {name: f"{name}." for name, _ in model.blocks_in_order()}
     rows = []
     for (name, kind), sums in tally.rows.items():
-        module = modules[name]
-        rows.append({"part": _part(name), "block": _block(name, blocks), "name": name, "kind": kind} | sums)
-        rows[-1] |= _parameters(module) if kind != "attention" else dict.fromkeys(_parameters(None), 0)
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        places = {"part": _place(name, PARTS) or "", "block": _place(name, blocks), "name": name, "kind": kind}
+        rows.append(places | _parameters(modules[name], kind) | sums)
+    frame = pd.DataFrame(rows)
     frame["block"] = frame["block"].bfill()  # a normalization between blocks counts with the one behind it
-    _check_parameters(frame, model)
+    found, total = int(frame[PARAMETERS].to_numpy().sum()), parameter_count(model)
+    if found != total:  # every parameter stands in exactly one row, or the count would silently be short
+        raise ValueError(f"counted {found} of {total} parameters; a module was not called, or called as two kinds")
     return frame
 
 
-@torch.no_grad()
 def torch_operations(model: OneStepSR, size: int) -> int:
     """The same pass by torch's own counter, which knows Linear, Conv2d and attention products: 2 x our MACs."""
-    device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, size, size, device=device))
+        _pass(model, size)
     return int(counter.get_total_flops())
 
 
-class _Tally(TorchFunctionMode):
-    """Adds up what the functions called inside a module compute, per (module, kind)."""
+@torch.no_grad()
+def _pass(model: OneStepSR, size: int) -> None:
+    model(torch.empty(1, 3, size, size, device=next(model.parameters()).device))
 
-    def __init__(self) -> None:
+
+class _Tally(TorchFunctionMode):
+    """Adds up what the functions called inside a module compute, per (full name of the module, kind)."""
+
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
         super().__init__()
-        self.stack: list[str] = []
+        self.names, self.stack = names, [""]  # the modules that are computing, the innermost last
         self.rows: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_SUMS, 0))
+
+    def __enter__(self) -> _Tally:
+        enter = register_module_forward_pre_hook(lambda module, _: self.stack.append(self.names.get(module, "")))
+        leave = register_module_forward_hook(lambda *_: self.stack.pop() and None)
+        self.hooks = enter, leave
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        super().__exit__(*error)
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         keywords = keywords or {}
         result = function(*arguments, **keywords)
-        if self.stack:
+        if self.stack[-1]:
             self._count(getattr(function, "__name__", ""), arguments, keywords, result)
         return result
 
     def _count(self, function: str, arguments: tuple, keywords: dict, result: object) -> None:
-        if function in _LAYERS:
+        if function in ("conv2d", "linear"):
             x, weight, bias = [*arguments, *keywords.values(), None][:3] if len(arguments) < 3 else arguments[:3]
-            self._add(
-                _LAYERS[function],
-                # groups: weight[0] is what one output element sees
-                macs=result.numel() * weight[0].numel(),
-                inputs=x.numel(),
-                outputs=result.numel(),
-                elementwise=0 if bias is None else result.numel(),
-            )
+            # groups: weight[0] is what one output element sees
+            sums = {"macs": result.numel() * weight[0].numel(), "inputs": x.numel(), "outputs": result.numel()}
+            self._add(function.capitalize(), **sums, elementwise=0 if bias is None else result.numel())
         elif function == "scaled_dot_product_attention":
             query, key, value = arguments[:3]
             scores = query.numel() // query.shape[-1] * key.shape[-2]
@@ -145,45 +160,13 @@ class _Tally(TorchFunctionMode):
             row[column] += value
 
 
-_LAYERS = {"conv2d": "Conv2d", "linear": "Linear"}
-
-
-@contextmanager
-def _names(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keeps the full names of the modules that are computing on `stack`, the innermost last."""
-    handles = []
-    for name, module in model.named_modules():
-        if name:
-            handles.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
-            handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _parameters(module: nn.Module | None) -> dict[str, int]:
-    own = {} if module is None else dict(module.named_parameters(recurse=False))
-    sizes = {name: parameter.numel() for name, parameter in own.items()}
+def _parameters(module: nn.Module, kind: str) -> dict[str, int]:
+    own = {name: parameter.numel() for name, parameter in module.named_parameters(recurse=False)}
+    counts = (0, 0, 0 if kind == "attention" else sum(own.values()), 0)
     if isinstance(module, nn.Linear | nn.Conv2d):
-        counts = (sizes["weight"], sizes.get("bias", 0), 0, len(own["weight"]))
-    else:
-        counts = (0, 0, sum(sizes.values()), 0)
-    return dict(zip(("weights", "biases", "other_parameters", "out_channels"), counts, strict=True))
+        counts = (own["weight"], own.get("bias", 0), 0, len(module.weight))
+    return dict(zip([*PARAMETERS, "out_channels"], counts, strict=True))
 
 
-def _part(name: str) -> str:
-    return next((part for part, starts in PARTS.items() if f"{name}.".startswith(starts)), "")
-
-
-def _block(name: str, blocks: list[str]) -> str | None:
-    return next((block for block in blocks if f"{name}.".startswith(f"{block}.")), None)
-
-
-def _check_parameters(frame: pd.DataFrame, model: nn.Module) -> None:
-    """Every parameter stands in exactly one row, or the count would silently be short."""
-    counted = int(frame[["weights", "biases", "other_parameters"]].to_numpy().sum())
-    total = parameter_count(model)
-    if counted != total:
-        raise ValueError(f"counted {counted} of {total} parameters; a module was not called, or called as two kinds")
+def _place(name: str, starts: dict[str, str | tuple[str, ...]]) -> str | None:
+    return next((place for place, start in starts.items() if f"{name}.".startswith(start)), None)

@@ -1,8 +1,9 @@
-"""Which cells a table has: lists of experiments built from a profile."""
+"""Notebooks 00 and 02. Which cells the tables of full precision and of MaxMin have."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from qartsr_lib.methods.maxmin import PARTS
 from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
@@ -22,12 +23,8 @@ KNOBS: dict[str, tuple[tuple[str, object], ...]] = {
 
 def full_precision_grid(profile: Profile) -> list[Experiment]:
     """Bicubic interpolation, then every backbone at every timestep in full precision, on every data set."""
-    settings = [(name, timestep) for name in profile.backbones for timestep in profile.timesteps]
-    return bicubic_rows(profile) + [
-        Experiment(name, timestep, *FULL_PRECISION, dataset)
-        for name, timestep in settings
-        for dataset in profile.datasets
-    ]
+    cells = product(profile.backbones, profile.timesteps, profile.datasets)
+    return bicubic_rows(profile) + [Experiment(*cell, *FULL_PRECISION, dataset) for *cell, dataset in cells]
 
 
 def bicubic_rows(profile: Profile) -> list[Experiment]:
@@ -37,22 +34,13 @@ def bicubic_rows(profile: Profile) -> list[Experiment]:
 
 def part_grid(profile: Profile, bits: Sequence[str]) -> list[Experiment]:
     """MaxMin on one part of the network at a time, every backbone, timestep and data set of the profile."""
-    return [
-        Experiment(backbone, timestep, method, width, dataset)
-        for backbone in profile.backbones
-        for timestep in profile.timesteps
-        for width in bits
-        for method in PARTS
-        for dataset in profile.datasets
-    ]
+    cells = product(profile.backbones, profile.timesteps, bits, PARTS, profile.datasets)
+    return [Experiment(name, timestep, part, width, dataset) for name, timestep, width, part, dataset in cells]
 
 
 def knob_grid(profile: Profile, backbone: str, timesteps: Sequence[int], bits: Sequence[str]) -> list[Experiment]:
     """MaxMin with one knob turned at a time (KNOBS), on one backbone and every data set of the profile."""
     return [
         Experiment(backbone, timestep, "maxmin", width, dataset, options=options, label=label)
-        for timestep in timesteps
-        for width in bits
-        for label, options in KNOBS.items()
-        for dataset in profile.datasets
+        for timestep, width, (label, options), dataset in product(timesteps, bits, KNOBS.items(), profile.datasets)
     ]

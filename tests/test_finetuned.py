@@ -11,9 +11,9 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, chosen_rate
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study import contrasts
-from qartsr_lib.study.experiments import finetuning_grids as grids
-from qartsr_lib.study.experiments import rate_choice, tries
-from qartsr_lib.study.experiments.grids import full_precision_grid
+from qartsr_lib.study.experiments import finetuned as grids
+from qartsr_lib.study.experiments import rates
+from qartsr_lib.study.experiments.maxmin import full_precision_grid
 from qartsr_lib.study.profiles import PROFILES, SEVEN_METHODS, get_profile
 
 STUDY = get_profile("study", datasets=["samples"])
@@ -81,10 +81,10 @@ def test_every_cell_belongs_to_the_profile(profile):
 
 
 def test_every_trained_method_had_as_many_tries_and_its_rates_are_their_winners():
-    committed = pd.read_csv(Path(tries.__file__).parents[3] / "results" / "study" / "tries.csv")
-    assert set(committed["method"]) == set(tries.trained_methods())
+    committed = pd.read_csv(Path(__file__).parents[1] / "results" / "study" / "tries.csv")
+    assert set(committed["method"]) == set(rates.trained_methods())
     assert committed.groupby(["method", "bits"])["factor"].nunique().nunique() == 1
-    assert rate_choice.choose(committed) == json.loads(CHOSEN.read_text(encoding="utf-8"))
+    assert rates.choose(committed) == json.loads(CHOSEN.read_text(encoding="utf-8"))
 
 
 def test_all_trained_methods_have_a_chosen_rate_among_the_tries():
@@ -101,18 +101,18 @@ def test_the_smallest_error_times_distance_wins_at_each_bit_width_and_a_breakdow
     rows += [("b", "W4A4", 1, 20.0, 0.5), ("b", "W4A4", 10, nothing, nothing)]
     frame = pd.DataFrame(rows, columns=["method", "bits", "factor", "psnr_fp", "feature_distance"])
     wanted = {"a": {"W4A4": 1.0, "W2A2": 10.0, "others": 10.0}, "b": {"W4A4": 1.0, "others": 1.0}}
-    assert rate_choice.choose(frame) == wanted
+    assert rates.choose(frame) == wanted
 
 
 def test_the_second_look_goes_around_the_winners_of_the_first_and_others_need_a_factor_tried_everywhere():
-    rows = [("a", bits, factor, 30.0, 0.1) for bits in tries.BITS for factor in rate_choice.FIRST_LOOK]
+    rows = [("a", bits, factor, 30.0, 0.1) for bits in rates.BITS for factor in rates.FIRST_LOOK]
     rows += [("a", "W4A4", 10, 40.0, 0.1), ("a", "W2A2", 100, 40.0, 0.1), ("a", "W2A2", 30, 50.0, 0.1)]
     frame = pd.DataFrame(rows, columns=["method", "bits", "factor", "psnr_fp", "feature_distance"])
     around = [("a", "W4A4", 3.0), ("a", "W4A4", 30.0), ("a", "W2A2", 30.0), ("a", "W2A2", 300.0)]
-    assert tries.second_look(["a"], frame) == around
-    assert rate_choice.choose(frame)["a"] == {"W4A4": 10.0, "W2A2": 30.0, "others": 10.0}
+    assert rates.second_look(["a"], frame) == around
+    assert rates.choose(frame)["a"] == {"W4A4": 10.0, "W2A2": 30.0, "others": 10.0}
     with pytest.raises(QartsrError, match="no first look at b"):
-        tries.second_look(["a", "b"], frame)
+        rates.second_look(["a", "b"], frame)
 
 
 def test_ranks_know_the_direction_of_a_metric():

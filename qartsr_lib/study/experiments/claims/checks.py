@@ -1,0 +1,198 @@
+"""The checks that rules.toml names: paired contrasts with a test, and counted or timed numbers against bounds."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from qartsr_lib.base import paths
+from qartsr_lib.images.metrics import lower_is_better
+from qartsr_lib.study import results
+from qartsr_lib.study.experiments.claims.rules import CHECKS, Finding, NoData
+from qartsr_lib.study.stats import paired_bootstrap
+
+Settings = Mapping[str, Any]
+
+
+@CHECKS.register("contrast")
+def contrast(settings: Settings, profile: str) -> Finding:
+    """Values of `plus` minus those of `minus`, per image, against the bounds `above` and `below`.
+
+    Settings: table, metric, and of results.CELL what all cells share; plus and minus: lists of what sets each cell
+    apart ("@name" stands for the setting of that name); above, below: where the claim says that the effect lies (at
+    least one), for every seed too. Where less is better, the sign is turned: above 0, `plus` is better.
+
+    The p-value is of a one-sided Wilcoxon signed-rank test against the bound (with two bounds the larger of both:
+    equivalence by two one-sided tests); the interval is a BCa bootstrap's of the mean.
+    """
+    metric, values = settings["metric"], _per_image(profile, settings["table"])
+    shared = {key: settings[key] for key in results.CELL if key in settings}
+    sides = [[_resolved(cell, settings) for cell in settings[side]] for side in ("plus", "minus")]
+    plus, minus = ([_cell(values, shared | cell, metric) for cell in side] for side in sides)
+    sign = -1 if lower_is_better(metric) else 1
+    by_image = sign * (_sum(plus) - _sum(minus)).dropna()
+    if by_image.empty:
+        raise NoData(f"{metric} has no value for {_named(shared)}")
+    effect, low, high = paired_bootstrap(by_image.to_numpy(), np.zeros(len(by_image)))
+    above, below = settings.get("above", -math.inf), settings.get("below", math.inf)
+    every = pd.concat([*plus, *minus])
+    per_seed = [sign * float((_sum(plus, seed) - _sum(minus, seed)).mean()) for seed in every["seed"].unique()]
+    agree = sum(above < value < below for value in per_seed)
+    seeds = f", {agree} of {len(per_seed)} seeds agree" if len(per_seed) > 1 else ""
+    return Finding(
+        check=f"{metric}, {_named(shared, ', ')}: {' minus '.join(' + '.join(map(_named, side)) for side in sides)}",
+        test=f"Wilcoxon signed-rank, paired over images{seeds}",
+        n=len(by_image),
+        effect=effect,
+        ci_low=low,
+        ci_high=high,
+        p=_p(by_image.to_numpy(), above, below),
+        favours=above < low and high < below and agree == len(per_seed),
+        run_ids=" ".join(every["run_id"].unique()),
+    )
+
+
+def _per_image(profile: str, table: str) -> pd.DataFrame:
+    """Per-image values of a table, or of a measurement that has a column "image", in long format."""
+    files = sorted((paths.results_dir(profile) / "per_image" / table).glob("*.csv"))
+    files = files or [_file(profile, f"{table}.csv")]
+    return _read(profile, table, tuple((path, path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=8)
+def _read(profile: str, table: str, files: tuple[tuple[Path, int], ...]) -> pd.DataFrame:
+    if files[0][0].parent.name == table:
+        return pd.concat([results.read_per_image(profile, table, path.stem) for path, _ in files])
+    wide = results.read_measurement(profile, table, ("image", "run_id"))
+    fixed = [column for column in (*results.CELL, "variant", "image", "run_id") if column in wide]
+    return wide.melt(id_vars=fixed, var_name="metric", value_name="value").assign(seed=0)
+
+
+def _file(profile: str, name: str) -> Path:
+    """results/<profile>/<name>, which may lie deeper."""
+    path = paths.results_dir(profile) / name
+    if not path.is_file():
+        raise NoData(f"results/{profile}/{name} is not there yet")
+    return path
+
+
+def _resolved(cell: Settings, settings: Settings) -> dict[str, Any]:
+    return {key: settings[value[1:]] if str(value).startswith("@") else value for key, value in cell.items()}
+
+
+def _cell(values: pd.DataFrame, wanted: Settings, metric: str) -> pd.DataFrame:
+    rows = _rows(values, wanted | {"metric": metric})
+    if rows.empty:
+        raise NoData(f"no row of {_named(wanted)}")
+    return rows
+
+
+def _rows(frame: pd.DataFrame, wanted: Settings) -> pd.DataFrame:
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def _sum(cells: Sequence[pd.DataFrame], seed: int | None = None) -> pd.Series:
+    """Sum of cells per image: means over seeds, or of one seed where a cell has it."""
+    total = 0.0
+    for rows in cells:
+        chosen = rows[rows["seed"] == seed] if seed is not None and (rows["seed"] == seed).any() else rows
+        total = total + chosen.groupby("image")["value"].mean()
+    return total
+
+
+def _p(effects: np.ndarray, above: float, below: float) -> float:
+    sides = [(effects - bound, side) for bound, side in ((above, "greater"), (below, "less")) if math.isfinite(bound)]
+    return max(float(scipy.stats.wilcoxon(d, alternative=side).pvalue) if d.any() else 1.0 for d, side in sides)
+
+
+def _named(cell: Settings, between: str = " ") -> str:
+    return between.join(f"T = {value}" if key == "timestep" else str(value) for key, value in cell.items())
+
+
+@CHECKS.register("cell")
+def cell(settings: Settings, profile: str) -> Finding:
+    """One number of a table against a number of the paper or a bound.
+
+    Settings: table, column; where: column -> value, which must leave one row; above and below (limits, included) or
+    paper and within (|ours - paper| <= within); low, high: columns of an interval; profile: whose table, if another's.
+    """
+    profile, table = settings.get("profile", profile), settings["table"]
+    where = settings["where"] | {k: settings[k] for k in ("bits", "method", "dataset", "backbone") if k in settings}
+    _file(profile, f"{table}.csv")
+    rows = _rows(results.read_measurement(profile, table, (*where, settings["column"])), where)
+    named = ", ".join(map(str, where.values()))
+    if len(rows) != 1:
+        raise NoData(f"results/{profile}/{table}.csv has {len(rows)} rows of {named}, not one")
+    row = rows.iloc[0]
+    more = {f"ci_{end}": float(row[settings[end]]) for end in ("low", "high") if end in settings}
+    more["run_ids"] = " ".join(str(row[key]) for key in ("run_id", "run_ids") if key in row)
+    return _number(f"{settings['column']}, {named}", float(row[settings["column"]]), settings, **more)
+
+
+@CHECKS.register("share")
+def share(settings: Settings, profile: str) -> Finding:
+    """Quotient of two numbers of a JSON file of the results (`part` / `whole`), at most `below`."""
+    profile, part, whole = settings.get("profile", profile), settings["part"], settings["whole"]
+    path = _file(profile, settings["file"])
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return _number(f"{part} / {whole}, results/{profile}/{path.name}", found[part] / found[whole], settings)
+
+
+def _number(check: str, value: float, settings: Settings, **more: object) -> Finding:
+    above, below = settings.get("above", -math.inf), settings.get("below", math.inf)
+    if "paper" in settings:
+        above, below = settings["paper"] - settings["within"], settings["paper"] + settings["within"]
+    more = {"test": "counted or measured number, no test", "n": 1} | more
+    favours = above <= value <= below
+    return Finding(check=check, effect=value, margin=margin(value, above, below), favours=favours, **more)
+
+
+@CHECKS.register("duration")
+def duration(settings: Settings, profile: str) -> Finding:
+    """Median over models of seconds(method) / seconds(against), equal backbone, T and bits; at most `below`.
+
+    Settings: table, method, against (names in the table). Times are those of the run records, per seed; a model
+    counts once, however many data sets it upscaled.
+    """
+    _file(profile, f"{settings['table']}.csv")
+    table, keys = results.read_table(profile, settings["table"]), ["backbone", "timestep", "bits"]
+    ours, others = (
+        _rows(table, {"method": settings[side]}).drop_duplicates(keys).set_index(keys)["run_id"]
+        for side in ("method", "against")
+    )
+    pairs = [(ours[key], others[key]) for key in ours.index.intersection(others.index)]
+    if not pairs:
+        raise NoData(f"{settings['table']}: no model of {settings['method']} beside one of {settings['against']}")
+    ratios = [_seconds(profile, first) / _seconds(profile, second) for first, second in pairs]
+    return _number(
+        f"time to quantize, {settings['method']} / {settings['against']}",
+        statistics.median(ratios),
+        {"below": settings["below"]},
+        test="measured number, no test",
+        n=len(ratios),
+        ci_low=min(ratios),
+        ci_high=max(ratios),
+        run_ids=" ".join(dict.fromkeys(run for pair in pairs for run in pair)),
+    )
+
+
+def _seconds(profile: str, run_id: str) -> float:
+    record = json.loads(_file(profile, f"runs/{run_id}.json").read_text(encoding="utf-8"))
+    return record["duration_s"]["build"] / len(record["parameters"]["seeds"])
+
+
+def margin(value: float, above: float = -math.inf, below: float = math.inf) -> float:
+    """Distance of `value` from its nearer bound, as a share of that bound (of 1 where it is 0); negative outside."""
+    distances = [(value - above, above), (below - value, below)]
+    return min(distance / (abs(bound) or 1.0) for distance, bound in distances if math.isfinite(bound))

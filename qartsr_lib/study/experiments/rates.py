@@ -1,0 +1,170 @@
+"""The same learning-rate tries for every trained method, judged on BSDS500/val; no test set is looked at.
+
+Each method is trained with each of FIRST_LOOK on its own published rates, then with SECOND_LOOK around each winner.
+The tries are results/study/tries.csv; the winners, one for each bit width, are methods/rates.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from qartsr_lib.backbones import load_backbone
+from qartsr_lib.backbones.features import pretrained_distance
+from qartsr_lib.base import paths
+from qartsr_lib.base.atomic import write_text
+from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.files import remembered_sha256
+from qartsr_lib.images.datasets.calibration import calibration_list
+from qartsr_lib.images.degrade import degrade
+from qartsr_lib.images.fidelity import psnr_y
+from qartsr_lib.images.image import central_crop, list_images, read_image
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.rates import CHOSEN, OTHERS
+from qartsr_lib.study.measured import Measured, measure_cells
+from qartsr_lib.study.profiles import get_profile
+from qartsr_lib.study.results import read_measurement
+from qartsr_lib.training.finetuning.losses import perceptual_and_squared
+
+#: Factors on a method's published rates that every method is tried with.
+FIRST_LOOK = (1, 10, 100, 1000)
+#: Times the winner of the first look: half a decade down and up.
+SECOND_LOOK = (0.3, 3)
+#: The backbone whose UNet does its share at T = 1: the fair one for comparing methods.
+BACKBONE, TIMESTEP = "embedded-scaled", 1
+BITS = ("W4A4", "W2A2")
+VALIDATION, PHOTOGRAPHS, CROP = "BSDS500/val", 12, 128
+
+#: Name of a trained method, bits, factor on its published rates.
+Try = tuple[str, str, float]
+
+
+def run_look(
+    data_root: str | Path | None, images: int = 256, methods: Sequence[str] | None = None, look: str = "first"
+) -> pd.DataFrame:
+    """Run all tries of a look, write them and the winners over all looks; returns all of results/study/tries.csv.
+
+    Args:
+        data_root: folder that holds BSDS500/train (calibration) and BSDS500/val; None for the environment's DATA_ROOT.
+        images: budget of one try.
+        methods: None for all trained ones; rows and rates of the others stay.
+        look: "first", or "second": around the first's winners.
+
+    Raises:
+        QartsrError: no data, no such method, or a second look without the first.
+    """
+    root = paths.data_root(data_root)
+    if root is None:
+        raise QartsrError("DATA_ROOT: name the folder that holds BSDS500")
+    if look not in ("first", "second"):
+        raise QartsrError(f"look {look!r}: choose 'first' or 'second'")
+    methods = checked_methods(methods or trained_methods())
+    cells = first_look(methods) if look == "first" else second_look(methods, read_measurement("study", "tries"))
+    run_tries(cells, images, root).write("tries", by=("dataset", "method", "bits", "factor"))
+    tries = read_measurement("study", "tries")
+    write_text(CHOSEN, json.dumps(choose(tries), indent=1, sort_keys=True) + "\n")
+    return tries
+
+
+def trained_methods() -> list[str]:
+    """Names of all registered methods that train."""
+    return [name for name in METHODS if METHODS.get(name).trains]
+
+
+def checked_methods(names: Sequence[str]) -> list[str]:
+    """`names`; QartsrError where one is no method, or does not train."""
+    for name in names:
+        if not METHODS.get(name).trains:
+            raise QartsrError(f"method {name!r} does not train; choose from {', '.join(trained_methods())}")
+    return list(names)
+
+
+def first_look(methods: Sequence[str]) -> list[Try]:
+    """The tries that every method gets."""
+    return list(product(methods, BITS, FIRST_LOOK))
+
+
+def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
+    """As many again for every method, around what it won with in the first look, which is among `tries`."""
+    winners = choose(tries[tries["factor"].isin(FIRST_LOOK)])
+    absent = [method for method in methods if method not in winners]
+    if absent:
+        raise QartsrError(f"look 'second': no first look at {', '.join(absent)} in tries.csv; run look 'first'")
+    around = product(methods, BITS, SECOND_LOOK)
+    return [(method, bits, round(share * winners[method][bits], 3)) for method, bits, share in around]
+
+
+def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
+    """Rows dataset, method, bits, factor, image, psnr_fp, psnr_hr, feature_distance, image_loss; see `run_look`."""
+    study = get_profile("study")
+    shared = {"batch": study.train_batch, "image_loss": study.image_loss, "teacher": study.teacher}
+    calibration = calibration_list(study, data_root)
+    files = list_images(data_root / VALIDATION)[:PHOTOGRAPHS]
+    pairs = {path.stem: _pair(path, seed) for seed, path in enumerate(files)}
+    backbone, distance = load_backbone(BACKBONE, TIMESTEP), pretrained_distance("cpu")
+    fixed = {
+        "weights_sha256": backbone.weights_sha256,
+        "calibration": {"name": calibration.name, "sha256": calibration.sha256},
+        "data": {"name": VALIDATION, "crop": CROP, "sha256": [remembered_sha256(path) for path in files]},
+    }
+    questions = {
+        (method, bits, factor): {
+            "parameters": {"measurement": "tries", "backbone": BACKBONE, "timestep": TIMESTEP, "method": method}
+            | {"bits": bits, "rate": factor, "images": images, **shared},
+            **fixed,
+        }
+        for method, bits, factor in cells
+    }
+
+    @torch.no_grad()
+    def scores(student: torch.nn.Module, lq: torch.Tensor, hr: torch.Tensor) -> tuple[float, ...]:
+        image, target = student.upscale(lq), backbone.upscale(lq)
+        apart = (distance(image, target), perceptual_and_squared(distance)(image, target))
+        return psnr_y(image, target), psnr_y(image, hr), *map(float, apart)
+
+    def measure(cell: Try) -> pd.DataFrame:
+        method, bits, factor = cell
+        try:
+            options = {"images": images, "rate": float(factor), **shared}
+            student = METHODS.get(method).build(backbone, bits, calibration.images, **options).backbone
+            scored = {name: scores(student, *pair) for name, pair in pairs.items()}
+        except Diverged as error:  # a rate at which training breaks down is a result too
+            print(error, flush=True)
+            scored = dict.fromkeys(pairs, (np.nan,) * 4)
+        rows = [(VALIDATION, *cell, name, *values) for name, values in scored.items()]
+        fixed = ["dataset", "method", "bits", "factor", "image"]
+        return pd.DataFrame(rows, columns=[*fixed, "psnr_fp", "psnr_hr", "feature_distance", "image_loss"])
+
+    return measure_cells("study", questions, measure)
+
+
+def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(LQ, HR) of a photograph's central crop, bicubic and realistic by turns."""
+    hr = central_crop(read_image(path), CROP)
+    return degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
+
+
+def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Method -> bits (and OTHERS: all together) -> factor with the smallest error times perceptual distance.
+
+    Both are relative to full precision and geometric means over images; in a sum such as Eq. (8)'s the
+    perceptual distance would decide alone. A try that broke down loses.
+    """
+    chosen = {}
+    for method, values in criterion(tries).groupby(level="method", sort=False):
+        by_bits = values.droplevel("method").unstack("bits")
+        chosen[method] = {bits: float(by_bits[bits].idxmin()) for bits in by_bits}
+        chosen[method][OTHERS] = float(by_bits.dropna().mean(axis=1).idxmin())  # of what was tried at all bit widths
+    return chosen
+
+
+def criterion(tries: pd.DataFrame) -> pd.Series:
+    """(method, bits, factor) -> log of squared error times perceptual distance, mean over images; inf if broken."""
+    error = -np.log(10) / 10 * tries["psnr_fp"].astype(float) + np.log(tries["feature_distance"].astype(float))
+    return tries.assign(value=error.fillna(np.inf)).groupby(["method", "bits", "factor"], sort=False)["value"].mean()

@@ -1,0 +1,74 @@
+"""Learning-rate tries: what counts as a breakdown of training, and what is a mistake."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.images.image import write_png
+from qartsr_lib.study.experiments import rates
+from qartsr_lib.study.measured import Measured
+
+
+@pytest.fixture
+def raising(home, monkeypatch):
+    """A small data root, and a function that makes every training raise; returns the rows of one try."""
+    for name in ("train", "val"):
+        write_png(home / f"BSDS500/{name}/a.png", torch.rand(1, 3, 160, 160))
+    monkeypatch.setattr(rates, "pretrained_distance", lambda device: None)
+
+    def run(error):
+        def build(*_, **__):
+            raise error
+
+        monkeypatch.setattr(type(rates.METHODS.get("lsq")), "build", build)
+        return rates.run_tries([("lsq", "W4A4", 1)], 1, home)
+
+    return run
+
+
+def test_a_diverged_training_is_a_result(raising):
+    assert np.isnan(raising(Diverged("loss is not finite")).frame["psnr_fp"].iloc[0])
+
+
+def test_a_mistake_is_none(raising):
+    with pytest.raises(QartsrError, match="the disk is full"):
+        raising(QartsrError("x.pt: the disk is full"))
+
+
+@pytest.mark.parametrize(("name", "words"), [("qartrs", "did you mean 'qartsr'"), ("maxmin", "does not train")])
+def test_methods_are_checked_first(home, monkeypatch, name, words):
+    monkeypatch.setattr(rates, "run_tries", lambda *_: pytest.fail("tried"))
+    with pytest.raises(QartsrError, match=words):
+        rates.run_look(home, methods=[name])
+
+
+def test_a_look_needs_data_and_the_one_before_it(home):
+    with pytest.raises(QartsrError, match="DATA_ROOT: name the folder"):
+        rates.run_look(None)
+    with pytest.raises(QartsrError, match="look 'third'"):
+        rates.run_look(home, look="third")
+    with pytest.raises(QartsrError, match="tries.csv"):
+        rates.run_look(home, look="second")
+
+
+def test_a_look_writes_tries_and_winners_and_keeps_other_methods(home, monkeypatch):
+    monkeypatch.setattr(rates, "CHOSEN", home / "rates.json")
+
+    def tried(cells, images, root):
+        rows = [("d", *cell, "x", 20.0 + (cell[2] == 10), 0.1) for cell in cells]
+        columns = ["dataset", "method", "bits", "factor", "image", "psnr_fp", "feature_distance"]
+        return Measured("study", pd.DataFrame(rows, columns=columns).assign(run_id="r"), ())
+
+    monkeypatch.setattr(rates, "run_tries", tried)
+    rates.run_look(home, methods=["lsq"])
+    rows = rates.run_look(home, methods=["qartsr"], look="first")
+    assert set(rows["method"]) == {"lsq", "qartsr"} and len(rows) == 2 * len(rates.BITS) * len(rates.FIRST_LOOK)
+    assert len(rates.run_look(home, methods=["lsq"], look="second")) == len(rows) + len(rates.BITS) * 2
+    wanted = {"W4A4": 10.0, "W2A2": 10.0, "others": 10.0}
+    assert json.loads((home / "rates.json").read_text()) == {"lsq": wanted, "qartsr": wanted}

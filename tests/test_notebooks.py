@@ -66,7 +66,7 @@ def test_lint_no_shell_and_a_title(notebook):
 
 
 #: Function -> (position of the file's name among its arguments, suffix).
-WRITERS = {"write": (0, ".csv"), "write_measurement": (1, ".csv"), "save_table": (1, ".md"), "save_text": (1, ".md")}
+WRITERS = {"write": (0, ".csv"), "write_table": (1, ".csv"), "save_table": (1, ".md"), "save_text": (1, ".md")}
 WRITERS |= {"write_choice": (1, ".csv"), "save": (2, ".png")}
 
 

@@ -111,7 +111,7 @@ def test_best_and_second_of_the_rows_that_compete(made):
 
 
 def test_bicubic_stands_in_every_setting_and_does_not_compete(made):
-    results.write_table("tiny", "table3", page_fakes.bicubic(), keep=True)
+    results.write_table("tiny", "table3", page_fakes.bicubic(), by=results.KEYS)
     text = write_page().read_text(encoding="utf-8")
     third = text[text.index('id="table3"') : text.index('id="table4"')]
     assert len(re.findall(r"<th[^>]*>\s*Bicubic\s*</th>", third)) == 3

@@ -22,14 +22,14 @@ from qartsr_lib.show.tables.crops import read_output
 from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row
 from qartsr_lib.show.tables.settings import Setting, cell_name
 from qartsr_lib.study import paper as papers
-from qartsr_lib.study.table_run import TableRun
+from qartsr_lib.study.cells import Measured
 
 #: Of WebP: artefacts of quantization stay as they are, and a photograph of 320 pixels takes some 30 kB.
 QUALITY = 84
 
 
 def write_gallery(
-    run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool = False
+    run: Measured, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool = False
 ) -> Path:
     """Write the pictures of every method of `settings`, and the index; pictures that it does not name are removed.
 
@@ -77,7 +77,7 @@ def _merged(old: Index, new: Index) -> Index:
     return merged
 
 
-def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[Picture]:
+def _pictures(run: Measured, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[Picture]:
     original = read_image(pair.hr)
     enlarged = upscale_bicubic(read_image(pair.lq))
     yield Picture(pair.id, "", 0, ORIGINAL, "", None, "", _save(folder, pair.id, ORIGINAL, original))
@@ -94,7 +94,7 @@ def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Pa
         yield Picture(pair.id, backbone, timestep, method, bits, value, run_id, file)
 
 
-def _rows(run: TableRun, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
+def _rows(run: Measured, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
     """(backbone, T, method, bits, run_id) of every row of the photographs in one of the settings, once each."""
     table = run.table[run.table["dataset"] == DATASET]
     table = table[table["backbone"] != papers.BICUBIC]  # its picture is there already, of no row

@@ -26,8 +26,7 @@ from qartsr_lib.show.tables.settings import FULL, cell_title
 from qartsr_lib.study import paper as papers
 from qartsr_lib.study.contrasts import NOT_QUANTIZED
 from qartsr_lib.study.experiments.claims.ledger import STUDY, VERDICTS, count_verdicts
-from qartsr_lib.study.result_cells import rank
-from qartsr_lib.study.results import read_measurement, read_table
+from qartsr_lib.study.results import rank, read_measurement, read_table
 
 PROFILE = "study"
 MODELS = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))

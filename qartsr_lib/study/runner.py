@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _workers(named: str) -> str:
     if not named:
         return ""
-    from qartsr_lib.study.workers import resolved  # a plain run needs no Dask
+    from qartsr_lib.study.parallel import resolved  # a plain run needs no Dask
 
     return resolved(named)
 

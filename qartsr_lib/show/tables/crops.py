@@ -12,14 +12,14 @@ from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.fidelity import psnr_y
 from qartsr_lib.images.image import read_image
 from qartsr_lib.show.figures.grids import Box
-from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
-from qartsr_lib.study.table_run import TableRun
+from qartsr_lib.study.cells import Measured
+from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 
 Crops = tuple[str, torch.Tensor, Box, dict[str, torch.Tensor | None]]
 
 
 def full_precision_crops(
-    run: TableRun, pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], settings: Sequence[tuple[str, int]]
+    run: Measured, pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], settings: Sequence[tuple[str, int]]
 ) -> list[Crops]:
     """Original, then (backbone, timestep) of `settings` in full precision, each with its PSNR-Y."""
     columns = {
@@ -32,7 +32,7 @@ def full_precision_crops(
 
 
 def quantized_crops(
-    run: TableRun,
+    run: Measured,
     pairs: Sequence[Pair],
     boxes: Mapping[str, Sequence[int]],
     backbone: str,
@@ -64,7 +64,7 @@ def chosen_boxes(
     return chosen or [(pair, _middle(*sizes[pair.id])) for pair in list(pairs)[:1]]
 
 
-def read_output(run: TableRun, experiment: Experiment, image_id: str) -> torch.Tensor | None:
+def read_output(run: Measured, experiment: Experiment, image_id: str) -> torch.Tensor | None:
     """An output of the run as (1, 3, H, W) in [0, 1]; None where there is none (a method that diverged)."""
     path = run.images.get((experiment, image_id))
     return read_image(path) if path is not None and path.is_file() else None
@@ -93,7 +93,7 @@ def _middle(height: int, width: int) -> Box:
 
 
 def _rows(
-    run: TableRun, pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], columns: Mapping[str, Experiment]
+    run: Measured, pairs: Sequence[Pair], boxes: Mapping[str, Sequence[int]], columns: Mapping[str, Experiment]
 ) -> list[Crops]:
     originals = {pair.id: read_image(pair.hr) for pair in pairs}
     rows = []

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from qartsr_lib.show.tables.settings import cell_name, cell_title
-from qartsr_lib.study.table_run import TableRun
+from qartsr_lib.study.cells import Measured
 
 History = Sequence[Mapping[str, float]]
 
 
-def loss_histories(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str, str, dict[str, History]]]:
+def loss_histories(run: Measured, labels: Sequence[str]) -> Iterator[tuple[str, str, dict[str, History]]]:
     """(name for files, title, label -> records of training) for every model and bit width.
 
     One that trained fewer than two of `labels` has nothing to compare and is left out.

@@ -15,10 +15,10 @@ from qartsr_lib.show.figures.grids import Box
 from qartsr_lib.show.tables.crops import chosen_boxes, psnr_text, read_output
 from qartsr_lib.show.tables.render import is_number
 from qartsr_lib.show.tables.settings import FULL, Setting
+from qartsr_lib.study.cells import Measured
 from qartsr_lib.study.contrasts import NOT_QUANTIZED
-from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.paper import OUTSIDE
-from qartsr_lib.study.table_run import TableRun
 
 Boxes = Mapping[str, Sequence[int]]
 Key = tuple[str, str, int, str]  # method as in tables, backbone, T, bits
@@ -26,7 +26,7 @@ DATASET, OURS = "samples", "QArtSR"
 
 
 def figure1_blocks(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
     """Fig. 1: one photograph; original, bicubic, full precision and outside systems, below QArtSR at each bit width.
 
@@ -55,7 +55,7 @@ def figure1_blocks(
 
 
 def figure3_blocks(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
     """Fig. 3: one photograph; original, full precision, outside systems and every method at one low bit width.
 
@@ -72,7 +72,7 @@ def figure3_blocks(
 
 
 def figure6_blocks(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
     """Fig. 6: every photograph of `boxes`; original, full precision, outside systems, every method; a line per width.
 
@@ -98,7 +98,7 @@ def figure6_blocks(
 class _Photograph:
     """One photograph, and how its panels are labelled."""
 
-    run: TableRun
+    run: Measured
     outputs: Mapping[Key, Experiment]
     setting: Setting
     pair: Pair
@@ -136,14 +136,14 @@ class _Photograph:
         return None if experiment is None else read_output(self.run, experiment, self.pair.id)
 
 
-def _photographs(run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting) -> list[_Photograph]:
+def _photographs(run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting) -> list[_Photograph]:
     outputs = outputs_by_row(run)
     originals = {pair.id: read_image(pair.hr) for pair in pairs}
     chosen = chosen_boxes(pairs, boxes, {name: tuple(image.shape[-2:]) for name, image in originals.items()})
     return [_Photograph(run, outputs, setting, pair, box, originals[pair.id]) for pair, box in chosen]
 
 
-def outputs_by_row(run: TableRun) -> dict[Key, Experiment]:
+def outputs_by_row(run: Measured) -> dict[Key, Experiment]:
     """(method as in tables, backbone, T, bits) -> the first seed's cell, of the photographs."""
     found: dict[Key, Experiment] = {}
     cells = dict.fromkeys(cell for cell, _ in run.images if cell.dataset == DATASET)
@@ -153,7 +153,7 @@ def outputs_by_row(run: TableRun) -> dict[Key, Experiment]:
     return found
 
 
-def _methods(run: TableRun, setting: Setting, bits: Sequence[str]) -> list[str]:
+def _methods(run: Measured, setting: Setting, bits: Sequence[str]) -> list[str]:
     """Methods of the setting with a row for the photographs at one of the bit widths, diverged or not."""
     rows = run.table[run.table["dataset"] == DATASET]
     known = set(zip(rows["method"], rows["backbone"], rows["timestep"], rows["bits"], strict=True))
@@ -164,7 +164,7 @@ def _methods(run: TableRun, setting: Setting, bits: Sequence[str]) -> list[str]:
     ]
 
 
-def _stored(run: TableRun, key: Key) -> str:
+def _stored(run: Measured, key: Key) -> str:
     """Stored bits per weight as text; empty when unknown."""
     table = run.table
     same = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from qartsr_lib.show.tables import render as tables
-from qartsr_lib.study.stats import paired_bootstrap
+from qartsr_lib.study.stats import mean_interval
 
 Sections = list[tuple[str, pd.DataFrame]]
 
@@ -44,7 +44,7 @@ def timestep_effect(per_image: pd.DataFrame, metric: str = "PSNR", high: int = 1
     for key, group in values.groupby(["dataset", "backbone", "method", "bits"], sort=False):
         table = group.pivot_table(index="image", columns="timestep", values="value")
         if {high, low} <= set(table.columns):
-            mean, ci_low, ci_high = paired_bootstrap(table[low].to_numpy(), table[high].to_numpy())
+            mean, ci_low, ci_high = mean_interval(table[low] - table[high])
             rows.append((*key, mean, ci_low, ci_high, len(table)))
     columns = ["dataset", "backbone", "method", "bits", f"{metric} gain", "ci_low", "ci_high", "n_images"]
     return pd.DataFrame(rows, columns=columns).round(3)

@@ -11,7 +11,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.show.tables.settings import cell_title
 from qartsr_lib.show.tables.table2 import honest_rule_table, paper_rule_table
 from qartsr_lib.show.webpage.sources import Records
-from qartsr_lib.study.result_cells import read_cells
+from qartsr_lib.study.results import read_cells
 
 NOT_NUMBERS = ("method", "bits", "runtime", "data set", "backbone")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qartsr_lib.base import paths
 from qartsr_lib.show.webpage.sources import Records, first_with
 from qartsr_lib.study.experiments.claims.ledger import COLUMNS, STUDY, VERDICTS, count_verdicts, verdict_text
-from qartsr_lib.study.result_cells import read_cells
+from qartsr_lib.study.results import read_cells
 
 FILE = "claims.csv"
 #: Verdict -> class in the style sheet, from good to open.

@@ -10,8 +10,8 @@ from torch import nn
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.experiments import anatomy
-from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile
 
 

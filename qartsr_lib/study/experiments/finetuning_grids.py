@@ -10,7 +10,7 @@ import pandas as pd
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import QArtSR
 from qartsr_lib.methods.rates import Options, training_options
-from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.experiments.grids import bicubic_rows
 from qartsr_lib.study.profiles import Profile
 

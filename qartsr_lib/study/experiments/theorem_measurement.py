@@ -19,8 +19,8 @@ from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_
 from qartsr_lib.images.fidelity import psnr_y
 from qartsr_lib.images.image import from_uint8, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.methods import METHODS
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.experiments import theorem
-from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile
 
 #: Errors over latents need fewer photographs than quality tables; spread by a fixed stride.

@@ -16,7 +16,7 @@ from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.fidelity import luma, psnr
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.measured import Measured, measure_cells
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.results import read_measurement
 
 _CELL = ("dataset", "backbone", "timestep", "bits")
@@ -68,7 +68,7 @@ def write_choice(choice: Measured, name: str, keep: bool = False) -> pd.DataFram
         choice: from `measure_timesteps`.
         keep: rows of other models and bit widths stay: for a part of Table 4.
     """
-    choice.write(name, _CELL if keep else ("dataset",))
+    choice.write(name, by=_CELL if keep else ("dataset",))
     return read_measurement(choice.profile, name, _COLUMNS)
 
 

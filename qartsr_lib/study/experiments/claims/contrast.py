@@ -15,10 +15,10 @@ import scipy.stats
 from qartsr_lib.base import paths
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study import results
+from qartsr_lib.study.contrasts import image_means, paired
 from qartsr_lib.study.experiments.claims.base import CHECKS, Finding, NoData, measured_file
-from qartsr_lib.study.stats import paired_bootstrap
-
-KEYS = ("dataset", "backbone", "timestep", "method", "bits")
+from qartsr_lib.study.results import KEYS
+from qartsr_lib.study.stats import mean_interval
 
 
 @CHECKS.register("contrast")
@@ -39,17 +39,18 @@ def contrast(settings: Mapping[str, Any], profile: str) -> Finding:
     shared = {key: settings[key] for key in KEYS if key in settings}
     plus, minus = ([_cell(values, shared | cell) for cell in settings[side]] for side in ("plus", "minus"))
     sign = -1 if lower_is_better(settings["metric"]) else 1
-    by_image = sign * (_sum(plus) - _sum(minus)).dropna()
+    by_image = sign * paired(_means(plus), _means(minus))
     if by_image.empty:
         raise NoData(f"{settings['metric']} has no value for {_named(shared)}")
-    effect, low, high = paired_bootstrap(by_image.to_numpy(), np.zeros(len(by_image)))
+    effect, low, high = mean_interval(by_image)
     above, below = settings.get("above", -math.inf), settings.get("below", math.inf)
-    per_seed = [sign * float((_sum(plus, seed) - _sum(minus, seed)).mean()) for seed in _seeds([*plus, *minus])]
+    seeds = sorted({int(seed) for rows in [*plus, *minus] for seed in rows["seed"]})
+    per_seed = [sign * float(paired(_means(plus, seed), _means(minus, seed)).mean()) for seed in seeds]
     agree = sum(above < value < below for value in per_seed)
-    seeds = f", {agree} of {len(per_seed)} seeds agree" if len(per_seed) > 1 else ""
+    told = f", {agree} of {len(per_seed)} seeds agree" if len(per_seed) > 1 else ""
     return Finding(
         what=_title(settings),
-        test=f"Wilcoxon signed-rank, paired over images{seeds}",
+        test=f"Wilcoxon signed-rank, paired over images{told}",
         n=len(by_image),
         effect=effect,
         low=low,
@@ -71,7 +72,7 @@ def _long(profile: str, table: str) -> pd.DataFrame:
 def _read(profile: str, table: str, files: tuple[tuple[Path, int], ...]) -> pd.DataFrame:
     first = files[0][0]
     if first.parent.name == table:
-        return pd.concat([results.read_per_image(profile, table, path.stem) for path, _ in files])
+        return results.read_per_image(profile, table)
     wide = results.read_measurement(profile, table, ("image", "run_id"))
     fixed = [column for column in (*KEYS, "variant", "image", "run_id") if column in wide]
     return wide.melt(id_vars=fixed, var_name="metric", value_name="value").assign(seed=0)
@@ -92,17 +93,9 @@ def _cell(values: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
     return values
 
 
-def _sum(cells: Sequence[pd.DataFrame], seed: int | None = None) -> pd.Series:
-    """Sum of cells per image: means over seeds, or of one seed where a cell has it."""
-    total = 0.0
-    for rows in cells:
-        chosen = rows[rows["seed"] == seed] if seed is not None and (rows["seed"] == seed).any() else rows
-        total = total + chosen.groupby("image")["value"].mean()
-    return total
-
-
-def _seeds(cells: Sequence[pd.DataFrame]) -> list[int]:
-    return sorted({int(seed) for rows in cells for seed in rows["seed"]})
+def _means(cells: Sequence[pd.DataFrame], seed: int | None = None) -> list[pd.Series]:
+    """Values per image: means over seeds, or of one seed where a cell has it."""
+    return [image_means(rows[rows["seed"] == seed] if (rows["seed"] == seed).any() else rows) for rows in cells]
 
 
 def _p(effects: np.ndarray, above: float, below: float) -> float:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from qartsr_lib.study import results
 from qartsr_lib.study.experiments.claims.base import CHECKS, Finding, NoData
 from qartsr_lib.study.experiments.claims.rules import Claim, Rules, expanded
+from qartsr_lib.study.stats import holm
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "partly", "not reproduced", "not testable here"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
@@ -44,8 +44,8 @@ class Ledger:
 
     def write(self) -> None:
         """results/<profile>/claims.csv and claims_checks.csv, replaced as a whole."""
-        results.write_measurement(self.profile, "claims", self.claims, by=(), front=COLUMNS)
-        results.write_measurement(self.profile, "claims_checks", self.checks, by=(), front=CHECK_COLUMNS)
+        results.write_table(self.profile, "claims", self.claims, by=(), front=COLUMNS)
+        results.write_table(self.profile, "claims_checks", self.checks, by=(), front=CHECK_COLUMNS)
 
 
 def make_ledger(rules: Rules, profile: str) -> Ledger:
@@ -86,16 +86,6 @@ def count_verdicts(rows: Iterable[tuple[str, int, int]]) -> list[tuple[str, int,
         if part:
             found.append((verdict, len(part), f"{sum(part)} {words}" if any(part) else ""))
     return found
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979); NaN stays and does not count."""
-    values = np.asarray(p, dtype=float)
-    tested = np.flatnonzero(~np.isnan(values))
-    order = tested[np.argsort(values[tested], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    values[order] = np.minimum(1, np.maximum.accumulate(values[order] * factors))
-    return values.tolist()
 
 
 def _asked(settings: Mapping[str, Any]) -> str:

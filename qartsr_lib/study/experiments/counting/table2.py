@@ -9,11 +9,11 @@ import pandas as pd
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.methods import METHODS
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.experiments.counting.honest import components, honest_rows
 from qartsr_lib.study.experiments.counting.models import MODELS, OUTPUT_SIZE, meta_model
 from qartsr_lib.study.experiments.counting.paper import paper_rows
 from qartsr_lib.study.experiments.counting.trace import trace
-from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.paper import paper_table
 
 COUNTED = "OSEDiff"

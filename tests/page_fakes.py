@@ -130,11 +130,11 @@ def write_results(home: Path, profile: str = "tiny") -> str:
     results.write_table(profile, "table4", table4)
     maxmin = table3[table3["method"].isin(["FP", "MaxMin"])]
     results.write_table(profile, "table1", maxmin)
-    results.write_measurement(profile, "table2", table2(), by=())
-    results.write_measurement(profile, "deployment", deployment(), by=())
+    results.write_table(profile, "table2", table2(), by=())
+    results.write_table(profile, "deployment", deployment(), by=())
     known = str(table3["run_id"].iloc[0])
-    results.write_measurement(profile, "claims", claims(known), by=())
-    results.write_measurement(profile, "claims_checks", checks(known), by=())
+    results.write_table(profile, "claims", claims(known), by=())
+    results.write_table(profile, "claims_checks", checks(known), by=())
     write_gallery(home, profile, known)
     for name in ("theorem_laws", "fig3_embedded_T1", "something_new"):
         Image.new("RGB", (60, 20), "white").save(home / "figures" / profile / f"{name}.png")

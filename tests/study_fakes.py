@@ -48,7 +48,9 @@ class FakeBackbone:
 
 
 class FakeMethod:
-    """Fewer grey levels at fewer bits; remembers what it was given."""
+    """Fewer grey levels at fewer bits, so that no two models share their images; remembers what it was given."""
+
+    trains = False
 
     def __init__(self, label: str, built: list) -> None:
         self.label, self.built = label, built
@@ -56,7 +58,7 @@ class FakeMethod:
     def build(self, backbone, bits, calibration_images, *, seed=0, **options):
         self.built.append((self.label, bits, seed, len(calibration_images), tuple(options.items())))
         width = int(bits.removeprefix("W").split("A")[0])
-        quantized = FakeBackbone(backbone.timestep, backbone.log, backbone.seconds, 2 ** min(width, 8) - 1 + seed)
+        quantized = FakeBackbone(backbone.timestep, backbone.log, backbone.seconds, 2 ** min(width, 10) - 1 + seed)
         quantized.log_file = backbone.log_file
         return SimpleNamespace(backbone=quantized, report=None, w_bits_effective=float(width), steps=0, note="")
 

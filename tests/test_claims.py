@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from qartsr_lib.show.figures.claims import COLOURS
 from qartsr_lib.study import results
 from qartsr_lib.study.experiments import claims
 from qartsr_lib.study.experiments.claims.checks import cell, contrast, duration, margin, share
-from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS, holm
+from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS
 from qartsr_lib.study.experiments.claims.rules import Claim, NoData, Rules, expanded
 
 IMAGES = [f"image{index:02d}" for index in range(20)]
@@ -196,13 +195,6 @@ def test_the_weakest_counted_check_is_the_farthest_past_its_bound(tmp_path, monk
     holding = Claim("x", "x", "x", "x", "", (check | {"below": 10},))
     row = claims.make_ledger(dataclasses.replace(rules, claims=(holding,)), "study").claims.iloc[0]
     assert row["effect"] == 9  # of checks that hold, the one nearest to its bound
-
-
-def test_holm_by_hand():
-    nan = math.nan
-    assert holm([0.01, nan, 0.04, 0.03]) == pytest.approx([0.03, nan, 0.06, 0.06], nan_ok=True)
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 RULES = """

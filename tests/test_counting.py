@@ -262,11 +262,11 @@ def test_table_of_results_and_figures(home, monkeypatch, small):
     parts, components = counting.measure_parts("smoke"), counting.measure_components("smoke", methods, bits)
     parts.write("table2_parts", by=("model",), front=())
     sections = reports.table2_sections(
-        table.frame, counting.full_precision_residual(layers), parts.frame, components.frame
+        table.table, counting.full_precision_residual(layers), parts.table, components.table
     )
     assert [len(section) for _, section in sections][:2] == [3, 5]
-    blocks = figures.cost_by_block(parts.frame[parts.frame["model"] == "OSEDiff"])
+    blocks = figures.cost_by_block(parts.table[parts.table["model"] == "OSEDiff"])
     assert len(blocks.axes[0].patches) == len(model.blocks_in_order())
-    chosen = components.frame[components.frame["method"] == "MaxMin"]
-    assert len(figures.cost_components(chosen, table.frame, bits).axes) == 2
+    chosen = components.table[components.table["method"] == "MaxMin"]
+    assert len(figures.cost_components(chosen, table.table, bits).axes) == 2
     table2._components.cache_clear()

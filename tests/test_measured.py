@@ -8,7 +8,7 @@ import pytest
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.study import results
-from qartsr_lib.study.measured import measure_cells
+from qartsr_lib.study.cells import measure_cells
 
 QUESTIONS = {
     ("net", t): {"parameters": {"backbone": "net", "timestep": t}, "weights_sha256": "00"} for t in (1000, 500, 1)
@@ -38,16 +38,17 @@ def test_an_interrupted_measurement_continues(tmp_path, calls):
     resumed = measure_cells("tiny", QUESTIONS, measuring(calls))
     assert calls == [1000, 500, 1]
     whole = measure_cells("tiny", QUESTIONS, measuring([]), RunCache(tmp_path / "other"))
-    pd.testing.assert_frame_equal(resumed.frame, whole.frame, check_exact=True)
-    assert resumed.frame["image"].tolist() == ["001", "002"] * 3
+    pd.testing.assert_frame_equal(resumed.table, whole.table, check_exact=True)
+    assert resumed.table["image"].tolist() == ["001", "002"] * 3
 
 
 def test_rows_of_others_stay(calls):
     measured = measure_cells("tiny", QUESTIONS, measuring(calls))
     measured.write("tries")
-    path = measure_cells("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write(
+    measure_cells("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write(
         "tries", by=("dataset", "timestep")
     )
+    path = paths.results_dir("tiny") / "tries.csv"
     assert sorted(pd.read_csv(path)["timestep"]) == [1, 1, 500, 500, 1000, 1000]
     measure_cells("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write("tries")
     assert sorted(pd.read_csv(path)["timestep"]) == [1, 1]

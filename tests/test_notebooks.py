@@ -76,7 +76,7 @@ def test_lint_no_shell_and_a_title(notebook):
 
 
 #: Function -> (position of the file's name among its arguments, suffix).
-WRITERS = {"write": (0, ".csv"), "write_measurement": (1, ".csv"), "write_choice": (1, ".csv")}
+WRITERS = {"write": (0, ".csv"), "write_table": (1, ".csv"), "write_choice": (1, ".csv")}
 WRITERS |= {"show_table": (1, ".md"), "show_text": (1, ".md"), "show_figure": (1, ".png")}
 WRITERS |= {"show_figures": (1, "_*.png"), "show_photographs": (0, "_*.png")}
 

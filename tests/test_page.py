@@ -142,7 +142,7 @@ def test_best_of_the_rows_that_compete(made):
 
 
 def test_bicubic_stands_in_every_setting_and_does_not_compete(made):
-    results.write_table("tiny", "table3", page_fakes.bicubic(), keep=True)
+    results.write_table("tiny", "table3", page_fakes.bicubic(), by=results.KEYS)
     found = third(write_page())
     assert found.count("<td>Bicubic<") == 3
     assert bold(found) == ["0.1500", "24.00", "0.1500", "19.00", "0.2000", "24.00"]

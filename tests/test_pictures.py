@@ -14,8 +14,8 @@ from qartsr_lib.show import tables as reports
 from qartsr_lib.show.figures.pictures import Block, Box, Panel
 from qartsr_lib.show.tables import render as tables
 from qartsr_lib.study import paper as papers
-from qartsr_lib.study.experiment import Experiment
-from qartsr_lib.study.table_run import TableRun
+from qartsr_lib.study.cells import Measured
+from qartsr_lib.study.evaluator import Experiment
 
 METHOD_NAMES = ("maxmin", "lsq", "qartsr")
 LABELS = ["MaxMin", "LSQ", "QArtSR"]
@@ -56,7 +56,7 @@ def run(pairs, tmp_path):
             path = tmp_path / f"{number}_{pair.id}.png"
             write_png(path, torch.full((1, 3, 64, 48), number / 40))
             images[cell, pair.id] = path
-    return TableRun("tiny", pd.DataFrame(rows), pd.DataFrame(), [], {}, images)
+    return Measured("tiny", pd.DataFrame(rows), [], images=images)
 
 
 def setting(name):
@@ -214,7 +214,7 @@ def test_loss_histories_are_of_one_model_and_of_the_first_seed():
         trained("embedded", 1, "W4A4", "not asked for"): [{"image_loss": 5.0}],
         trained("embedded", 1, "W2A2", "ET"): [{"image_loss": 6.0}],
     }
-    run = TableRun("tiny", pd.DataFrame(), pd.DataFrame(), [], {}, {}, histories)
+    run = Measured("tiny", pd.DataFrame(), [], histories=histories)
     ((name, title, found),) = reports.loss_histories(run, ["ET", "RPQ*", "RPQ*+ET"])
     assert (name, title) == ("W4A4_embedded_T1", "embedded, T = 1, W4A4")
     assert list(found.items()) == [("ET", [{"image_loss": 3.0}]), ("RPQ*", [{"image_loss": 2.0}])]

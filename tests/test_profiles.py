@@ -39,20 +39,21 @@ def test_metric_names_are_registered():
             assert name in metrics.METRICS
 
 
-def test_missing_weights_only_where_weights_are_needed(tmp_path):
+def test_missing_weights_only_where_weights_are_needed(home):
     for name in ("smoke", "tiny", "study"):
-        assert missing_weights(get_profile(name), tmp_path) == []
+        assert missing_weights(get_profile(name)) == []
 
 
-def test_missing_weights_name_place_and_what_they_block(tmp_path):
+def test_missing_weights_name_place_and_what_they_block(tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_WEIGHTS", str(tmp_path))
     profile = get_profile("paper", metrics=("PSNR",))
-    missing = missing_weights(profile, tmp_path)
+    missing = missing_weights(profile)
     assert [row[0] for row in missing] == [file.name for file in profile.weights]
     assert all(place.is_relative_to(tmp_path) and blocks for _, place, blocks in missing)
     place = missing[-1][1]
     place.parent.mkdir(parents=True)
     place.touch()
-    assert len(missing_weights(profile, tmp_path)) == len(missing) - 1
+    assert len(missing_weights(profile)) == len(missing) - 1
 
 
 def test_missing_metric_weights_are_listed_once_per_file(monkeypatch):

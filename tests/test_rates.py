@@ -11,8 +11,8 @@ import torch
 
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.image import write_png
+from qartsr_lib.study.cells import Measured
 from qartsr_lib.study.experiments import rates
-from qartsr_lib.study.measured import Measured
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def raising(home, monkeypatch):
 
 
 def test_a_diverged_training_is_a_result(raising):
-    assert np.isnan(raising(Diverged("loss is not finite")).frame["psnr_fp"].iloc[0])
+    assert np.isnan(raising(Diverged("loss is not finite")).table["psnr_fp"].iloc[0])
 
 
 def test_a_mistake_is_none(raising):

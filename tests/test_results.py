@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.study import result_cells, results
+from qartsr_lib.study import results
 
 
 def rows(dataset, value=23.456789012, run_id="aaa", metrics=("PSNR", "LPIPS"), bits=("W32A32", "W4A4")):
@@ -49,7 +49,7 @@ def images(dataset, run_id="aaa"):
             for image in ("b", "a")
             for metric, value in (("SSIM", 0.5), ("PSNR", 20.123456789), ("LPIPS", np.nan))
         ],
-        columns=result_cells.PER_IMAGE_COLUMNS,
+        columns=results.PER_IMAGE_COLUMNS,
     )
 
 
@@ -61,11 +61,6 @@ def test_columns_are_the_contract(home):
         "dataset,backbone,timestep,method,bits,metric,value,ci_low,ci_high,n_images,n_seeds,steps,"
         "w_bits_effective,note,run_id"
     )
-
-
-def test_missing_column_is_a_programming_error(home):
-    with pytest.raises(ValueError, match="run_id"):
-        results.write_table("tiny", "table1", rows("samples").drop(columns="run_id"))
 
 
 def test_values_keep_seven_digits_and_unavailable_ones_are_empty(home):
@@ -93,7 +88,7 @@ def test_order_is_fixed_whatever_order_comes_in(home):
 def test_method_variants_follow_their_method():
     names = ["QArtSR", "MaxMin [UNet only]", "SVDQuant", "Mine", "FP", "MaxMin"]
     expected = ["FP", "MaxMin", "MaxMin [UNet only]", "SVDQuant", "QArtSR", "Mine"]
-    assert sorted(names, key=lambda name: result_cells.rank("method", name)) == expected
+    assert sorted(names, key=lambda name: results.rank("method", name)) == expected
 
 
 def test_a_run_that_lacks_a_data_set_keeps_its_rows(home):
@@ -116,8 +111,8 @@ def test_rows_of_a_present_data_set_are_replaced_as_a_whole(home):
 def test_a_part_of_a_table_replaces_its_own_cells_alone(home):
     results.write_table("tiny", "table3", rows("samples", 20.0), images("samples"))
     part, part_images = rows("samples", 30.0, "bbb", bits=("W4A4", "W2A2")), images("samples", "bbb")
-    results.write_table("tiny", "table3", part, part_images.assign(bits="W2A2", value=9.0), keep=True)
-    table, per_image = results.read_run("tiny", "table3")
+    results.write_table("tiny", "table3", part, part_images.assign(bits="W2A2", value=9.0), by=results.KEYS)
+    table, per_image = results.read_table("tiny", "table3"), results.read_per_image("tiny", "table3")
     values = table[table["metric"] == "PSNR"].groupby("bits")["value"].unique()
     assert {bits: list(found) for bits, found in values.items()} == {"W32A32": [20.0], "W4A4": [30.0], "W2A2": [30.0]}
     assert set(per_image["bits"]) == {"W4A4", "W2A2"}
@@ -132,7 +127,7 @@ def test_a_table_in_two_parts_is_the_table_made_at_once(home):
         path.unlink()
     for _, part in sorted(rows("samples").groupby("bits"), reverse=True):
         own = images("samples")[lambda frame, part=part: frame["bits"].isin(part["bits"])]
-        results.write_table("tiny", "table3", part, own if len(own) else None, keep=True)
+        results.write_table("tiny", "table3", part, own if len(own) else None, by=results.KEYS)
     assert {path: path.read_bytes() for path in sorted((home / "results/tiny").rglob("*.csv"))} == whole
 
 
@@ -140,7 +135,7 @@ def test_further_columns_follow_and_survive_merging(home):
     results.write_table("tiny", "table4", rows("samples").assign(trq=1))
     results.write_table("tiny", "table4", rows("RealSR").assign(trq=0))
     table = results.read_table("tiny", "table4")
-    assert list(table.columns) == [*result_cells.COLUMNS, "trq"]
+    assert list(table.columns) == [*results.COLUMNS, "trq"]
     assert dict(table.groupby("dataset")["trq"].first()) == {"RealSR": 0, "samples": 1}
 
 

@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import executed, runner
-from qartsr_lib.study.profiles import WeightFile, get_profile
+from qartsr_lib.study.profiles import BackboneFile, get_profile
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -208,7 +208,8 @@ def test_workers_reach_the_notebooks_that_have_them(home, monkeypatch):
 
 def test_paper_without_weights_ends_with_status_3_and_a_line_per_file(home, monkeypatch, capsys):
     monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
-    weights = (WeightFile("osediff.pkl", "osediff/osediff.pkl", "Table 3"), WeightFile("unet", "sd/unet", "Table 4"))
+    places = [("osediff.pkl", "osediff/osediff.pkl", "Table 3"), ("unet", "sd/unet", "Table 4")]
+    weights = tuple(BackboneFile(*place) for place in places)
     profile = get_profile("paper", weights=weights, metrics=("PSNR",))
     monkeypatch.setattr(runner, "get_profile", lambda name: profile)
     add_notebook(home, "00_first.ipynb")
@@ -401,7 +402,7 @@ def test_some_notebooks_leave_an_interrupted_run_of_all_to_be_continued(home, mo
 
 def test_a_failure_is_told_before_missing_weights(home, monkeypatch, capsys):
     monkeypatch.setattr(runner.papermill, "execute_notebook", lambda *_, **__: None)
-    profile = get_profile("paper", weights=(WeightFile("unet", "sd/unet", "Table 4"),), metrics=("PSNR",))
+    profile = get_profile("paper", weights=(BackboneFile("unet", "sd/unet", "Table 4"),), metrics=("PSNR",))
     monkeypatch.setattr(runner, "get_profile", lambda name: profile)
     add_notebook(home, "01_good.ipynb")
     (home / "notebooks/00_bad.ipynb").write_text("{")

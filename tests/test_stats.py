@@ -88,33 +88,32 @@ def test_refuses_an_impossible_level():
         stats.bootstrap_interval([1.0, 2.0], level=95)
 
 
-def test_paired_uses_the_differences_and_is_narrower_where_photographs_differ_much():
+def test_mean_interval_of_differences_is_narrower_where_photographs_differ_much():
     generator = np.random.default_rng(7)
     photographs = generator.normal(25, 4, size=30)
     a = photographs + 0.3 + generator.normal(0, 0.1, size=30)
-    mean, low, high = stats.paired_bootstrap(a, photographs)
+    mean, low, high = stats.mean_interval(a - photographs)
     assert mean == pytest.approx((a - photographs).mean())
     assert 0 < low < mean < high < 0.5
     assert (low, high) == stats.bootstrap_interval(a - photographs)
     a_low, a_high = stats.bootstrap_interval(a)
     assert high - low < 0.1 * (a_high - a_low)
-    reverse = stats.paired_bootstrap(photographs, a)
+    reverse = stats.mean_interval(photographs - a)
     assert reverse[0] == pytest.approx(-mean)
     assert reverse[1] == pytest.approx(-high, abs=0.02) and reverse[2] == pytest.approx(-low, abs=0.02)
 
 
-def test_pairs_with_a_missing_partner_are_left_out():
-    a, b = np.array([1.0, 2.0, np.nan, 5.0]), np.array([0.0, np.nan, 1.0, 2.0])
-    mean, low, high = stats.paired_bootstrap(a, b)
-    assert mean == 2.0
-    assert (low, high) == stats.bootstrap_interval([1.0, 3.0])
-    assert all(math.isnan(x) for x in stats.paired_bootstrap([np.nan], [1.0]))
+def test_the_mean_leaves_missing_values_out():
+    assert stats.mean_interval([1.0, np.nan, 3.0]) == (2.0, *stats.bootstrap_interval([1.0, 3.0]))
+    assert all(math.isnan(x) for x in stats.mean_interval([np.nan]))
 
 
-def test_pairs_need_equal_shapes():
-    with pytest.raises(ValueError, match="equal shapes"):
-        stats.paired_bootstrap([1.0, 2.0], [1.0])
+def test_intervals_over_fewer_than_ten_photographs_are_marked():
+    assert stats.few_note(9) == stats.FEW_NOTE and stats.few_note(10) == ""
 
 
-def test_fewer_than_ten_photographs_are_small():
-    assert stats.is_small(9) and not stats.is_small(10)
+def test_holm_by_hand():
+    nan = math.nan
+    assert stats.holm([0.01, nan, 0.04, 0.03]) == pytest.approx([0.03, nan, 0.06, 0.06], nan_ok=True)
+    assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert stats.holm([]) == []

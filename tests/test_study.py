@@ -24,7 +24,7 @@ from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.study import cells as study
 from qartsr_lib.study import results
 from qartsr_lib.study.cells import grid, run_table
-from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.profiles import get_profile
 
 CELLS = len(PROFILE.timesteps) * (1 + len(PROFILE.bits))
@@ -78,15 +78,13 @@ def test_values_are_means_over_the_saved_pngs(finished):
     run, _ = finished
     experiment = Experiment("plain", 1, "maxmin", "W4A4", "samples")
     pairs = DATASETS.get("samples").pairs(max_images=IMAGES)
-    expected = np.mean([fake_score(run.png_path(experiment, pair.id), pair.hr, ["PSNR"])["PSNR"][0] for pair in pairs])
+    expected = np.mean([fake_score(run.images[experiment, pair.id], pair.hr, ["PSNR"])["PSNR"][0] for pair in pairs])
     row = run.table.query("timestep == 1 and bits == 'W4A4' and metric == 'PSNR'").iloc[0]
     assert row["value"] == pytest.approx(expected, rel=1e-12)
     assert row["ci_low"] < row["value"] < row["ci_high"]
     assert (row["n_images"], row["n_seeds"], row["w_bits_effective"]) == (IMAGES, 1, 4.0)
     assert "fewer than ten" in row["note"]
-    assert Image.open(run.png_path(experiment, pairs[0].id)).mode == "RGB"
-    with pytest.raises(QartsrError, match="no such image"):
-        run.png_path(experiment, "nobody")
+    assert Image.open(run.images[experiment, pairs[0].id]).mode == "RGB"
 
 
 def test_unavailable_metric_is_a_reason_and_never_a_number(finished):
@@ -176,9 +174,9 @@ def test_damaged_cache_entry_is_computed_again(finished):
 
 def test_lost_description_of_a_model_in_memory_is_made_again(home):
     profile, experiment = replace(PROFILE, max_images=1), Experiment("plain", 1, "maxmin", "W4A4", "samples")
-    evaluator = study._evaluator(profile, None, True, "cpu", fake_parts(), RunCache(home / "cache"))
+    evaluator = study._evaluator([experiment], profile, None, fake_parts(), RunCache(home / "cache"), "cpu")
     before = evaluator.model_info(experiment)
-    for path in (home / "cache/model").rglob("model.json"):
+    for path in (home / "cache/model").rglob("answer.json"):
         path.write_text("{")
     assert evaluator.model_info(experiment) == before | {"seconds": evaluator.model_info(experiment)["seconds"]}
 
@@ -198,7 +196,6 @@ def test_absent_data_sets_are_skipped_and_named(home, tmp_path, capsys):
     profile = replace(PROFILE, datasets=("samples", "RealSR"), timesteps=(1,))
     run = run_table(grid(profile, ()), profile, data_root=tmp_path, parts=fake_parts())
     assert set(run.table["dataset"]) == {"samples"}
-    assert list(run.skipped) == ["RealSR"]
     assert "RealSR is skipped: no folder RealSR" in capsys.readouterr().out
     with pytest.raises(QartsrError, match="no data set of this run is available"):
         run_table(grid(replace(profile, datasets=("RealSR",)), ()), profile, data_root=tmp_path, parts=fake_parts())
@@ -220,7 +217,7 @@ class _Broken(FakeBackbone):
 
 
 class _Plain:
-    label = "FP"
+    label, trains = "FP", False
 
     def build(self, backbone, *_, **__):
         return SimpleNamespace(backbone=backbone, w_bits_effective=32.0, steps=0, note="")

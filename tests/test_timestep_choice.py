@@ -16,7 +16,7 @@ def test_every_timestep_is_measured_against_its_own_full_precision(tmp_path, mon
     backbone = tiny_backbone()
     monkeypatch.setattr(finetuned, "load_backbone", lambda name, timestep: backbone)
     images = CalibrationList("photos", lq_images(2), "hash")
-    rows = measure_timesteps("tiny", ["embedded"], [1000, 1], ["W4A4"], images).frame
+    rows = measure_timesteps("tiny", ["embedded"], [1000, 1], ["W4A4"], images).table
     assert rows["timestep"].tolist() == [1000, 1000, 1, 1] and set(rows["dataset"]) == {"photos"}
     quantized = METHODS.get("maxmin").build(backbone, "W4A4", images.images).backbone
     with torch.no_grad():

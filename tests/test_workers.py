@@ -22,10 +22,10 @@ from qartsr_lib.base import provenance
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import cells as study
+from qartsr_lib.study import parallel
 from qartsr_lib.study.cells import grid, run_table
-from qartsr_lib.study.experiment import Experiment
-from qartsr_lib.study.workers import connected, connection, local, resolved, task
-from qartsr_lib.study.workers import sweep as on_workers
+from qartsr_lib.study.evaluator import Experiment
+from qartsr_lib.study.parallel import connected, local, measure_model, resolved
 from tests.faults.__main__ import COMMAND, main
 from tests.faults.strikes import CLUSTER, FAULTS, compared, interrupt, strike
 from tests.faults.trial import Trial, end_with, loopback, sweep
@@ -149,12 +149,12 @@ def test_work_on_a_cluster_outlives_its_client_and_is_joined_by_the_next(trial, 
 
 @pytest.mark.slow
 def test_a_worker_that_differs_is_named(tmp_path, cluster):
-    """It would put its results under other keys, and this process would wait for them in vain."""
-    work, make = one_image(tmp_path)
-    identity = task.identity_of(make(), work[0][0])
-    identity["environment"] |= {"threads": 77}
+    """It would put its results under other keys."""
+    make, items, mark = one_image(tmp_path)
+    same = make().identity | {"QARTSR_HOME": "mark"}
+    same["environment"] |= {"threads": 77}
     with connected(cluster) as client:
-        error = client.submit(task.measure_model, make, identity, work, key="differs").result()
+        error = client.submit(measure_model, "sweep", make, mark, same, items, key="differs").result()
     assert isinstance(error, QartsrError)
     assert "differs in environment.threads: 77 and 1" in str(error)
 
@@ -171,11 +171,13 @@ def test_local_workers_get_their_threads_and_leave_the_environment_alone(home):
 
 
 def one_image(folder: Path):
-    """([(experiment, pair)], what makes their evaluator), over an empty cache."""
-    profile = replace(PROFILE, max_images=1)
+    """(what makes an evaluator over an empty cache, [(experiment, pair)], the cache's mark)."""
+    profile, experiment = replace(PROFILE, max_images=1), Experiment("plain", 1, "fp", "W32A32", "samples")
     pairs = study.available_data(["samples"], None, 1)[0]["samples"]
-    make = partial(study._evaluator, profile, None, False, "cpu", fake_parts(), RunCache(folder / "cache"))
-    return [(Experiment("plain", 1, "fp", "W32A32", "samples"), pairs[0])], make
+    make = partial(study._evaluator, [experiment], profile, None, fake_parts(), RunCache(folder / "cache"), "cpu")
+    mark = folder / "mark"
+    mark.write_text("mark")
+    return make, [(experiment, pairs[0])], mark
 
 
 def test_workers_are_named_by_number_address_or_file(tmp_path, monkeypatch):
@@ -189,114 +191,91 @@ def test_workers_are_named_by_number_address_or_file(tmp_path, monkeypatch):
 
 
 def test_no_scheduler_at_the_address_is_one_line(monkeypatch):
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT", 0.5)
     with pytest.raises(QartsrError, match="no Dask scheduler answers there"), connected("tcp://127.0.0.1:9"):
         pass
 
 
-def test_reader_finds_and_computes_nothing(home):
-    log: list = []
-    work, _ = one_image(home)
-    make = partial(study._evaluator, PROFILE, None, False, "cpu", fake_parts(log=log), RunCache(home / "cache"))
-    reader = make(kind=on_workers.Reader)
-    assert on_workers._found(reader, work) == ([], {work[0][0]})
-    assert log == []
-    evaluator = make()
-    expected = evaluator.measure(*work[0])
-    values, absent = on_workers._found(reader, work)
-    assert absent == set()
-    assert values == [(*work[0], expected)]
-
-
-def test_one_task_per_model_whatever_is_absent(home):
+def test_one_task_per_model_of_all_data_sets(home):
     profile = replace(PROFILE, datasets=("samples", "samples-realistic"), max_images=2)
     experiments = grid(profile, ("maxmin",))
-    pairs = study.available_data(profile.datasets, None, 2)[0]
-    work = [(experiment, pair) for experiment in experiments for pair in pairs[experiment.dataset]]
-    make = partial(study._evaluator, profile, None, True, "cpu", fake_parts(), RunCache(home / "cache"))
-    reader = make(kind=on_workers.Reader)
-    whole = on_workers._tasks(reader, work, set(experiments), 0)
-    assert len(whole) == len(profile.timesteps) * (1 + len(profile.bits))
-    assert {len(items) for _, items in whole.values()} == {4}, "both data sets' images"
-    part = on_workers._tasks(reader, work, {experiments[0]}, 0)
-    assert len(part) == 1 and part.items() <= whole.items()
-    assert not part.keys() & on_workers._tasks(reader, work, set(experiments), 1).keys()
+    models = study._models(sorted(experiments, key=lambda item: item.dataset))
+    assert len(models) == len(profile.timesteps) * (1 + len(profile.bits))
+    assert all([item.dataset for item in model] == ["samples", "samples-realistic"] for model in models)
+    pair = study.available_data(["samples"], None, 1)[0]["samples"][0]
+    titles = {parallel._title({"source": source}, [(models[0][0], pair)]) for source in "aab"}
+    assert len(titles) == 2, "the same sweep asks for the same tasks"
 
 
-class FakeClient(SimpleNamespace):
-    """As much of a client as the survey asks."""
-
-    def scheduler_info(self, n_workers):
-        return {"workers": {"tcp://one": {}}}
-
-    def wait_for_workers(self, count):
-        pass
-
-    def run(self, function, device, token):
-        return {name: change(function(device, token)) for name, change in self.changes.items()}
+@pytest.fixture
+def on_worker(monkeypatch):
+    """Tasks run in this process as on a worker."""
+    worker = SimpleNamespace(address="tcp://one", get_current_task=lambda: "task")
+    worker.state = SimpleNamespace(tasks={"task": SimpleNamespace(state="executing")})
+    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+    monkeypatch.setattr(parallel, "_evaluators", {})
+    return worker
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda found: found | {"environment": {"threads": 5}}, "differ in environment"),
-        (lambda found: found | {"source": "old"}, "differ in source"),
-        (lambda found: found | {"sees the cache": False}, "differ in sees the cache"),
-    ],
-)
-def test_workers_must_agree(home, change, message):
-    reader = one_image(home)[1](kind=on_workers.Reader)
-    same = lambda found: found  # noqa: E731
-    client = FakeClient(changes={"tcp://one": same, "tcp://two": same})
-    assert on_workers.agreed_environment(client, reader) == provenance.environment("cpu")
-    client.changes["tcp://two"] = change
-    with pytest.raises(QartsrError, match=f"workers tcp://one and tcp://two {message}"):
-        on_workers.agreed_environment(client, reader)
-    assert not list((home / "cache").glob(".seen-*"))
+def test_a_worker_tells_what_it_has_and_measures_what_is_asked(home, on_worker):
+    make, items, mark = one_image(home)
+    here = {"source": provenance.source_sha256(), "QARTSR_HOME": "mark"}
+    same, values, abouts = measure_model("sweep", make, mark, here, [])
+    assert (values, abouts) == ([], {}) and same["environment"] == provenance.environment("cpu")
+    again, values, abouts = measure_model("sweep", make, mark, same, items)
+    assert again == same and list(abouts) == [items[0][0]]
+    assert values == [(*items[0], make().measure(*items[0]))]
+    on_worker.state.tasks["task"].state = "cancelled"
+    assert measure_model("sweep", make, mark, same, items) is None
 
 
-def test_workers_elsewhere_or_with_other_code_are_told(home):
-    reader = one_image(home)[1](kind=on_workers.Reader)
-    for change, message in (({"source": "old"}, "workers have other code"), ({"sees the cache": False}, "is not seen")):
-        client = FakeClient(changes={"tcp://one": lambda found, change=change: found | change})
-        with pytest.raises(QartsrError, match=message):
-            on_workers.agreed_environment(client, reader)
-
-
-def test_workers_that_lack_the_library_are_told(home):
-    def fail(found):
-        raise Exception("ModuleNotFoundError(\"No module named 'qartsr_lib'\")")
-
-    reader = one_image(home)[1](kind=on_workers.Reader)
-    with pytest.raises(QartsrError, match="workers cannot import the library"):
-        on_workers.agreed_environment(FakeClient(changes={"tcp://one": fail}), reader)
+@pytest.mark.parametrize("name", ["environment", "source", "metrics", "metrics that are not available", "QARTSR_HOME"])
+def test_workers_must_agree(home, on_worker, name):
+    make, items, mark = one_image(home)
+    same, *_ = measure_model("sweep", make, mark, {}, [])
+    if name == "QARTSR_HOME":
+        mark = home / "not seen here"
+    else:
+        same = same | {name: {"a": "b"}}
+    error = measure_model("sweep", make, mark, same, items)
+    assert isinstance(error, QartsrError) and f"worker tcp://one differs in {name}" in str(error)
 
 
 def ended(result=None, cancelled=False):
     """A future that gives or raises `result`."""
 
     def give():
-        if isinstance(result, KilledWorker):
+        if isinstance(result, (KilledWorker, ModuleNotFoundError)):
             raise result
         return result
 
     return SimpleNamespace(result=give, cancelled=lambda: cancelled, key="qartsr W4A4 T=1-0123")
 
 
-def test_how_a_task_ended():
-    running, lost = SimpleNamespace(status="running"), SimpleNamespace(status="closed")
-    on_workers._examine(ended(), running)
-    on_workers._examine(ended(cancelled=True), running)
-    with pytest.raises(QartsrError, match="the disk is full"):
-        on_workers._examine(ended(QartsrError("the disk is full")), running)
-    with pytest.raises(QartsrError, match="connection to the Dask scheduler was lost"):
-        on_workers._examine(ended(cancelled=True), lost)
-    killed = KilledWorker("key", SimpleNamespace(address="tcp://one"), 3)
-    with pytest.raises(QartsrError, match="qartsr W4A4 T=1: 4 workers died while computing it"):
-        on_workers._examine(ended(killed), running)
+@pytest.mark.parametrize(
+    ("future", "status", "message"),
+    [
+        (ended(cancelled=True), "running", "somebody else cancelled qartsr W4A4 T=1; finished work is kept"),
+        (ended(cancelled=True), "closed", "the Dask scheduler was lost; finished work is kept, run again"),
+        (ended(QartsrError("the disk is full")), "running", "the disk is full"),
+        (
+            ended(KilledWorker("key", SimpleNamespace(address="tcp://one"), 3)),
+            "running",
+            "qartsr W4A4 T=1: 4 workers died while computing it",
+        ),
+        (ended(ModuleNotFoundError("No module named 'qartsr_lib'")), "running", "workers cannot import the library"),
+    ],
+)
+def test_how_a_task_ended_badly(future, status, message):
+    with pytest.raises(QartsrError, match=message):
+        parallel._answer(future, SimpleNamespace(status=status))
 
 
-def test_a_worker_with_several_threads_takes_one_experiment_at_a_time(monkeypatch):
+def test_what_a_task_found_out():
+    assert parallel._answer(ended(({}, [], {})), SimpleNamespace(status="running")) == ({}, [], {})
+
+
+def test_a_worker_with_several_threads_takes_one_experiment_at_a_time(on_worker, tmp_path):
     inside, most = [], []
 
     def measure(experiment, pair):
@@ -305,10 +284,9 @@ def test_a_worker_with_several_threads_takes_one_experiment_at_a_time(monkeypatc
         time.sleep(0.02)
         inside.pop()
 
-    monkeypatch.setattr(task, "_unwanted", lambda: False)
-    evaluator = SimpleNamespace(measure=measure, model_info=lambda experiment: None)
-    monkeypatch.setattr(task, "_fitting", lambda *_: evaluator)
-    threads = [threading.Thread(target=task.measure_model, args=(None, {}, [(0, 0)] * 3)) for _ in range(4)]
+    evaluator = SimpleNamespace(measure=measure, about=lambda experiment: {}, identity={})
+    arguments = ("sweep", lambda: evaluator, tmp_path / "mark", {}, [(0, 0)] * 3)
+    threads = [threading.Thread(target=measure_model, args=arguments) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

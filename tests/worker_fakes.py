@@ -13,8 +13,7 @@ from study_fakes import PROFILE, FakeBackbone, fake_parts
 
 from qartsr_lib.base.atomic import write_text
 from qartsr_lib.study.cells import grid
-from qartsr_lib.study.evaluator import Parts
-from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.evaluator import Experiment, Parts
 from tests.faults.trial import sweep
 
 PHASES, PHASE_SECONDS = 4, 0.3

@@ -32,8 +32,6 @@ COMPUTING = (
     "training/finetuning",
     "methods",
     "study/evaluator.py",
-    "study/experiment.py",
-    "study/measured.py",
     "study/experiments",
 )
 

@@ -30,8 +30,8 @@ from qartsr_lib.images.image import read_image, to_uint8, upscale_bicubic
 from qartsr_lib.show.figures.style import webp, write_picture
 from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row, read_output
 from qartsr_lib.show.tables.setting import Setting
+from qartsr_lib.study.cells import Measured
 from qartsr_lib.study.paper import BICUBIC
-from qartsr_lib.study.table_run import TableRun
 
 Index = dict[str, list[dict[str, Any]]]
 #: Part of the index -> fields in which no two of its entries are alike.
@@ -45,7 +45,7 @@ QUALITY = 84
 
 
 def write_gallery(
-    run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool = False
+    run: Measured, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool = False
 ) -> Path:
     """Write the pictures of every method of `settings`, and the index; pictures that it does not name are removed.
 
@@ -99,7 +99,7 @@ def _read_index(path: Path) -> Index:
     return index
 
 
-def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[dict[str, Any]]:
+def _pictures(run: Measured, pair: Pair, settings: Sequence[Setting], folder: Path) -> Iterator[dict[str, Any]]:
     """Entries of the index: fields of SAME, psnr_y of the whole picture in dB before WebP (None for the original and
     where there is no picture), run_id ("" where no network was run), file ("" where a method diverged)."""
     original = read_image(pair.hr)
@@ -119,7 +119,7 @@ def _pictures(run: TableRun, pair: Pair, settings: Sequence[Setting], folder: Pa
         yield entry((backbone, timestep, method, bits), run_id, name, image)
 
 
-def _rows(run: TableRun, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
+def _rows(run: Measured, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
     """(backbone, T, method, bits, run_id) of every row of the photographs in one of the settings, once each."""
     table = run.table[(run.table["dataset"] == DATASET) & (run.table["backbone"] != BICUBIC)]
     columns = ["backbone", "timestep", "method", "bits", "run_id"]

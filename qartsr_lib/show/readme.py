@@ -20,10 +20,9 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.show.tables.claims import counts, read_ledger
 from qartsr_lib.show.tables.render import shown, to_markdown
 from qartsr_lib.show.tables.setting import FULL, cell_title
-from qartsr_lib.study.experiments.claims import PAPER, STUDY, VERDICTS
+from qartsr_lib.study.experiments.claims.ledger import PAPER, STUDY, VERDICTS
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, OUTSIDE
-from qartsr_lib.study.result_cells import rank
-from qartsr_lib.study.results import read_table
+from qartsr_lib.study.results import rank, read_table
 
 PROFILE, OURS = "study", "QArtSR"
 MODELS = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))

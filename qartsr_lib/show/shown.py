@@ -17,7 +17,7 @@ from qartsr_lib.show.gallery import write_gallery
 from qartsr_lib.show.gallery_index import read_index
 from qartsr_lib.show.tables import render
 from qartsr_lib.show.tables.settings import Setting
-from qartsr_lib.study.table_run import TableRun
+from qartsr_lib.study.cells import Measured
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +72,7 @@ PHOTOGRAPHS = {
 
 def show_photographs(
     name: str,
-    run: TableRun,
+    run: Measured,
     pairs: Sequence[Pair],
     boxes: Mapping[str, Sequence[int]],
     settings: Sequence[Setting],
@@ -117,7 +117,7 @@ def show_text(profile: str, name: str, text: str) -> Shown:
 
 
 def show_gallery(
-    run: TableRun, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool, save: bool
+    run: Measured, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool, save: bool
 ) -> pd.DataFrame:
     """Write the gallery of the web page (`gallery.write_gallery`) if `save`, and list its pictures."""
     if not save:

@@ -1,37 +1,127 @@
-"""Cells of the study: quantize a backbone, upscale a data set, score it, aggregate.
+"""From questions to rows: measured once, kept in the cache, written with a record of how they were made.
 
     run = run_table(grid(profile, ("maxmin",)), profile, data_root=DATA_ROOT)
     run.write("table1")
 
-Each quantized model is built once for all its data sets; each image's PNG and scores are entries of
-the cache, so an interrupted sweep continues where it stopped and ends with the same numbers.
-Evaluation is float32, batch 1, channels_last: low-bit networks amplify rounding, so these settings
-belong to a run's key.
+A question is all that determines some rows; its hash is their run_id. What `measure_cells` asks is answered as a whole.
+The questions of `run_table` are answered by experiments: each quantized model is built once for all its data sets,
+and each image is kept by itself. An interrupted run continues where it stopped and ends with the same numbers.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from qartsr_lib.base import paths
-from qartsr_lib.base.cache import RunCache
+import numpy as np
+import pandas as pd
+
+from qartsr_lib.base import paths, provenance
+from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.available import available_data
-from qartsr_lib.images.datasets.base import Pair
+from qartsr_lib.images.datasets.base import Pair, fingerprint
 from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_list
-from qartsr_lib.study.aggregate import aggregate
-from qartsr_lib.study.evaluator import NO_CALIBRATION, Evaluator, Parts, ScoredImage, default_parts
-from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.study import results
+from qartsr_lib.study.evaluator import (
+    EVALUATION,
+    FULL_PRECISION,
+    NO_CALIBRATION,
+    Evaluator,
+    Experiment,
+    Parts,
+    ScoredImage,
+    answered,
+    default_parts,
+)
 from qartsr_lib.study.profiles import Profile
-from qartsr_lib.study.table_run import TableRun
+from qartsr_lib.study.stats import few_note, mean_interval
 
 if TYPE_CHECKING:
     from distributed import Client
+
+Asked = TypeVar("Asked")
+
+
+@dataclass
+class Measured:
+    """Rows and what stands behind them."""
+
+    profile: str
+    table: pd.DataFrame  # with a column "run_id"; of `run_table` with `results.COLUMNS`
+    records: list[dict[str, Any]]  # one per run_id
+    per_image: pd.DataFrame | None = None  # `results.PER_IMAGE_COLUMNS` and "note"
+    images: dict[tuple[Experiment, str], Path] = field(repr=False, default_factory=dict)  # upscaled, by image id
+    histories: dict[Experiment, list[dict[str, float]]] = field(repr=False, default_factory=dict)  # of training
+
+    def write(
+        self, name: str, keep: bool = False, by: Sequence[str] = ("dataset",), front: Sequence[str] = results.COLUMNS
+    ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+        """Merge into results/<profile>/<name>.csv, with per-image values and run records; see `results.write_table`.
+
+        Args:
+            keep: this is a part of a table of `run_table`, whose other rows stay.
+
+        Returns:
+            (table, per-image values): these, or, of a part, those of the whole table.
+        """
+        by = results.KEYS if keep else by
+        results.write_table(self.profile, name, self.table, self.per_image, self.records, by, front)
+        if not keep:
+            return self.table, self.per_image
+        return results.read_table(self.profile, name), results.read_per_image(self.profile, name)
+
+    def run_ids(self, **fixed: object) -> str:
+        """The run ids behind the rows whose columns have the given values, separated by spaces."""
+        rows = self.table
+        for column, value in fixed.items():
+            rows = rows[rows[column] == value]
+        return " ".join(rows["run_id"].unique())
+
+
+def measure_cells(
+    profile: str,
+    questions: Mapping[Asked, Mapping[str, Any]],
+    measure: Callable[[Asked], pd.DataFrame],
+    cache: RunCache | None = None,
+) -> Measured:
+    """Measure every question's rows, or find them in the cache.
+
+    Args:
+        questions: name -> all that determines its rows, JSON-able.
+        measure: name -> its rows, with the columns that `Measured.write` merges by.
+        cache: the profile's own by default.
+    """
+    cache, environment = cache or RunCache.for_profile(profile), provenance.environment()
+    frames, records = [], []
+    for name, question in questions.items():
+        _, found = answered(
+            cache, "measurement", question, environment, lambda _, name=name: measure(name).to_dict("split")
+        )
+        texts = [[results.cell_text(value) for value in row] for row in found["data"]]
+        records.append(_record(profile, question, environment, {"measurement": found["seconds"]}, texts))
+        frame = pd.DataFrame(found["data"], columns=found["columns"])
+        frames.append(frame.assign(run_id=records[-1]["run_id"]))
+    return Measured(profile, pd.concat(frames, ignore_index=True), records)
+
+
+def _record(profile: str, question: Mapping, environment: Mapping, seconds: Mapping, outputs: Sequence) -> dict:
+    """How rows were made. Their run_id names what was asked for: the same question has the same on every machine."""
+    return {
+        "run_id": stable_hash(question)[:12],
+        "profile": profile,
+        **question,
+        "git": provenance.git_state(),
+        "environment": environment,
+        "duration_s": {part: round(duration, 2) for part, duration in seconds.items()},
+        "peak_memory_mib": round(provenance.peak_memory_mib()),
+        "outputs_sha256": stable_hash(outputs),
+    }
 
 
 def grid(profile: Profile, methods: Sequence[str], seeds: Sequence[int] | None = None) -> list[Experiment]:
@@ -60,22 +150,19 @@ def run_table(
     parts: Parts | None = None,
     cache: RunCache | None = None,
     workers: str | Client = "",
-) -> TableRun:
+) -> Measured:
     """Measure `experiments` and aggregate them over images and seeds.
 
-    Everything that can be wrong with the data is found before the first image is computed. Data
-    sets that this machine lacks are skipped and named in the result.
+    Everything that can be wrong with the data is found before the first image is computed. Data sets that this machine
+    lacks are skipped and named.
 
     Args:
-        experiments: such as `grid` gives; seeds of one cell are aggregated into one row.
+        experiments: such as `grid` gives; those that differ in nothing but the seed are aggregated into one row.
         profile: gives metrics, calibration list, max_images and max_side.
         data_root: folder of the benchmarks; else the environment's DATA_ROOT.
-        device: where models run.
-        label: shown beside the progress bar.
         parts: suppliers of backbones, methods and metrics; tests pass fakes.
         cache: where finished images are kept; the profile's own by default.
-        workers: "" or "1" for this process, another number for so many local processes, or the
-            address or scheduler file of a Dask cluster (see `workers`); a Dask client is used as it is.
+        workers: "" or "1" for this process, else see `parallel.connected`.
 
     Raises:
         QartsrError: broken data, unknown names, missing weights, full disk, workers that differ.
@@ -87,68 +174,141 @@ def run_table(
     pairs, skipped = available_data(asked, root, profile.max_images, profile.max_side)
     for dataset, reason in skipped.items():
         print(f"data set {dataset} is skipped: {reason}", flush=True)
-    experiments = sorted(
-        (experiment for experiment in experiments if experiment.dataset in pairs), key=_building_order(experiments)
-    )
-    calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
-    make = partial(_evaluator, profile, root, calibrated, device, parts, cache or RunCache.for_profile(profile.name))
-    work = [(experiment, pair) for experiment in experiments for pair in pairs[experiment.dataset]]
+    experiments = [experiment for experiment in experiments if experiment.dataset in pairs]
+    models = [[(item, pair) for item in model for pair in pairs[item.dataset]] for model in _models(experiments)]
+    cache = cache or RunCache.for_profile(profile.name)
+    make = partial(_evaluator, experiments, profile, root, parts, cache, device)
+    facts = {} if profile.max_side is None else {"max_side": profile.max_side}
     try:
-        values, evaluator, facts = _measured(work, make, workers, label)
+        if workers in ("", "1"):
+            evaluator = make()
+            values = [(*item, evaluator.measure(*item)) for item in progress(list(itertools.chain(*models)), label)]
+            abouts = {experiment: evaluator.about(experiment) for experiment in experiments}
+        else:
+            from qartsr_lib.study import parallel  # a plain run needs no Dask
+
+            values, abouts, about_workers = parallel.measure(workers, make, models, cache.root, label)
+            facts |= about_workers
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished is kept, and the same command continues there", file=sys.stderr)
         raise
-    table, per_image, records = aggregate(values, evaluator, pairs, profile.name)
-    limits = {} if profile.max_side is None else {"max_side": profile.max_side}
-    records = [record | limits | facts for record in records]
-    images = {(experiment, pair.id): measured.png for experiment, pair, measured in values if measured.png}
-    trained = [experiment for experiment in experiments if evaluator.model_info(experiment)["steps"]]
-    histories = {experiment: evaluator.history(experiment) for experiment in trained}
-    return TableRun(profile.name, table, per_image, records, skipped, images, histories)
-
-
-def _measured(
-    work: Sequence[tuple[Experiment, Pair]], make: Callable[..., Evaluator], workers: str | Client, label: str
-) -> tuple[list[tuple[Experiment, Pair, ScoredImage]], Evaluator, dict[str, Any]]:
-    """(values in the order of `work`, an evaluator that finds them, what records say about workers)."""
-    if workers in ("", "1"):
-        evaluator = make()
-        return [(*item, evaluator.measure(*item)) for item in progress(work, label)], evaluator, {}
-    from qartsr_lib.study.workers import measure  # a plain run needs no Dask
-
-    return measure(workers, make, work, label)
+    return aggregate(values, abouts, pairs, profile.name, facts)
 
 
 def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Path | None = None, device: str = "cpu"):
     """The quantized backbone of an experiment, trained or found in the cache that `run_table` uses too."""
-    calibrated = experiment.method not in NO_CALIBRATION
     cache = RunCache.for_profile(profile.name)
-    return _evaluator(profile, paths.data_root(data_root), calibrated, device, None, cache).build(experiment)
+    return _evaluator([experiment], profile, paths.data_root(data_root), None, cache, device).build(experiment)
 
 
 def _evaluator(
+    experiments: Sequence[Experiment],
     profile: Profile,
     root: Path | None,
-    calibrated: bool,
-    device: str,
     parts: Parts | None,
     cache: RunCache,
-    kind: type[Evaluator] = Evaluator,
+    device: str,
 ) -> Evaluator:
-    return kind(
-        parts or default_parts(profile),
-        cache,
-        profile.metrics,
-        calibration_list(profile, root) if calibrated else CalibrationList("none", [], ""),
-        device,
+    calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
+    calibration = calibration_list(profile, root) if calibrated else CalibrationList("none", [], "")
+    return Evaluator(parts or default_parts(profile), cache, profile.metrics, calibration, device)
+
+
+def _models(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+    """Experiments that share a quantized model, those next to each other that share a backbone; in order otherwise."""
+    backbones: dict[tuple, dict[tuple, list[Experiment]]] = {}
+    for item in experiments:
+        models = backbones.setdefault((item.backbone, item.timestep), {})
+        models.setdefault((item.method, item.bits, item.seed, item.options), []).append(item)
+    return [model for models in backbones.values() for model in models.values()]
+
+
+def aggregate(
+    values: Sequence[tuple[Experiment, Pair, ScoredImage]],
+    abouts: Mapping[Experiment, Mapping[str, Any]],
+    pairs: Mapping[str, Sequence[Pair]],
+    profile: str,
+    facts: Mapping[str, Any] | None = None,
+) -> Measured:
+    """Rows of `results.COLUMNS`, with per-image values, images and histories.
+
+    A value is the mean over images of the mean over seeds; its interval is a bootstrap over images (seeds are
+    repetitions of the method, not further photographs).
+
+    Args:
+        abouts: `Evaluator.about` each experiment.
+        facts: what every record is to say besides.
+    """
+    groups: dict[Experiment, list[tuple[Experiment, Pair, ScoredImage]]] = {}
+    for value in values:
+        groups.setdefault(replace(value[0], seed=0), []).append(value)
+    rows, per_image, records = [], [], []
+    for members in groups.values():
+        experiments = list(dict.fromkeys(experiment for experiment, *_ in members))
+        about, infos = abouts[experiments[0]], [abouts[experiment]["info"] for experiment in experiments]
+        long = _per_image(members, about["label"])
+        question = _question(experiments, about, pairs[experiments[0].dataset])
+        seconds = {"build": sum(info["seconds"] for info in infos)}
+        seconds["images"] = sum(scored.seconds for *_, scored in members)
+        texts = [results.cell_text(value) for value in long["value"]]
+        records.append(_record(profile, question, about["environment"], seconds, texts) | (facts or {}))
+        long.insert(len(results.PER_IMAGE_COLUMNS) - 1, "run_id", records[-1]["run_id"])
+        per_image.append(long)
+        rows += [_row(scored, infos) for _, scored in long.groupby("metric", sort=False)]
+    return Measured(
+        profile,
+        pd.DataFrame(rows, columns=list(results.COLUMNS)),
+        records,
+        pd.concat(per_image, ignore_index=True),
+        {(experiment, pair.id): scored.png for experiment, pair, scored in values if scored.png},
+        {experiment: about["info"]["history"] for experiment, about in abouts.items() if about["info"]["steps"]},
     )
 
 
-def _building_order(experiments: Sequence[Experiment]):
-    """Sort key that brings together what shares a backbone, then what shares a quantized model."""
-    backbones = list(dict.fromkeys((item.backbone, item.timestep) for item in experiments))
-    models = list(dict.fromkeys((item.method, item.bits, item.seed, item.options) for item in experiments))
-    return lambda item: (
-        backbones.index((item.backbone, item.timestep)),
-        models.index((item.method, item.bits, item.seed, item.options)),
-    )
+def _question(experiments: Sequence[Experiment], about: Mapping[str, Any], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """What was asked for: experiments that differ in the seed, weights, data, metrics."""
+    first = experiments[0]
+    return {
+        "parameters": {
+            "backbone": first.backbone,
+            "timestep": first.timestep,
+            "method": first.method,
+            "label": about["label"],
+            "options": dict(first.options),
+            "bits": first.bits,
+            "seeds": sorted(experiment.seed for experiment in experiments),
+        },
+        "weights_sha256": about["weights_sha256"],
+        "calibration": None if first.method in NO_CALIBRATION else about["calibration"],
+        "metrics": about["metrics"],
+        "data": {"name": first.dataset, "images": len(pairs), "sha256": fingerprint(list(pairs))},
+        "evaluation": EVALUATION,
+    }
+
+
+def _per_image(members: Sequence[tuple[Experiment, Pair, ScoredImage]], label: str) -> pd.DataFrame:
+    rows = [
+        (item.dataset, item.backbone, item.timestep, label, item.bits, item.seed, pair.id, metric, value, note)
+        for item, pair, scored in members
+        for metric, (value, note) in scored.scores.items()
+    ]
+    return pd.DataFrame(rows, columns=[*results.PER_IMAGE_COLUMNS[:-1], "note"]).astype({"value": float})
+
+
+def _row(scored: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One metric's row of the table."""
+    by_image = scored.groupby("image", sort=True)["value"].mean().dropna().to_numpy()
+    mean, low, high = mean_interval(by_image)
+    notes = [*scored["note"], *(info["note"] for info in infos), few_note(len(by_image)) if len(by_image) else ""]
+    stored = [info["w_bits_effective"] for info in infos if info["w_bits_effective"] is not None]
+    return {
+        **scored.iloc[0][[*results.KEYS, "metric", "run_id"]],
+        "value": mean,
+        "ci_low": low,
+        "ci_high": high,
+        "n_images": len(by_image),
+        "n_seeds": len(infos),
+        "steps": max(info["steps"] for info in infos),
+        "w_bits_effective": float(np.mean(stored)) if stored else np.nan,
+        "note": "; ".join(dict.fromkeys(filter(None, notes))),
+    }

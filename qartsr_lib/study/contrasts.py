@@ -10,28 +10,22 @@ import numpy as np
 import pandas as pd
 
 from qartsr_lib.images.metrics import lower_is_better
-from qartsr_lib.study.aggregate import FEW_NOTE
-from qartsr_lib.study.experiment import FULL_PRECISION
+from qartsr_lib.study.evaluator import FULL_PRECISION
 from qartsr_lib.study.experiments import finetuned as grids
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, NO_MODEL, NO_TIMESTEP, OUTSIDE
-from qartsr_lib.study.stats import is_small, paired_bootstrap
+from qartsr_lib.study.results import KEYS
+from qartsr_lib.study.stats import few_note, mean_interval
 
 NOT_QUANTIZED = FULL_PRECISION[1]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table, as a pair of `paired_differences` names it.
+    """One row of a table, as a pair of `paired_differences` names it."""
 
-    Attributes:
-        method: name in the table. FP, bicubic and outside systems are taken at W32A32 whatever the bit width.
-        bits: such as "W4A4"; None for every bit width in turn.
-        timestep: T; None for every T in turn.
-    """
-
-    method: str
-    bits: str | None = None
-    timestep: int | None = None
+    method: str  # name in the table. FP, bicubic and outside systems are taken at W32A32 whatever the bit width.
+    bits: str | None = None  # such as "W4A4"; None for every bit width in turn
+    timestep: int | None = None  # T; None for every T in turn
 
 
 Pairs = Sequence[tuple[Row, Row]]
@@ -96,11 +90,21 @@ def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, 
     }
 
 
+def image_means(rows: pd.DataFrame) -> pd.Series:
+    """Value per image, means over seeds; infinite values count as none."""
+    return rows["value"].astype(float).replace([np.inf, -np.inf], np.nan).groupby(rows["image"]).mean()
+
+
+def paired(plus: Sequence[pd.Series], minus: Sequence[pd.Series]) -> pd.Series:
+    """Sum of `plus` minus sum of `minus` (`image_means`) per image, without images that one of them lacks."""
+    return (sum(plus) - sum(minus)).dropna()
+
+
 def paired_differences(per_image: pd.DataFrame, pairs: Pairs, metric: str = "PSNR") -> pd.DataFrame:
     """`metric` of the first row minus the second, paired over images (means over seeds), with 95% intervals.
 
     Args:
-        per_image: `TableRun.per_image`; both rows of a pair are of one backbone, or the second of an outside
+        per_image: `Measured.per_image`; both rows of a pair are of one backbone, or the second of an outside
             system or bicubic.
         pairs: each is resolved for every data set, backbone, bit width and T; a pair with an absent row is left out.
         metric: name in METRICS.
@@ -110,14 +114,14 @@ def paired_differences(per_image: pd.DataFrame, pairs: Pairs, metric: str = "PSN
         ("helps", "hurts", "undecided" where the interval holds zero or there is none, "no value") and
         note (few images). bits and T read "a - b" where the rows differ in them.
     """
-    values = _by_row(per_image, metric)
-    cells = list(dict.fromkeys((key[0], key[1]) for key in values if key[1] not in NO_MODEL))
+    scored = per_image[per_image["metric"] == metric]
+    values = {key: image_means(rows) for key, rows in scored.groupby(list(KEYS), sort=False)}
     lines: dict[tuple, tuple] = {}
-    for dataset, backbone in cells:
-        settings = [key[3:] for key in values if key[:2] == (dataset, backbone)]
-        for first, second in pairs:
-            for bits, timestep in dict.fromkeys(settings):
-                found = tuple(_find(values, row, dataset, backbone, bits, timestep) for row in (first, second))
+    for model in dict.fromkeys(key[:2] for key in values if key[1] not in NO_MODEL):
+        settings = dict.fromkeys((timestep, bits) for *own, timestep, _, bits in values if tuple(own) == model)
+        for pair in pairs:
+            for setting in settings:
+                found = tuple(_find(values, row, *model, *setting) for row in pair)
                 if None not in found and found not in lines:
                     lines[found] = _line(found, values, metric)
     columns = ["dataset", "backbone", "bits", "T", "difference", metric, "ci_low", "ci_high"]
@@ -134,37 +138,28 @@ def difference_sections(
     return [(title, table) for title, table in sections if len(table)]
 
 
-Key = tuple[str, str, str, str, int]
+Key = tuple[str, str, int, str, str]  # values of KEYS
 
 
-def _by_row(per_image: pd.DataFrame, metric: str) -> dict[Key, pd.Series]:
-    """(dataset, backbone, method, bits, T) -> value per image, means over seeds; NaN where there is none."""
-    scored = per_image[per_image["metric"] == metric]
-    scored = scored.assign(value=scored["value"].astype(float).replace([np.inf, -np.inf], np.nan))
-    keys = ["dataset", "backbone", "method", "bits", "timestep"]
-    return {key: part.groupby("image")["value"].mean() for key, part in scored.groupby(keys, sort=False)}
-
-
-def _find(values: dict[Key, pd.Series], row: Row, dataset: str, backbone: str, bits: str, timestep: int) -> Key | None:
+def _find(values: dict[Key, pd.Series], row: Row, dataset: str, backbone: str, timestep: int, bits: str) -> Key | None:
     timestep = timestep if row.timestep is None else row.timestep
-    candidates = [(dataset, backbone, row.method, row.bits or bits, timestep)]
+    candidates = [(dataset, backbone, timestep, row.method, row.bits or bits)]
     if row.bits is None:
-        candidates.append((dataset, backbone, row.method, NOT_QUANTIZED, timestep))
-        candidates.append((dataset, OUTSIDE, row.method, NOT_QUANTIZED, NO_TIMESTEP))
-        candidates.append((dataset, BICUBIC, row.method, NOT_QUANTIZED, 1))
+        models = [(backbone, timestep), (OUTSIDE, NO_TIMESTEP), (BICUBIC, 1)]
+        candidates += [(dataset, *model, row.method, NOT_QUANTIZED) for model in models]
     return next((key for key in candidates if key in values), None)
 
 
 def _line(found: Sequence[Key], values: dict[Key, pd.Series], metric: str) -> tuple:
-    first, second = found
-    table = pd.concat([values[first], values[second]], axis=1, keys=["first", "second"]).dropna()
-    mean, low, high = paired_bootstrap(table["first"].to_numpy(), table["second"].to_numpy())
-    note = FEW_NOTE if is_small(len(table)) else ""
-    alone = second[1] in NO_MODEL
-    settings = [str(a) if a == b or alone else f"{a} - {b}" for a, b in zip(first, second, strict=True)]
-    name = f"{first[2]} - {second[2]}"
-    verdict = _verdict(mean, low, high, metric)
-    return (first[0], first[1], settings[3], settings[4], name, mean, low, high, len(table), verdict, note)
+    difference = paired(*([values[key]] for key in found))
+    mean, low, high = mean_interval(difference)
+    (dataset, backbone, *first), (_, other, *second) = found
+    timestep, method, bits = (
+        str(a) if a == b or other in NO_MODEL else f"{a} - {b}" for a, b in zip(first, second, strict=True)
+    )
+    method = f"{first[1]} - {second[1]}"
+    n, verdict = len(difference), _verdict(mean, low, high, metric)
+    return (dataset, backbone, bits, timestep, method, mean, low, high, n, verdict, few_note(n))
 
 
 def _verdict(mean: float, low: float, high: float, metric: str) -> str:

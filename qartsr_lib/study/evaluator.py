@@ -1,9 +1,10 @@
 """Measure one image of one experiment, remembering every finished piece in the cache.
 
-Three kinds of entries: "model" (what a quantized model is, how long it took to build, and all of it
-where it was trained), "sr" (one upscaled image) and "scores" (its metric values). A model is built
-only when one of its images is not in the cache. Training or inference that ends in numbers that are
-not finite is a result as well: n/a with the reason.
+Three kinds of entries: "model" (what a quantized model is, how long it took to build, and all of it where it was
+trained), "sr" (one upscaled image) and "scores" (its metric values). A model is built only when one of its images is
+not in the cache. Training or inference that ends in numbers that are not finite is a result as well: n/a with the
+reason. Evaluation is float32, batch 1, channels_last: low-bit networks amplify rounding, so these settings belong to
+every key.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -27,35 +27,43 @@ from qartsr_lib.base.files import remembered_sha256
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import read_image, write_png
+from qartsr_lib.images.metrics.scoring import Score
 from qartsr_lib.methods.checkpoint import DESCRIPTION, load_quantized, save_quantized
-from qartsr_lib.study.experiment import Experiment
 
 if TYPE_CHECKING:
     from qartsr_lib.methods import Method
     from qartsr_lib.study.profiles import Profile
 
+FULL_PRECISION = ("fp", "W32A32")
+NO_CALIBRATION = ("fp",)
 #: How every image is evaluated; part of every key.
 EVALUATION = {"dtype": "float32", "batch": 1, "memory_format": "channels_last", "png_bits": 8}
-NO_CALIBRATION = ("fp",)
+ANSWER = "answer.json"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one number is about."""
+
+    backbone: str  # name in `backbones.BACKBONES`
+    timestep: int  # label T
+    method: str  # name in `methods.METHODS`
+    bits: str  # such as "W4A4"; "W32A32" with method "fp"
+    dataset: str  # name in `datasets.DATASETS`
+    seed: int = 0  # of the method
+    options: tuple[tuple[str, object], ...] = ()  # the method's own, (name, value)
+    label: str = ""  # name in tables; the method's own when empty. Needed to tell variants apart.
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The suppliers of a sweep.
+    """The suppliers of a sweep."""
 
-    Attributes:
-        load_backbone: (name, timestep, device) -> OneStepSR.
-        method: name -> Method.
-        available: metric names -> {name: None or the reason}.
-        identity: metric names -> {name: all that determines its values}, JSON-able.
-        score: (SR file, HR file, names) -> {name: (value or None, note)}.
-    """
-
-    load_backbone: Callable[[str, int, str], Any]
-    method: Callable[[str], Method]
-    available: Callable[[Sequence[str]], Mapping[str, str | None]]
-    identity: Callable[[Sequence[str]], Mapping[str, Any]]
-    score: Callable[[Path, Path, Sequence[str]], Mapping[str, tuple[float | None, str]]]
+    load_backbone: Callable[[str, int, str], Any]  # (name, timestep, device) -> OneStepSR
+    method: Callable[[str], Method]  # by name
+    available: Callable[[Sequence[str]], Mapping[str, str | None]]  # metric names -> {name: None or the reason}
+    identity: Callable[[Sequence[str]], Mapping[str, Any]]  # metric names -> {name: what determines it}, JSON-able
+    score: Callable[[Path, Path, Sequence[str]], Mapping[str, Score]]  # (SR file, HR file, names) -> {name: score}
 
 
 def default_parts(profile: Profile) -> Parts:
@@ -70,19 +78,39 @@ def default_parts(profile: Profile) -> Parts:
     return Parts(load_backbone, METHODS.get, metrics.available, metrics.identity, metrics.score)
 
 
-@dataclass(frozen=True)
-class ScoredImage:
-    """One image of one experiment.
+class ScoredImage(NamedTuple):
+    """One image of one experiment."""
 
-    Attributes:
-        png: the upscaled image; None where there is none, because numbers were not finite.
-        scores: metric -> (value or None, note).
-        seconds: computing time when it was made, whichever invocation made it.
+    png: Path | None  # None where there is none, because numbers were not finite
+    scores: dict[str, Score]  # of every metric
+    seconds: float  # computing time when it was made, whichever invocation made it
+
+
+def answered(
+    cache: RunCache, kind: str, question: Any, environment: Mapping[str, Any], answer: Callable[[Path], dict[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """The answer to a question, found in the cache or worked out and kept there.
+
+    Args:
+        question: all that determines the answer beside the environment and the library's source; JSON-able.
+        answer: writes files into the folder that it is given, and returns what else is to be kept, JSON-able.
+
+    Returns:
+        The entry's folder, and what `answer` returned with "seconds", its time where it names none itself.
     """
 
-    png: Path | None
-    scores: dict[str, tuple[float | None, str]]
-    seconds: float
+    def fill(folder: Path) -> None:
+        started = time.monotonic()
+        found = answer(folder)
+        found = {"seconds": round(time.monotonic() - started, 3)} | found
+        (folder / ANSWER).write_text(json.dumps(found), encoding="utf-8")
+
+    folder = cache.get_or_put(kind, _entry_key(question, environment), fill)
+    return folder, json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+
+
+def _entry_key(question: Any, environment: Mapping[str, Any]) -> str:
+    return stable_hash([question, environment, provenance.source_sha256()])
 
 
 class Evaluator:
@@ -99,7 +127,7 @@ class Evaluator:
         self.parts, self.cache, self.calibration, self.device = parts, cache, calibration, device
         self.metrics = tuple(metrics)
         self.reasons = {name: reason for name, reason in parts.available(metrics).items() if reason}
-        self.identity = dict(parts.identity(self.metrics))
+        self.metric_identity = dict(parts.identity(self.metrics))
         devices.make_exact(devices.checked(device))
         self.environment = provenance.environment(device)
         self._weights: dict[tuple[str, int], str] = {}
@@ -108,30 +136,53 @@ class Evaluator:
 
     def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
         """Upscale and score one image, or find both in the cache."""
-        sr_key = self._key("sr", self.model_key(experiment), remembered_sha256(pair.lq))
-        sr = self.cache.get_or_put("sr", sr_key, lambda folder: self._upscale(experiment, pair, folder))
-        made = _read_json(sr / "made.json")
-        if made.get("diverged"):
-            return ScoredImage(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
-        names = [name for name in self.metrics if name not in self.reasons]
-        identity = {name: self.identity[name] for name in names}
-        score_key = self._key("scores", remembered_sha256(sr / "sr.png"), remembered_sha256(pair.hr), identity)
-        scored = self.cache.get_or_put(
-            "scores", score_key, lambda folder: self._score(sr / "sr.png", pair, names, folder)
+        question = [self.model_key(experiment), remembered_sha256(pair.lq)]
+        folder, made = answered(
+            self.cache, "sr", question, self.environment, lambda folder: self._upscale(experiment, pair, folder)
         )
-        found = _read_json(scored / "scores.json")
-        scores = {
-            name: (None, self.reasons[name]) if name in self.reasons else tuple(found["scores"][name])
-            for name in self.metrics
+        if made["diverged"]:
+            return ScoredImage(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
+        png = folder / "sr.png"
+        scores, seconds = self.score(png, pair.hr)
+        return ScoredImage(png, scores, made["seconds"] + seconds)
+
+    def score(self, png: Path, hr: Path) -> tuple[dict[str, Score], float]:
+        """(score of every metric, computing time) of an image."""
+        names = [name for name in self.metrics if name not in self.reasons]
+        question = [remembered_sha256(png), remembered_sha256(hr), {name: self.metric_identity[name] for name in names}]
+
+        def scored(_: Path) -> dict[str, Any]:
+            return {"scores": dict(self.parts.score(png, hr, names)) if names else {}}
+
+        _, found = answered(self.cache, "scores", question, self.environment, scored)
+        unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
+        scores = {name: unavailable.get(name) or tuple(found["scores"][name]) for name in self.metrics}
+        return scores, found["seconds"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that has to be the same for another evaluator to find this one's entries, but for its models."""
+        return {
+            "source": provenance.source_sha256(),
+            "environment": self.environment,
+            "metrics": self.metric_identity,
+            "metrics that are not available": self.reasons,
+            "calibration": {"name": self.calibration.name, "sha256": self.calibration.sha256},
         }
-        return ScoredImage(sr / "sr.png", scores, made["seconds"] + found["seconds"])
+
+    def about(self, experiment: Experiment) -> dict[str, Any]:
+        """`identity`, with the experiment's label, its weights' hash and its model ("info", see `model_info`)."""
+        label = experiment.label or self.parts.method(experiment.method).label
+        weights = {"weights_sha256": self.weights_sha256(experiment)}
+        return self.identity | weights | {"label": label, "info": self.model_info(experiment)}
 
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
-        """{"w_bits_effective", "steps", "seconds", "note", "diverged"} of the experiment's model.
+        """{"w_bits_effective", "steps", "seconds", "note", "diverged", "history"} of the experiment's model.
 
-        "diverged" is the reason where there is no model, "" otherwise; w_bits_effective is None then.
+        "diverged" is the reason where there is no model, "" otherwise; w_bits_effective is None then. "history" has
+        one record per training step.
         """
-        return _read_json(self._model_folder(experiment) / "model.json")
+        return self._kept_model(experiment)[1]
 
     def model_key(self, experiment: Experiment) -> dict[str, Any]:
         """All that determines a quantized model, apart from the environment and the library's source."""
@@ -151,16 +202,8 @@ class Evaluator:
         """The backbone's weight hash; remembered, so that a sweep found in the cache loads no model twice."""
         name = (experiment.backbone, experiment.timestep)
         if name not in self._weights:
-            self._weights[name] = self.backbone(experiment).weights_sha256
+            self._weights[name] = self._loaded(experiment).weights_sha256
         return self._weights[name]
-
-    def backbone(self, experiment: Experiment) -> Any:
-        """The full-precision backbone; the last one is kept."""
-        name = (experiment.backbone, experiment.timestep)
-        if self._backbone is None or self._backbone[0] != name:
-            self._backbone = self._model = None  # free the old ones before loading
-            self._backbone = (name, self.parts.load_backbone(*name, self.device))
-        return self._backbone[1]
 
     def build(self, experiment: Experiment) -> Any:
         """The experiment's quantized backbone; the last one is kept in memory, a trained one in the cache too.
@@ -168,71 +211,70 @@ class Evaluator:
         Raises:
             Diverged: its training did; remembered, and not tried again.
         """
-        key = self._key("model", self.model_key(experiment))
-        if self._model is not None and self._model[0] == key:
-            return self._model[1]
-        self._model = None
-        backbone = self.backbone(experiment)
-        kept = self.cache.get("model", key)
-        reason = "" if kept is None else _read_json(kept / "model.json")["diverged"]
-        if reason:
-            raise Diverged(reason)
-        if kept is not None and (kept / DESCRIPTION).exists():
-            model = load_quantized(kept, lambda *_: copy.deepcopy(backbone))
-        else:
-            model = self._make(experiment, backbone, key)
-        self._model = (key, model)
-        return model
+        key = self._key(experiment)
+        if self._model is None or self._model[0] != key:
+            self._model = None  # free the old one
+            folder, info = self._kept_model(experiment)
+            if info["diverged"]:
+                raise Diverged(info["diverged"])
+            if self._model is None and (folder / DESCRIPTION).exists():
+                backbone = self._loaded(experiment)
+                self._model = (key, load_quantized(folder, lambda *_: copy.deepcopy(backbone)))
+            elif self._model is None:  # one that is made faster than it is read
+                self._make(experiment)
+        return self._model[1]
 
-    def history(self, experiment: Experiment) -> list[dict[str, float]]:
-        """One record per training step of the experiment's model; empty without training."""
-        path = self._model_folder(experiment) / "history.json"
-        return _read_json(path) if path.exists() else []
+    def _loaded(self, experiment: Experiment) -> Any:
+        """The full-precision backbone; the last one is kept."""
+        name = (experiment.backbone, experiment.timestep)
+        if self._backbone is None or self._backbone[0] != name:
+            self._backbone = self._model = None  # free the old ones before loading
+            self._backbone = (name, self.parts.load_backbone(*name, self.device))
+        return self._backbone[1]
 
-    def _model_folder(self, experiment: Experiment) -> Path:
-        key = self._key("model", self.model_key(experiment))
-        if self.cache.get("model", key) is None:
-            self._model = None  # one in memory would not be written again
-            with suppress(Diverged):  # remembered in the folder
-                self.build(experiment)
-        return self.cache.get("model", key)
+    def _kept_model(self, experiment: Experiment) -> tuple[Path, dict[str, Any]]:
+        """The entry of the experiment's model, see `model_info`."""
+        question = self.model_key(experiment)
 
-    def _make(self, experiment: Experiment, backbone: Any, key: str) -> Any:
-        """Run the method and keep what it made; an interrupted training continues after its last finished phase."""
-        images = [] if experiment.method in NO_CALIBRATION else self.calibration.images
-        method = self.parts.method(experiment.method)
-        options = dict(experiment.options)
-        unfinished = self.cache.root / "unfinished" / f"{key}.pt"
-        if getattr(method, "trains", False):
-            options["checkpoint"] = unfinished
-        torch.manual_seed(experiment.seed)
-        started = time.monotonic()
-        images = [image.to(self.device) for image in images]
-        info = {"w_bits_effective": None, "steps": 0, "note": "", "diverged": ""}
-        try:
-            result = method.build(backbone, experiment.bits, images, seed=experiment.seed, **options)
-        except Diverged as error:
-            info |= {"diverged": str(error), "seconds": round(time.monotonic() - started, 2)}
-            self.cache.get_or_put("model", key, lambda folder: _write_json(folder / "model.json", info))
-            unfinished.unlink(missing_ok=True)
-            raise
-        info |= {"w_bits_effective": float(result.w_bits_effective), "steps": int(result.steps), "note": result.note}
-        info |= {"seconds": round(time.monotonic() - started, 2)}
-
-        def keep(folder: Path) -> None:
-            _write_json(folder / "model.json", info)
+        def make(folder: Path) -> dict[str, Any]:
+            info = {"w_bits_effective": None, "steps": 0, "note": "", "diverged": "", "history": []}
+            self._loaded(experiment)  # takes no part in the time
+            started = time.monotonic()
+            try:
+                result = self._make(experiment)
+            except Diverged as error:
+                return info | {"diverged": str(error), "seconds": round(time.monotonic() - started, 2)}
+            info |= {"w_bits_effective": float(result.w_bits_effective), "steps": int(result.steps)}
+            info |= {"note": result.note, "seconds": round(time.monotonic() - started, 2)}
             if result.steps:
                 save_quantized(result.backbone, folder)
-                _write_json(folder / "history.json", list(result.history))
+                info["history"] = list(result.history)
+            return info
 
-        self.cache.get_or_put("model", key, keep)
-        unfinished.unlink(missing_ok=True)
-        return result.backbone
+        found = answered(self.cache, "model", question, self.environment, make)
+        self._unfinished(experiment).unlink(missing_ok=True)
+        return found
 
-    def _key(self, *determining: object) -> str:
-        return stable_hash([*determining, self.environment, provenance.source_sha256()])
+    def _make(self, experiment: Experiment) -> Any:
+        """What the method makes; an interrupted training continues after its last finished phase."""
+        backbone, self._model = self._loaded(experiment), None
+        images = [] if experiment.method in NO_CALIBRATION else self.calibration.images
+        images = [image.to(self.device) for image in images]
+        method, options = self.parts.method(experiment.method), dict(experiment.options)
+        if method.trains:
+            options["checkpoint"] = self._unfinished(experiment)
+        torch.manual_seed(experiment.seed)
+        result = method.build(backbone, experiment.bits, images, seed=experiment.seed, **options)
+        self._model = (self._key(experiment), result.backbone)
+        return result
 
-    def _upscale(self, experiment: Experiment, pair: Pair, folder: Path) -> None:
+    def _key(self, experiment: Experiment) -> str:
+        return _entry_key(self.model_key(experiment), self.environment)
+
+    def _unfinished(self, experiment: Experiment) -> Path:
+        return self.cache.root / "unfinished" / f"{self._key(experiment)}.pt"
+
+    def _upscale(self, experiment: Experiment, pair: Pair, folder: Path) -> dict[str, Any]:
         started, diverged = time.monotonic(), ""
         try:
             model = self.build(experiment)
@@ -245,18 +287,4 @@ class Evaluator:
             write_png(folder / "sr.png", sr)
         except Diverged as error:
             diverged = str(error)
-        _write_json(folder / "made.json", {"seconds": round(time.monotonic() - started, 3), "diverged": diverged})
-
-    def _score(self, png: Path, pair: Pair, names: Sequence[str], folder: Path) -> None:
-        started = time.monotonic()
-        scores = self.parts.score(png, pair.hr, names) if names else {}
-        content = {"scores": {name: list(scores[name]) for name in names}}
-        _write_json(folder / "scores.json", {**content, "seconds": round(time.monotonic() - started, 3)})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
+        return {"seconds": round(time.monotonic() - started, 3), "diverged": diverged}

@@ -9,11 +9,9 @@ Such rows have the backbone "outside", T = 0 (there is none) and W32A32; stored 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -31,38 +29,22 @@ from qartsr_lib.images.datasets.pairing import match
 from qartsr_lib.images.image import list_images, read_image
 from qartsr_lib.images.metrics.scoring import require_equal_size
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.aggregate import aggregate
-from qartsr_lib.study.evaluator import Evaluator, Parts, ScoredImage, default_parts
-from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.study.cells import Measured, aggregate
+from qartsr_lib.study.evaluator import FULL_PRECISION, Evaluator, Experiment, Parts, ScoredImage, default_parts
 from qartsr_lib.study.paper import BICUBIC_LABEL, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.profiles import Profile
-from qartsr_lib.study.table_run import TableRun
 
 NOTE = "outside system"
 
 Folders = str | Path | Mapping[str, str | Path]
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """One system's images of one data set.
+class Outputs(NamedTuple):
+    """One system's images of one data set."""
 
-    Attributes:
-        name: of the system, in tables.
-        dataset: name in DATASETS.
-        pairs: of the data set, as the run has them.
-        files: image id -> the system's image, of the reference's size.
-    """
-
-    name: str
-    dataset: str
-    pairs: tuple[Pair, ...]
-    files: Mapping[str, Path]
-
-    @property
-    def experiment(self) -> Experiment:
-        """The cell that these images are in a table."""
-        return Experiment(OUTSIDE, NO_TIMESTEP, *FULL_PRECISION, self.dataset, label=self.name)
+    experiment: Experiment  # what they are in a table
+    pairs: list[Pair]  # of the data set, as the run has them
+    files: dict[str, Path]  # image id -> the system's image, of the reference's size
 
     @property
     def sha256(self) -> dict[str, str]:
@@ -99,78 +81,60 @@ def find_outputs(
                 files = _files(folder, pairs[dataset], DATASETS.get(dataset).pairs(root))
                 if profile.max_side is not None:
                     files = {key: central_file(path, profile.max_side, multiple=SCALE) for key, path in files.items()}
-                found.append(Outputs(name, dataset, tuple(measured[dataset]), files))
+                experiment = Experiment(OUTSIDE, NO_TIMESTEP, *FULL_PRECISION, dataset, label=name)
+                found.append(Outputs(experiment, measured[dataset], files))
         except QartsrError as error:
             raise QartsrError(f"OUTSIDE[{name!r}]: {error}") from error
     return found
 
 
-def add_rows(
-    run: TableRun,
-    systems: Sequence[Outputs],
-    profile: Profile,
-    *,
-    parts: Parts | None = None,
-    cache: RunCache | None = None,
-) -> TableRun:
+def add_rows(run: Measured, systems: Sequence[Outputs], profile: Profile, parts: Parts | None = None) -> Measured:
     """The run with the rows, per-image values, records and images of outside systems appended.
 
     Each record holds the sha256 of every file, "outputs".
 
     Args:
-        run: what `study.run_table` returned.
+        run: what `cells.run_table` returned.
         systems: what `find_outputs` returned.
         profile: the run's; gives the metrics.
-        parts, cache: see `study.run_table`.
+        parts: see `cells.run_table`.
     """
     if not systems:
         return run
-    scorer = _Scorer(parts or default_parts(profile), cache or RunCache.for_profile(profile.name), profile, systems)
+    cache, none = RunCache.for_profile(profile.name), CalibrationList("none", [], "")
+    scorer = _Scorer(systems, parts or default_parts(profile), cache, profile.metrics, none, "cpu")
     work = [(system.experiment, pair) for system in systems for pair in system.pairs]
-    values = [(cell, pair, scorer.measure(cell, pair)) for cell, pair in progress(work, "outside systems")]
-    table, per_image, records = aggregate(values, scorer, {s.dataset: list(s.pairs) for s in systems}, profile.name)
-    files = {(system.name, system.dataset): system.sha256 for system in systems}
-    for record in records:
-        record["outputs"] = files[record["parameters"]["label"], record["data"]["name"]]
-    table["note"] = [f"{NOTE}; {note}" if note else NOTE for note in table["note"]]
+    values = [(*item, scorer.measure(*item)) for item in progress(work, "outside systems")]
+    abouts = {system.experiment: scorer.about(system.experiment) for system in systems}
+    added = aggregate(values, abouts, {system.experiment.dataset: system.pairs for system in systems}, profile.name)
+    records = [record | {"outputs": system.sha256} for record, system in zip(added.records, systems, strict=True)]
+    notes = [f"{NOTE}; {note}" if note else NOTE for note in added.table["note"]]
     return dataclasses.replace(
         run,
-        table=pd.concat([run.table, table], ignore_index=True),
-        per_image=pd.concat([run.per_image, per_image], ignore_index=True),
-        records=[*run.records, *records],
-        images=run.images | {(cell, pair.id): measured.png for cell, pair, measured in values},
+        table=pd.concat([run.table, added.table.assign(note=notes)], ignore_index=True),
+        per_image=pd.concat([run.per_image, added.per_image], ignore_index=True),
+        records=run.records + records,
+        images=run.images | added.images,
     )
 
 
 class _Scorer(Evaluator):
     """Scores images that are there already; no model stands behind them."""
 
-    def __init__(self, parts: Parts, cache: RunCache, profile: Profile, systems: Sequence[Outputs]) -> None:
-        super().__init__(parts, cache, profile.metrics, CalibrationList("none", [], ""), "cpu")
-        self._systems = {system.experiment: system for system in systems}
+    def __init__(self, systems: Sequence[Outputs], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.systems = {system.experiment: system for system in systems}
 
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
-        return {"w_bits_effective": float("nan"), "steps": 0, "seconds": 0.0, "note": "", "diverged": ""}
+        return {"w_bits_effective": None, "steps": 0, "seconds": 0.0, "note": ""}
 
     def weights_sha256(self, experiment: Experiment) -> str:
         """In place of weights: the hash of all images."""
-        return stable_hash(self._systems[experiment].sha256)
+        return stable_hash(self.systems[experiment].sha256)
 
     def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
-        image = self._systems[experiment].files[pair.id]
-        names = [name for name in self.metrics if name not in self.reasons]
-        identity = {name: self.identity[name] for name in names}
-        key = self._key(OUTSIDE, remembered_sha256(image), remembered_sha256(pair.hr), identity)
-
-        def fill(folder: Path) -> None:
-            scores = self.parts.score(image, pair.hr, names) if names else {}
-            content = json.dumps({name: list(scores[name]) for name in names})
-            (folder / "scores.json").write_text(content, encoding="utf-8")
-
-        found = json.loads((self.cache.get_or_put(OUTSIDE, key, fill) / "scores.json").read_text(encoding="utf-8"))
-        unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
-        scores = {name: unavailable.get(name) or tuple(found[name]) for name in self.metrics}
-        return ScoredImage(image, scores, 0.0)
+        image = self.systems[experiment].files[pair.id]
+        return ScoredImage(image, *self.score(image, pair.hr))
 
 
 def _check_name(name: str) -> None:

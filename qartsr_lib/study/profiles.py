@@ -24,8 +24,6 @@ WEIGHT_FREE_METRICS = ("MS-SSIM", "GMSD", "FSIM", "VIF", "PIQE")
 ALL_METRICS = PAPER_METRICS + WEIGHT_FREE_METRICS
 #: Of Tables 3 and 4: the paper's eight, the quick weight-free one, and the perceptual distance that methods train on.
 FINETUNE_METRICS = (*PAPER_METRICS, "GMSD", "VAE-FD")
-
-
 #: The compared methods, in the paper's order.
 SEVEN_METHODS = ("maxmin", "lsq", "q-dm", "efficientdm", "passionsr", "svdquant", "qartsr")
 
@@ -34,97 +32,65 @@ class NotReady(QartsrError):
     """Weights or data are not on this machine: the runner skips the notebook, tells this line, and goes on."""
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """A file that a profile needs and that is not shipped.
+Missing = tuple[str, Path, str]  # name, where it is expected, what cannot be made without it
 
-    Attributes:
-        name: file name.
-        place: path relative to the weights folder (`paths.weights_dir`).
-        blocks: what cannot be made without it.
-        timestep: label T whose rows alone need it; None where every row does.
-    """
+
+@dataclass(frozen=True)
+class BackboneFile:
+    """A file that a profile needs and that is not shipped."""
 
     name: str
-    place: str
-    blocks: str
-    timestep: int | None = None
+    place: str  # relative to the weights folder (`paths.weights_dir`)
+    blocks: str  # what cannot be made without it
+    timestep: int | None = None  # label T whose rows alone need it; None where every row does
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One column of settings that every notebook reads.
+    """One column of settings that every notebook reads."""
 
-    Attributes:
-        name: folder name under results/ and figures/.
-        backbones: names in `backbones.BACKBONES`.
-        timesteps: labels T as in the paper.
-        bits: settings of the quantized rows, most bits first.
-        datasets: names in `datasets.DATASETS`; those absent on this machine are skipped and reported.
-        metrics: asked for by name; the unavailable ones show as n/a with the reason.
-        seeds: repetitions of methods with randomness; deterministic methods use the first.
-        calibration: name in `datasets.calibration.CALIBRATION_LISTS`.
-        n_calibration: number of calibration crops.
-        calibration_size: their side in low-quality pixels.
-        methods: of the comparison (Table 3), names in `methods.METHODS`.
-        finetune_cells: (backbone, T) of Tables 3 and 4.
-        finetune_bits: bit widths of Table 3.
-        ablation_bits: bit widths of Table 4.
-        finetune_metrics, finetune_images, finetune_side: metrics, images per data set and max_side of Tables 3 and 4.
-        deployed: (method, bits) of the models that are written to files and timed.
-        train_images: budget of a trained method, images passed forward and backward.
-        train_batch: images per step.
-        image_loss: name in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none.
-        teacher: precision in which trained methods imitate full precision, see `methods.trained.Budget`.
-        published_rates: train with the papers' learning rates, made for long schedules, instead of
-            the factor on them that was chosen on BSDS500/val.
-        max_images: per data set, by a fixed stride; None for all.
-        max_side: larger photographs are cropped at their centre to this many HR pixels a side; None for whole ones.
-        component_bits, component_steps: bit widths, and training steps of a single layer, of notebook 03.
-        timed_dataset: on whose images notebook 07 compares ways of computing.
-        timed_side, timing_rounds, timed_floats: its image in low-quality pixels, how often it is timed, and in which
-            floating-point ways (empty for all in `experiments.deployment.FLOAT`).
-        outside: system -> folder of its images, or {data set: folder}; further rows of Table 3.
-        pictures: whether a part of Table 3 (KEEP) adds its pictures to the figures and the gallery.
-        weights: backbone files that are not shipped.
-        downloads: whether metric weights may be fetched; where not, every machine regenerates the
-            same tables from the installed packages alone.
-    """
-
-    name: str
-    backbones: tuple[str, ...]
-    timesteps: tuple[int, ...]
-    bits: tuple[str, ...]
-    datasets: tuple[str, ...]
-    metrics: tuple[str, ...]
-    seeds: tuple[int, ...]
-    calibration: str
-    n_calibration: int
-    calibration_size: int = 32
-    methods: tuple[str, ...] = SEVEN_METHODS
+    name: str  # folder under results/ and figures/
+    n_calibration: int  # calibration crops
+    calibration: str = "samples"  # name in `datasets.calibration.CALIBRATION_LISTS`
+    calibration_size: int = 32  # side of the crops in low-quality pixels
+    backbones: tuple[str, ...] = ("embedded", "embedded-scaled")  # names in `backbones.BACKBONES`
+    timesteps: tuple[int, ...] = (1000, 500, 1)  # labels T as in the paper
+    bits: tuple[str, ...] = ("W8A8", "W6A6", "W4A4", "W3A3", "W2A2")  # of the quantized rows, most bits first
+    datasets: tuple[str, ...] = ("samples",)  # in `datasets.DATASETS`; those absent here are skipped and reported
+    metrics: tuple[str, ...] = ALL_METRICS  # those that are not available show as n/a with the reason
+    seeds: tuple[int, ...] = (0,)  # repetitions of methods with randomness; deterministic methods use the first
+    methods: tuple[str, ...] = SEVEN_METHODS  # of the comparison (Table 3), names in `methods.METHODS`
+    #: (backbone, T) of Tables 3 and 4; bit widths of Table 3 and of Table 4.
     finetune_cells: tuple[tuple[str, int], ...] = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))
     finetune_bits: tuple[str, ...] = ("W4A4", "W2A2")
     ablation_bits: tuple[str, ...] = ("W4A4", "W2A2")
+    #: Metrics, images per data set and max_side of Tables 3 and 4.
     finetune_metrics: tuple[str, ...] = FINETUNE_METRICS
     finetune_images: int | None = None
     finetune_side: int | None = None
-    deployed: tuple[tuple[str, str], ...] = ()
-    train_images: int = 32
-    train_batch: int = 1
-    image_loss: str = "vae-features+mse"
-    teacher: str = "float32"
+    deployed: tuple[tuple[str, str], ...] = ()  # (method, bits) of models that are written to files and timed
+    train_images: int = 32  # budget of a trained method, images passed forward and backward
+    train_batch: int = 1  # images per step
+    image_loss: str = "vae-features+mse"  # in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none
+    teacher: str = "float32"  # precision in which trained methods imitate full precision, see `methods.trained.Budget`
+    #: Train with the papers' learning rates, made for long schedules, instead of the factor on them that was chosen
+    #: on BSDS500/val.
     published_rates: bool = False
-    max_images: int | None = None
+    max_images: int | None = None  # per data set, by a fixed stride; None for all
+    #: Larger photographs are cropped at their centre to this many HR pixels a side; None for whole ones.
     max_side: int | None = None
-    component_bits: tuple[str, ...] = ("W4A4", "W2A2")
+    component_bits: tuple[str, ...] = ("W4A4", "W2A2")  # of notebook 03, with training steps of a single layer
     component_steps: int = 300
-    timed_dataset: str = "samples"
-    timed_side: int = 128
+    timed_dataset: str = "samples"  # on whose images notebook 07 compares ways of computing
+    timed_side: int = 128  # its image in low-quality pixels
     timing_rounds: int = 9
-    timed_floats: tuple[str, ...] = ()
+    timed_floats: tuple[str, ...] = ()  # in which floating-point ways; empty for all of `experiments.deployment.FLOAT`
+    #: System -> folder of its images, or {data set: folder}; further rows of Table 3.
     outside: Mapping[str, str | Mapping[str, str]] = dataclasses.field(default_factory=dict, hash=False)
-    pictures: bool = False
-    weights: tuple[WeightFile, ...] = ()
+    pictures: bool = False  # whether a part of Table 3 (KEEP) adds its pictures to the figures and the gallery
+    weights: tuple[BackboneFile, ...] = ()
+    #: Whether metric weights may be fetched; where not, every machine regenerates the same tables from the installed
+    #: packages alone.
     downloads: bool = False
 
     def for_finetuning(self) -> Profile:
@@ -133,8 +99,6 @@ class Profile:
         return dataclasses.replace(self, **shared)
 
 
-_TIMESTEPS = (1000, 500, 1)
-_EMBEDDED = ("embedded", "embedded-scaled")
 _BENCHMARKS = ("RealSR", "Urban100", "DIV2K_val")
 _SD21 = "every result on the OSEDiff backbone"
 
@@ -146,10 +110,7 @@ PROFILES = {
             backbones=("embedded",),
             timesteps=(1000, 1),
             bits=("W8A8", "W4A4"),
-            datasets=("samples",),
             metrics=("PSNR", "SSIM"),
-            seeds=(0,),
-            calibration="samples",
             n_calibration=4,
             finetune_cells=(("embedded", 1),),
             finetune_bits=("W4A4",),
@@ -167,13 +128,6 @@ PROFILES = {
         ),
         Profile(
             name="tiny",
-            backbones=_EMBEDDED,
-            timesteps=_TIMESTEPS,
-            bits=("W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
-            datasets=("samples",),
-            metrics=ALL_METRICS,
-            seeds=(0,),
-            calibration="samples",
             n_calibration=48,
             finetune_bits=("W4A4",),  # 32 training images bear no method to W2A2: all fail, which decides nothing
             ablation_bits=("W4A4",),
@@ -184,11 +138,7 @@ PROFILES = {
         ),
         Profile(
             name="study",
-            backbones=_EMBEDDED,
-            timesteps=_TIMESTEPS,
-            bits=("W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
             datasets=("samples", "samples-realistic", *_BENCHMARKS),
-            metrics=ALL_METRICS,
             seeds=(0, 1, 2),
             calibration="BSDS500",
             n_calibration=128,
@@ -204,11 +154,8 @@ PROFILES = {
         Profile(
             name="paper",
             backbones=("osediff",),
-            timesteps=_TIMESTEPS,
-            bits=("W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
             datasets=("samples", *_BENCHMARKS),
             metrics=PAPER_METRICS,
-            seeds=(0,),
             calibration="DIV2K_train",
             n_calibration=512,
             calibration_size=128,
@@ -221,11 +168,11 @@ PROFILES = {
             published_rates=True,
             downloads=True,
             weights=(
-                WeightFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),
-                WeightFile("Stable Diffusion 2.1-base, VAE", "stable-diffusion-2-1-base/vae/config.json", _SD21),
-                WeightFile("osediff.pkl", "osediff/osediff.pkl", "every result at T = 1000", 1000),
+                BackboneFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),
+                BackboneFile("Stable Diffusion 2.1-base, VAE", "stable-diffusion-2-1-base/vae/config.json", _SD21),
+                BackboneFile("osediff.pkl", "osediff/osediff.pkl", "every result at T = 1000", 1000),
                 *(
-                    WeightFile(
+                    BackboneFile(
                         name, f"osediff/{name}", f"every result at T = {t} (qartsr_lib.training.trq trains it)", t
                     )
                     for t, name in ((500, "osediff-T0500.pkl"), (1, "osediff-T0001.pkl"))
@@ -269,18 +216,18 @@ def get_profile(name: str, **overrides: object) -> Profile:
     return dataclasses.replace(profile, **changes)
 
 
-def missing_weights(profile: Profile, folder: str | Path | None = None) -> list[tuple[str, Path, str]]:
-    """(name, expected place, what it blocks) of every backbone file that `profile` needs and this machine lacks."""
-    return _rows(_absent(profile, folder))
+def missing_weights(profile: Profile) -> list[Missing]:
+    """Every backbone file that `profile` needs and this machine lacks."""
+    return [missing for missing, _ in _missing(profile)]
 
 
-def ready(profile: Profile, folder: str | Path | None = None) -> Profile:
+def ready(profile: Profile) -> Profile:
     """`profile` without the timesteps whose weights this machine lacks.
 
     Raises:
         NotReady: files are missing that all of it needs.
     """
-    absent = _absent(profile, folder)
+    absent = _missing(profile)
     gone = {file.timestep for file, _ in absent}
     timesteps = tuple(timestep for timestep in profile.timesteps if timestep not in gone)
     cells = tuple(cell for cell in profile.finetune_cells if cell[1] not in gone)
@@ -305,18 +252,13 @@ def needed(data_root: Path | None, folder: str) -> Path:
     return data_root
 
 
-def _absent(profile: Profile, folder: str | Path | None) -> list[tuple[WeightFile, Path]]:
-    """The files that are not there, with their places."""
-    root = paths.weights_dir(folder)
-    places = [(file, root / file.place) for file in profile.weights]
-    return [(file, place) for file, place in places if not place.exists()]
+def _missing(profile: Profile) -> list[tuple[Missing, int | None]]:
+    """The files that are not there, with the timestep that needs them."""
+    places = [(file, paths.weights_dir() / file.place) for file in profile.weights]
+    return [((file.name, place, file.blocks), file.timestep) for file, place in places if not place.exists()]
 
 
-def _rows(files: list[tuple[WeightFile, Path]]) -> list[tuple[str, Path, str]]:
-    return [(file.name, place, file.blocks) for file, place in files]
-
-
-def missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:
+def missing_metric_weights(profile: Profile) -> list[Missing]:
     """The same for metric weights that are neither here nor to be fetched.
 
     Only for profiles that need backbone files too: elsewhere an unavailable metric is a row marked
@@ -325,11 +267,9 @@ def missing_metric_weights(profile: Profile) -> list[tuple[str, Path, str]]:
     from qartsr_lib.images import metrics  # takes seconds, and a profile is mostly needed for its names
     from qartsr_lib.images.metrics.weights import FOLDER_VARIABLE, locate, reachable, weights_folder
 
-    if not profile.weights:
-        return []
-    given = weights_folder()
     blocks: dict[str, list[str]] = {}
-    for name in profile.metrics:
+    given = weights_folder() if profile.weights else None
+    for name in profile.metrics if profile.weights else ():
         for file in metrics.METRICS.get(name).weights:
             if locate(file, given) is None and not reachable():
                 blocks.setdefault(file.name, []).append(name)

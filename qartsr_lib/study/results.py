@@ -1,40 +1,53 @@
 """The results contract: long tables, per-image values and run records under results/<profile>/.
 
-    table1.csv                     one row per cell and metric, `COLUMNS`
+    table1.csv                     one row per setting and metric, `COLUMNS`
     per_image/table1/RealSR.csv    one row per image, one column per metric
-    runs/<run_id>.json             how a cell was made
+    runs/<run_id>.json             how rows were made
 
-Writes are atomic and take a lock, so that several runs may share one folder. A table is merged by
-data set: rows of data sets that this run has are replaced, the others are kept as they are, so a
-run that lacks a data set never overwrites results that have it; with `keep` it is merged by cell, so
-that a large table can be made in parts. Numbers and order are fixed, so
-that making a table again on one machine gives the same bytes.
+Writes are atomic and take a lock, so that several runs may share one folder. Numbers and order are fixed, so that
+making a table again on one machine gives the same bytes.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.study.result_cells import COLUMNS, PER_IMAGE_COLUMNS, as_text, in_order, read_cells, wide_table
+from qartsr_lib.study.profiles import ALL_METRICS
 
+#: What one quantized model on one data set is called in a table.
+KEYS = ("dataset", "backbone", "timestep", "method", "bits")
+COLUMNS = (
+    *(*KEYS, "metric", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"),
+    *("note", "run_id"),
+)
+PER_IMAGE_COLUMNS = (*KEYS, "seed", "image", "metric", "value", "run_id")
 #: Columns of numbers, those of Table 4's stages among them.
 NUMBERS = (
     *("timestep", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"),
     *("trq", "rpq", "et"),
 )
-#: What one quantized model on one data set is called in a table.
-CELL = ("dataset", "backbone", "timestep", "method", "bits")
-
+#: Rows are sorted by these, each in the paper's order where it has one, then by everything else.
+SORT_COLUMNS = ("rule", *KEYS, "seed", "image", "metric")
+_ORDER = {
+    "rule": ("paper", "honest"),
+    "dataset": ("samples", "samples-realistic", "RealSR", "Urban100", "DIV2K_val"),
+    "backbone": ("bicubic", "embedded", "embedded-scaled", "osediff"),
+    "method": ("FP", "OSEDiff", "MaxMin", "LSQ", "Q-DM", "EfficientDM", "PassionSR", "SVDQuant", "QArtSR"),
+    "bits": ("W32A32", "W8A8", "W6A6", "W4A4", "W3A3", "W2A2"),
+    "metric": ALL_METRICS,
+}
 #: Record fields that differ between equal runs; a record is not rewritten for them alone.
 VOLATILE = ("git", "duration_s", "peak_memory_mib", "environment", "workers")
 
@@ -45,17 +58,19 @@ def write_table(
     frame: pd.DataFrame,
     per_image: pd.DataFrame | None = None,
     records: Sequence[dict] = (),
-    keep: bool = False,
+    by: Sequence[str] = ("dataset",),
+    front: Sequence[str] = COLUMNS,
 ) -> Path:
-    """Merge a run into results/<profile>/<table>.csv and write what stands behind it.
+    """Merge rows into results/<profile>/<table>.csv and write what stands behind them.
 
     Args:
-        profile: profile name.
         table: file stem, such as "table1".
-        frame: has at least `COLUMNS`; further columns follow them.
-        per_image: has at least `PER_IMAGE_COLUMNS`.
+        frame: any columns, those of `by` among them.
+        per_image: has at least `PER_IMAGE_COLUMNS`; merged like the table.
         records: run records, each with its "run_id".
-        keep: replace only the `CELL`s that this run has, not all rows of its data sets: for a part of a table.
+        by: columns; earlier rows that share their values with a new row are replaced, others stay: a run that lacks
+            a data set keeps its rows, and with KEYS a large table can be made in parts. No column replaces all.
+        front: columns that come first, where the frame has them; the others keep the frame's order.
 
     Returns:
         The path of the table.
@@ -65,43 +80,14 @@ def write_table(
     """
     folder = paths.results_dir(profile)
     path = folder / f"{table}.csv"
-    absent = [column for column in COLUMNS if column not in frame.columns]
-    if absent:
-        raise ValueError(f"{table}: columns {absent} are missing from the frame")
     with _locked(folder):
         # Records first: a table on disk never names a run that has no record.
         for record in records:
             _write_record(folder / "runs" / f"{record['run_id']}.json", record)
         if per_image is not None:
             for dataset, rows in per_image.groupby("dataset", sort=True):
-                images = folder / "per_image" / table / f"{dataset}.csv"
-                _write_csv(images, _merged(images, wide_table(rows), CELL, ()) if keep else wide_table(rows))
-        _write_csv(path, _merged(path, as_text(frame), CELL if keep else ("dataset",)))
-    return path
-
-
-def write_measurement(
-    profile: str,
-    name: str,
-    frame: pd.DataFrame,
-    records: Sequence[dict] = (),
-    by: Sequence[str] = ("dataset",),
-    front: Sequence[str] = COLUMNS,
-) -> Path:
-    """Write results/<profile>/<name>.csv for a frame outside the table contract, merged by data set too.
-
-    Args:
-        frame: any columns, those of `by` among them.
-        records: run records, each with its "run_id".
-        by: columns; earlier rows that share their values with a new row are replaced, others stay.
-            No column replaces the whole table.
-        front: columns that come first, where the frame has them; the others keep the frame's order.
-    """
-    path = paths.results_dir(profile) / f"{name}.csv"
-    with _locked(path.parent):
-        for record in records:
-            _write_record(path.parent / "runs" / f"{record['run_id']}.json", record)
-        _write_csv(path, _merged(path, as_text(frame), by, front))
+                _merge(folder / "per_image" / table / f"{dataset}.csv", _wide(rows), by)
+        _merge(path, as_text(frame), by, front)
     return path
 
 
@@ -112,20 +98,7 @@ def read_table(profile: str, table: str) -> pd.DataFrame:
         QartsrError: no such table, not a table, or one of another kind.
     """
     frame = read_cells(paths.results_dir(profile) / f"{table}.csv", COLUMNS)
-    for column in NUMBERS:
-        if column in frame:
-            frame[column] = pd.to_numeric(frame[column])
-    return frame
-
-
-def read_run(profile: str, table: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(table, per-image values of all data sets) as they are on disk.
-
-    Raises:
-        QartsrError: no such table, or not a table.
-    """
-    files = sorted((paths.results_dir(profile) / "per_image" / table).glob("*.csv"))
-    return read_table(profile, table), pd.concat([read_per_image(profile, table, path.stem) for path in files])
+    return frame.assign(**{column: pd.to_numeric(frame[column]) for column in NUMBERS if column in frame})
 
 
 def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -138,15 +111,75 @@ def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd
     return pd.read_csv(io.StringIO(cells.to_csv(index=False)))
 
 
-def read_per_image(profile: str, table: str, dataset: str) -> pd.DataFrame:
-    """Per-image values in long format, `PER_IMAGE_COLUMNS`; unavailable ones are left out."""
-    wide = read_cells(paths.results_dir(profile) / "per_image" / table / f"{dataset}.csv")
-    fixed = [column for column in wide.columns if column in PER_IMAGE_COLUMNS]
-    long = wide.melt(id_vars=fixed, var_name="metric", value_name="value")
-    long = long[long["value"] != ""].reset_index(drop=True)
-    for column in ("timestep", "seed", "value"):
-        long[column] = pd.to_numeric(long[column])
-    return long
+def read_per_image(profile: str, table: str, dataset: str = "*") -> pd.DataFrame:
+    """Per-image values of one data set or all, long, `PER_IMAGE_COLUMNS`; unavailable ones are left out."""
+    folder, frames = paths.results_dir(profile) / "per_image" / table, []
+    for path in sorted(folder.glob(f"{dataset}.csv")) or [folder / f"{dataset}.csv"]:
+        wide = read_cells(path)
+        fixed = [column for column in wide.columns if column in PER_IMAGE_COLUMNS]
+        long = wide.melt(id_vars=fixed, var_name="metric", value_name="value")
+        long = long[long["value"] != ""].reset_index(drop=True)
+        frames.append(long.assign(**{name: pd.to_numeric(long[name]) for name in ("timestep", "seed", "value")}))
+    return pd.concat(frames)
+
+
+def read_cells(source: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A table with every cell as text.
+
+    Raises:
+        QartsrError: no such file, not a readable table, or without one of `columns`.
+    """
+    try:
+        frame = parse_cells(source, source.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise QartsrError(f"{source}: no such table; make reproduce writes it") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(source) from error
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise QartsrError(f"{source}: has no column {', '.join(absent)}; make the table again")
+    return frame
+
+
+def parse_cells(name: object, text: str) -> pd.DataFrame:
+    """The text of a table, every cell as text.
+
+    Raises:
+        QartsrError: it is none; the message begins with `name`.
+    """
+    try:
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise _unreadable(name) from error
+
+
+def _unreadable(name: object) -> QartsrError:
+    return QartsrError(f"{name}: is not a readable table; restore it from git or remove it")
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every cell as it will stand in the file, see `cell_text`."""
+    return pd.DataFrame({column: [cell_text(value) for value in frame[column]] for column in frame}, dtype=object)
+
+
+def cell_text(value: object) -> str:
+    """A cell as it stands in a table: seven significant digits, empty when unavailable."""
+    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return ""
+    if isinstance(value, (bool, np.bool_)):
+        return str(int(value))
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.7g}"
+    return str(value)
+
+
+def rank(column: str, value: str) -> tuple[int, float, str]:
+    """Sort key of one cell: known names in the paper's order, then the others by name."""
+    if column in ("timestep", "seed"):
+        return (0, -float(value) if column == "timestep" else float(value), "")
+    known = _ORDER.get(column, ())
+    base = value.split(" [")[0] if column == "method" else value
+    return (known.index(base) if base in known else len(known), 0.0, value)
 
 
 def prune_records(profile: str) -> list[str]:
@@ -155,10 +188,8 @@ def prune_records(profile: str) -> list[str]:
     if not folder.is_dir():
         return []
     with _locked(folder):
-        tables = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.csv"))]
-        orphans = [
-            path for path in sorted((folder / "runs").glob("*.json")) if not any(path.stem in table for table in tables)
-        ]
+        tables = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.csv"))
+        orphans = [path for path in sorted((folder / "runs").glob("*.json")) if path.stem not in tables]
         for path in orphans:
             path.unlink()
     return [path.stem for path in orphans]
@@ -170,8 +201,7 @@ def _locked(folder: Path) -> Iterator[None]:
     locks = paths.cache_dir() / "locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"results-{folder.name}.lock")
-        with lock.acquire(timeout=120):
+        with FileLock(locks / f"results-{folder.name}.lock").acquire(timeout=120):
             yield
     except Timeout as error:
         raise QartsrError(f"{folder}: another run has been writing there for two minutes; wait or stop it") from error
@@ -179,9 +209,15 @@ def _locked(folder: Path) -> Iterator[None]:
         raise QartsrError(f"{locks}: cannot be written; set QARTSR_HOME to a folder that can") from error
 
 
-def _merged(
-    path: Path, new: pd.DataFrame, by: Sequence[str] = ("dataset",), front: Sequence[str] = COLUMNS
-) -> pd.DataFrame:
+def _wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per image: a tenth of the long file's size, which matters in git."""
+    index = [column for column in PER_IMAGE_COLUMNS if column not in ("metric", "value")]
+    wide = as_text(rows).pivot(index=index, columns="metric", values="value").fillna("")
+    return wide[sorted(wide, key=lambda name: rank("metric", name))].rename_axis(columns=None).reset_index()
+
+
+def _merge(path: Path, new: pd.DataFrame, by: Sequence[str], front: Sequence[str] = ()) -> None:
+    """Put rows of text into a file in place of those that share the values of `by`, in the fixed order."""
     if path.is_file() and by:
         old = read_cells(path)
         if not set(by) <= set(old.columns):
@@ -189,12 +225,15 @@ def _merged(
         replaced = set(new[list(by)].itertuples(index=False, name=None))
         kept = old[[row not in replaced for row in old[list(by)].itertuples(index=False, name=None)]]
         new = pd.concat([new, kept], ignore_index=True).fillna("") if len(kept) else new
-    front = [column for column in front if column in new.columns]
-    return in_order(new[front + [column for column in new.columns if column not in front]])
+    front = [column for column in front if column in new]
+    write_text(path, _in_order(new[[*front, *new.columns.drop(front)]]).to_csv(index=False, lineterminator="\n"))
 
 
-def _write_csv(path: Path, frame: pd.DataFrame) -> None:
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    keys = [column for column in SORT_COLUMNS if column in frame]
+    ranks = [[rank(column, value) for value in frame[column]] for column in keys]
+    rest = frame.drop(columns=keys).astype(str).to_numpy().tolist()
+    return frame.iloc[sorted(range(len(frame)), key=lambda row: ([column[row] for column in ranks], rest[row]))]
 
 
 def _write_record(path: Path, record: dict) -> None:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notebooks = select(find_notebooks(), options.notebooks)
         workers = options.workers
         if workers:
-            from qartsr_lib.study.workers import resolved  # a plain run needs no Dask
+            from qartsr_lib.study.parallel import resolved  # a plain run needs no Dask
 
             workers = resolved(workers)
         return run(profile, notebooks, root, workers, checked(options.device))

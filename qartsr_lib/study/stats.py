@@ -1,20 +1,29 @@
-"""Bootstrap intervals over images."""
+"""Bootstrap intervals over images, and p-values corrected for their number."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-SMALL = 10
 N_RESAMPLES = 5000
+SMALL, FEW_NOTE = 10, "interval over fewer than ten photographs"
 
 
-def is_small(n: int) -> bool:
-    """Whether an interval over `n` photographs must be marked: fewer than ten say little."""
-    return n < SMALL
+def few_note(n: int) -> str:
+    """How an interval over `n` photographs must be marked: fewer than ten say little; "" for more."""
+    return FEW_NOTE if n < SMALL else ""
+
+
+def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
+    """(mean, low, high) of independent values, see `bootstrap_interval`; NaN where there are too few."""
+    values = np.asarray(values, dtype=np.float64)
+    low, high = bootstrap_interval(values)
+    kept = values[~np.isnan(values)]
+    return (float(kept.mean()) if len(kept) else float("nan")), low, high
 
 
 def bootstrap_interval(values: ArrayLike, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
@@ -67,22 +76,11 @@ def _interval(values: np.ndarray, seed: int, level: float, method: str) -> tuple
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of a - b with its confidence interval, paired by photograph.
-
-    Args:
-        a: 1-D, one value per photograph.
-        b: same photographs in the same order; a pair with a missing value (NaN) is left out.
-        seed: see `bootstrap_interval`.
-        level: see `bootstrap_interval`.
-
-    Returns:
-        (mean difference, low, high); NaN where there are too few pairs.
-    """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"pairs need equal shapes, got {a.shape} and {b.shape}")
-    difference = a - b
-    low, high = bootstrap_interval(difference, seed, level)
-    kept = difference[~np.isnan(difference)]
-    return (float(kept.mean()) if len(kept) else float("nan")), low, high
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979); NaN stays and does not count."""
+    values = np.asarray(p, dtype=float)
+    tested = np.flatnonzero(~np.isnan(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    values[order] = np.minimum(1, np.maximum.accumulate(values[order] * factors))
+    return values.tolist()

@@ -24,7 +24,7 @@ import pandas as pd
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.study.result_cells import parse_cells, read_cells
+from qartsr_lib.study.results import parse_cells, read_cells
 from tests.benchmarks.noise_floor import DIGITS, STATIC, TRAINED, Floor, floor_file
 
 CHECKOUT = Path(__file__).resolve().parents[2]

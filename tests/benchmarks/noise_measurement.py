@@ -32,11 +32,11 @@ from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.study.experiment import FULL_PRECISION
+from qartsr_lib.study.cells import measure_cells
+from qartsr_lib.study.evaluator import FULL_PRECISION
 from qartsr_lib.study.experiments import theorem
-from qartsr_lib.study.measured import measure_cells
 from qartsr_lib.study.profiles import ALL_METRICS, Profile, get_profile
-from qartsr_lib.study.result_cells import cell_text
+from qartsr_lib.study.results import cell_text
 from tests.benchmarks.noise_floor import STATIC, TRAINED, floor_file
 
 #: Folder of the cache in which finished cells lie.
@@ -116,7 +116,7 @@ def measure(
     for case, number in progress([(case, number) for case in cases for number in range(len(variants))], "noise floor"):
         question = common | {"case": asdict(case), "variant": asdict(variants[number]), "number": number}
         measured = measure_cells(NAME, {(case, number): question}, one)
-        frames.append(measured.frame.assign(case=case, variant=number))
+        frames.append(measured.table.assign(case=case, variant=number))
     return _floors(pd.concat(frames, ignore_index=True))
 
 

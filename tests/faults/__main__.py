@@ -31,7 +31,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study.cells import grid, run_table
-from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.profiles import get_profile
 from tests.benchmarks.bench import summary
 from tests.faults.strikes import FAULTS, compared, strike
@@ -94,7 +94,7 @@ def speed_up(rounds: int) -> dict[str, dict[str, float]]:
 
 def _times(count: int) -> tuple[float, float]:
     """Seconds of a sweep with the workers' start, and of the same sweep again with an empty cache."""
-    from qartsr_lib.study.workers import local
+    from qartsr_lib.study.parallel import local
 
     profile = replace(PROFILE, bits=SPEED_BITS)
     models = [experiment for experiment in grid(profile, ("maxmin",)) if experiment.method != "fp"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qartsr_lib.study.result_cells import SORT_COLUMNS
+from qartsr_lib.study.results import SORT_COLUMNS
 from tests.faults.trial import FULL, Trial, end_with, succeed
 
 
@@ -43,8 +43,8 @@ def entries_damaged(trial: Trial, workers: str) -> list[str]:
     process.kill()
     process.communicate()
     damaged = []
-    for kind, name in (("sr", "sr.png"), ("scores", "scores.json"), ("model", "model.json")):
-        path = min((trial.home / ".cache" / "runs").glob(f"*/{kind}/*/*/{name}"))
+    for kind, name in (("sr", "sr.png"), ("scores", "answer.json"), ("model", "answer.json")):
+        path = min((trial.home / ".cache" / "runs").glob(f"*/{kind}/*/[!.]*/{name}"))
         path.write_bytes(path.read_bytes()[:-10])
         damaged.append(f"{kind}/{path.parent.name}")
     trial.run(workers)

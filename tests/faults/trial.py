@@ -18,8 +18,7 @@ from typing import TypeVar
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.study.cells import run_table
-from qartsr_lib.study.evaluator import Parts
-from qartsr_lib.study.experiment import Experiment
+from qartsr_lib.study.evaluator import Experiment, Parts
 from qartsr_lib.study.profiles import Profile
 
 T = TypeVar("T")

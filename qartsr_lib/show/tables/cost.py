@@ -155,7 +155,7 @@ def computing_times(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     the measurement adds up every cell's own time, whichever run computed it.
 
     Args:
-        records: run records of a table (`TableRun.records`), one per cell and data set; those of
+        records: run records of a table (`Measured.records`), one per cell and data set; those of
             outside systems, which take no time here, are left out.
     """
     cells = []

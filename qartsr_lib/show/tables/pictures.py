@@ -16,9 +16,9 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.show.figures.pictures import Block, Box, Panel
 from qartsr_lib.show.tables.render import is_number
 from qartsr_lib.show.tables.setting import FULL, Setting, cell_title
-from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.study.cells import Measured
+from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.paper import OUTSIDE
-from qartsr_lib.study.table_run import TableRun
 
 Boxes = Mapping[str, Sequence[int]]
 Key = tuple[str, str, int, str]  # method as in tables, backbone, T, bits
@@ -27,7 +27,7 @@ DATASET, OURS = "samples", "QArtSR"
 
 
 def full_precision_crops(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, settings: Sequence[tuple[str, int]]
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, settings: Sequence[tuple[str, int]]
 ) -> list[Block]:
     """Original, then (backbone, timestep) of `settings` in full precision, each with its PSNR-Y."""
     columns = {}
@@ -38,7 +38,7 @@ def full_precision_crops(
 
 
 def quantized_crops(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, backbone: str, timesteps: Sequence[int], bits: str
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, backbone: str, timesteps: Sequence[int], bits: str
 ) -> list[Block]:
     """Original, full precision and MaxMin at `bits` for every timestep of one backbone."""
     columns = {}
@@ -49,7 +49,7 @@ def quantized_crops(
 
 
 def figure1_blocks(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
     """Fig. 1: one photograph; original, bicubic, full precision and outside systems, below QArtSR at each bit width.
 
@@ -74,7 +74,7 @@ def figure1_blocks(
 
 
 def figure3_blocks(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
     """Fig. 3: one photograph; original, bicubic, full precision, outside systems and every method at the last bit
     width that the run has. Arguments as of `figure1_blocks`."""
@@ -88,7 +88,7 @@ def figure3_blocks(
 
 
 def figure6_blocks(
-    run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
+    run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting, bits: Sequence[str]
 ) -> list[Block]:
     """Fig. 6: every photograph of `boxes`; original, full precision, outside systems, every method; a line per bit
     width. Arguments as of `figure1_blocks`."""
@@ -104,7 +104,7 @@ def figure6_blocks(
     return blocks
 
 
-def loss_histories(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str, str, dict[str, History]]]:
+def loss_histories(run: Measured, labels: Sequence[str]) -> Iterator[tuple[str, str, dict[str, History]]]:
     """(name for files, title, label -> records of training) for every model and bit width; of the first seed.
 
     One that trained fewer than two of `labels`, the legend from top to bottom, has nothing to compare and is left out.
@@ -119,13 +119,13 @@ def loss_histories(run: TableRun, labels: Sequence[str]) -> Iterator[tuple[str, 
             yield f"{bits}_{backbone}_T{timestep}", f"{cell_title(backbone, timestep)}, {bits}", histories
 
 
-def read_output(run: TableRun, experiment: Experiment | None, image_id: str) -> torch.Tensor | None:
+def read_output(run: Measured, experiment: Experiment | None, image_id: str) -> torch.Tensor | None:
     """An output of the run as (1, 3, H, W) in [0, 1]; None where there is none (a method that diverged)."""
     path = run.images.get((experiment, image_id))
     return read_image(path) if path is not None and path.is_file() else None
 
 
-def outputs_by_row(run: TableRun) -> dict[Key, Experiment]:
+def outputs_by_row(run: Measured) -> dict[Key, Experiment]:
     """(method as in tables, backbone, T, bits) -> the first seed's cell, of the photographs."""
     found: dict[Key, Experiment] = {}
     cells = dict.fromkeys(cell for cell, _ in run.images if cell.dataset == DATASET)
@@ -139,7 +139,7 @@ def outputs_by_row(run: TableRun) -> dict[Key, Experiment]:
 class _Photograph:
     """One photograph, and how its panels are labelled."""
 
-    run: TableRun
+    run: Measured
     outputs: Mapping[Key, Experiment]
     setting: Setting
     pair: Pair
@@ -177,12 +177,12 @@ def _panel(name: str, image: torch.Tensor | None, original: torch.Tensor, more: 
     return Panel(image, f"{name}\n{', '.join(filter(None, (more, quality)))}", bold)
 
 
-def _photographs(run: TableRun, pairs: Sequence[Pair], boxes: Boxes, setting: Setting) -> list[_Photograph]:
+def _photographs(run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Setting) -> list[_Photograph]:
     outputs = outputs_by_row(run)
     return [_Photograph(run, outputs, setting, *chosen) for chosen in _chosen(pairs, boxes)]
 
 
-def _columns(run: TableRun, pairs: Sequence[Pair], boxes: Boxes, columns: Mapping[str, Experiment]) -> list[Block]:
+def _columns(run: Measured, pairs: Sequence[Pair], boxes: Boxes, columns: Mapping[str, Experiment]) -> list[Block]:
     """Each photograph in the order of the pairs: the original, and each column's output."""
     blocks = []
     for pair, box, original in sorted(_chosen(pairs, boxes), key=lambda chosen: pairs.index(chosen[0])):
@@ -220,7 +220,7 @@ def _box(name: str, numbers: Sequence[int] | None, size: Sequence[int]) -> Box:
 
 
 def _there(
-    run: TableRun, setting: Setting, bits: Sequence[str], methods: Sequence[str] = ()
+    run: Measured, setting: Setting, bits: Sequence[str], methods: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
     """(bit widths, methods) of those asked for, all methods by default, with a row for the photographs."""
     rows = setting.rows(run.table[(run.table["dataset"] == DATASET) & run.table["bits"].isin(list(bits))])
@@ -228,7 +228,7 @@ def _there(
     return [w for w in bits if w in set(rows["bits"])], [m for m in setting.timesteps if m in set(rows["method"])]
 
 
-def _stored(run: TableRun, key: Key) -> str:
+def _stored(run: Measured, key: Key) -> str:
     """Stored bits per weight as text; empty when unknown."""
     rows = run.table.set_index(["method", "backbone", "timestep", "bits"])["w_bits_effective"]
     values = rows[rows.index == key]

@@ -10,7 +10,7 @@ from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.show.tables.render import add_paper, is_number, wide
 from qartsr_lib.show.tables.setting import OTHER_RECIPES, Setting, table_parts
 from qartsr_lib.study.paper import NO_MODEL, papers_rows
-from qartsr_lib.study.stats import paired_bootstrap
+from qartsr_lib.study.stats import mean_interval
 
 Sections = list[tuple[str, pd.DataFrame]]
 TABLE4_NOTE = (
@@ -113,7 +113,7 @@ def timestep_effect(per_image: pd.DataFrame) -> pd.DataFrame:
     for key, group in values.groupby(["dataset", "backbone", "method", "bits"], sort=False):
         table = group.pivot_table(index="image", columns="timestep", values="value")
         if {1000, 1} <= set(table.columns):
-            effect = paired_bootstrap(table[1].to_numpy(), table[1000].to_numpy())
+            effect = mean_interval(table[1] - table[1000])
             rows.append((*key, *effect, len(table)))
     columns = ["dataset", "backbone", "method", "bits", "PSNR gain", "ci_low", "ci_high", "n_images"]
     return pd.DataFrame(rows, columns=columns).round(3)

@@ -16,7 +16,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.base.atomic import write_text
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study.paper import BICUBIC_LABEL, paper_table, paper_values
-from qartsr_lib.study.result_cells import read_cells
+from qartsr_lib.study.results import read_cells
 
 CAPTIONS = Path(__file__).resolve().parents[1] / "assets" / "captions.toml"
 DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}

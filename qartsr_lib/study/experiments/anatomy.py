@@ -21,7 +21,7 @@ from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING
 from qartsr_lib.quant.states import QuantState, calibrate, in_state
-from qartsr_lib.study.measured import Measured, measure_cells
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile
 from qartsr_lib.training.finetuning.losses import normalized_mse
 

@@ -34,8 +34,8 @@ from qartsr_lib.images.image import read_image, to_uint8, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study import cells as study
-from qartsr_lib.study.experiment import Experiment
-from qartsr_lib.study.measured import Measured, measure_cells
+from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.profiles import Profile
 
 FULL_PRECISION, FULL_BITS = "FP", "W32A32"

@@ -16,9 +16,9 @@ from qartsr_lib.images.fidelity import luma, psnr
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import QArtSR
 from qartsr_lib.methods.rates import Options, training_options
-from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.experiments.maxmin import bicubic_rows
-from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile
 from qartsr_lib.study.results import CELL, read_measurement
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from qartsr_lib.methods.maxmin import PARTS
-from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
+from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL
 from qartsr_lib.study.profiles import Profile
 

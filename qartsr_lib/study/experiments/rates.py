@@ -27,7 +27,7 @@ from qartsr_lib.images.fidelity import psnr_y
 from qartsr_lib.images.image import central_crop, list_images, read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, OTHERS
-from qartsr_lib.study.measured import Measured, measure_cells
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.study.results import read_measurement
 from qartsr_lib.training.finetuning.losses import perceptual_and_squared

@@ -24,7 +24,7 @@ from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_
 from qartsr_lib.images.fidelity import psnr_y
 from qartsr_lib.images.image import from_uint8, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.measured import Measured, measure_cells
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile
 
 Cell = tuple[str, int]
@@ -297,6 +297,6 @@ class Measurement:
         return cells
 
 
-def latent_differences(stages: Iterable[tuple[int, Stages, Stages]]) -> dict[int, np.ndarray]:
+def latent_differences(stages: Sequence[tuple[int, Stages, Stages]]) -> dict[int, np.ndarray]:
     """T -> quantized minus full-precision z_H, flat, of rows (T, full precision, quantized)."""
     return {timestep: (quantized.z_h - full.z_h).flatten().numpy() for timestep, full, quantized in stages}

@@ -17,8 +17,10 @@ import scipy.stats
 from qartsr_lib.base import paths
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study import results
+from qartsr_lib.study.contrasts import image_means, paired
 from qartsr_lib.study.experiments.claims.rules import CHECKS, Finding, NoData
-from qartsr_lib.study.stats import paired_bootstrap
+from qartsr_lib.study.results import KEYS
+from qartsr_lib.study.stats import mean_interval
 
 Settings = Mapping[str, Any]
 
@@ -27,7 +29,7 @@ Settings = Mapping[str, Any]
 def contrast(settings: Settings, profile: str) -> Finding:
     """Values of `plus` minus those of `minus`, per image, against the bounds `above` and `below`.
 
-    Settings: table, metric, and of results.CELL what all cells share; plus and minus: lists of what sets each cell
+    Settings: table, metric, and of KEYS what all cells share; plus and minus: lists of what sets each cell
     apart ("@name" stands for the setting of that name); above, below: where the claim says that the effect lies (at
     least one), for every seed too. Where less is better, the sign is turned: above 0, `plus` is better.
 
@@ -35,17 +37,17 @@ def contrast(settings: Settings, profile: str) -> Finding:
     equivalence by two one-sided tests); the interval is a BCa bootstrap's of the mean.
     """
     metric, values = settings["metric"], _per_image(profile, settings["table"])
-    shared = {key: settings[key] for key in results.CELL if key in settings}
+    shared = {key: settings[key] for key in KEYS if key in settings}
     sides = [[_resolved(cell, settings) for cell in settings[side]] for side in ("plus", "minus")]
     plus, minus = ([_cell(values, shared | cell, metric) for cell in side] for side in sides)
     sign = -1 if lower_is_better(metric) else 1
-    by_image = sign * (_sum(plus) - _sum(minus)).dropna()
+    by_image = sign * paired(_means(plus), _means(minus))
     if by_image.empty:
         raise NoData(f"{metric} has no value for {_named(shared)}")
-    effect, low, high = paired_bootstrap(by_image.to_numpy(), np.zeros(len(by_image)))
+    effect, low, high = mean_interval(by_image)
     above, below = settings.get("above", -math.inf), settings.get("below", math.inf)
     every = pd.concat([*plus, *minus])
-    per_seed = [sign * float((_sum(plus, seed) - _sum(minus, seed)).mean()) for seed in every["seed"].unique()]
+    per_seed = [sign * float(paired(_means(plus, seed), _means(minus, seed)).mean()) for seed in every["seed"].unique()]
     agree = sum(above < value < below for value in per_seed)
     seeds = f", {agree} of {len(per_seed)} seeds agree" if len(per_seed) > 1 else ""
     return Finding(
@@ -71,9 +73,9 @@ def _per_image(profile: str, table: str) -> pd.DataFrame:
 @lru_cache(maxsize=8)
 def _read(profile: str, table: str, files: tuple[tuple[Path, int], ...]) -> pd.DataFrame:
     if files[0][0].parent.name == table:
-        return pd.concat([results.read_per_image(profile, table, path.stem) for path, _ in files])
+        return results.read_per_image(profile, table)
     wide = results.read_measurement(profile, table, ("image", "run_id"))
-    fixed = [column for column in (*results.CELL, "variant", "image", "run_id") if column in wide]
+    fixed = [column for column in (*KEYS, "variant", "image", "run_id") if column in wide]
     return wide.melt(id_vars=fixed, var_name="metric", value_name="value").assign(seed=0)
 
 
@@ -102,13 +104,9 @@ def _rows(frame: pd.DataFrame, wanted: Settings) -> pd.DataFrame:
     return frame
 
 
-def _sum(cells: Sequence[pd.DataFrame], seed: int | None = None) -> pd.Series:
-    """Sum of cells per image: means over seeds, or of one seed where a cell has it."""
-    total = 0.0
-    for rows in cells:
-        chosen = rows[rows["seed"] == seed] if seed is not None and (rows["seed"] == seed).any() else rows
-        total = total + chosen.groupby("image")["value"].mean()
-    return total
+def _means(cells: Sequence[pd.DataFrame], seed: int | None = None) -> list[pd.Series]:
+    """Values per image: means over seeds, or of one seed where a cell has it."""
+    return [image_means(rows[rows["seed"] == seed] if (rows["seed"] == seed).any() else rows) for rows in cells]
 
 
 def _p(effects: np.ndarray, above: float, below: float) -> float:

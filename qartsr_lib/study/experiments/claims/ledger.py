@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 
-import numpy as np
 import pandas as pd
 
 from qartsr_lib.study import results
 from qartsr_lib.study.experiments.claims.rules import CHECKS, Claim, Finding, NoData, Rules, expanded
+from qartsr_lib.study.stats import holm
 
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "partly", "not reproduced", "not testable here"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
@@ -42,8 +42,8 @@ class Ledger:
 
     def write(self) -> None:
         """results/<profile>/claims.csv and claims_checks.csv, replaced as a whole."""
-        results.write_measurement(self.profile, "claims", self.claims, by=(), front=COLUMNS)
-        results.write_measurement(self.profile, "claims_checks", self.checks, by=(), front=CHECK_COLUMNS)
+        results.write_table(self.profile, "claims", self.claims, by=(), front=COLUMNS)
+        results.write_table(self.profile, "claims_checks", self.checks, by=(), front=CHECK_COLUMNS)
 
 
 def make_ledger(rules: Rules, profile: str) -> Ledger:
@@ -74,16 +74,6 @@ def _findings(claim: Claim, rules: Rules, profile: str) -> Iterable[Finding]:
                 reason = f"{finding.check}: {finding.n} photographs, fewer than {rules.min_images}"
                 finding = replace(finding, p=math.nan, missing=reason)
             yield finding
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979); NaN stays and does not count."""
-    values = np.array(p, dtype=float)
-    tested = np.flatnonzero(~np.isnan(values))
-    order = tested[np.argsort(values[tested], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    values[order] = np.minimum(1, np.maximum.accumulate(values[order] * factors))
-    return values.tolist()
 
 
 def _claim_row(claim: Claim, checks: pd.DataFrame) -> dict[str, object]:

@@ -8,10 +8,10 @@ from functools import lru_cache
 import pandas as pd
 
 from qartsr_lib.methods import METHODS
+from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.experiments.counting.honest import components, honest_rows
 from qartsr_lib.study.experiments.counting.paper import paper_rows
 from qartsr_lib.study.experiments.counting.trace import LAYERS, MODELS, OUTPUT_SIZE, PARAMETERS, counted
-from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.paper import paper_table
 
 COUNTED = "OSEDiff"

@@ -7,6 +7,7 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
+from qartsr_lib.methods import METHODS
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
@@ -16,6 +17,8 @@ from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.quant.report import report
 from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.quant.states import QuantState, calibrate
+
+assert METHODS.names()  # registers the layer kinds
 
 
 def float_layers():

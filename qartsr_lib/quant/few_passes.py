@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from qartsr_lib.base.native import at
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.granularity import PerTensor
-from qartsr_lib.quant.learned import LearnedQuantizer
+from qartsr_lib.quant.learned import LearnedQuantizer, gradients_of_bounds, ranges_of_bounds
 
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Kernel size, stride and padding."""
@@ -39,9 +39,10 @@ def enter(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Q_A(x / phi), like x, and L2 x, (N, H', W', r) or (..., r); None without `side_in` (r, c_in k k)."""
     quantizer = layer.input_quantizer
+    bounds = (quantizer.lower_units, quantizer.upper_units, quantizer.unit)
     window = (layer.kernel_size, layer.stride, layer.padding) if isinstance(layer, nn.Conv2d) else None
-    inputs = (x.contiguous(memory_format=_layout(layer)), layer.log_phi.exp(), *quantizer.qparams(x), side_in)
-    return _Enter.apply(*inputs, quantizer.code_range, window)
+    options = (quantizer.config.bits, quantizer.code_range, window)
+    return _Enter.apply(x.contiguous(memory_format=_layout(layer)), layer.log_phi.exp(), *bounds, side_in, *options)
 
 
 def add_side(layer: nn.Module, y: torch.Tensor, narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
@@ -70,7 +71,8 @@ def _geometry(x: torch.Tensor, rank: int, window: Window | None) -> tuple[ctypes
 
 class _Enter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, phi, scale, zero_point, side_in, code_range, window):
+    def forward(ctx, x, phi, lower_units, upper_units, unit, side_in, bits, code_range, window):
+        scale, zero_point = ranges_of_bounds(lower_units, upper_units, unit, bits)
         channels, threads = len(phi), torch.get_num_threads()
         ctx.passes = (float(scale), float(zero_point), x.numel() // channels, channels, *code_range, threads)
         ctx.window = window
@@ -81,25 +83,26 @@ class _Enter(torch.autograd.Function):
             sizes, shape = _geometry(x, len(side_in), window)
             weight, narrow = _channels_last(side_in, channels, window), x.new_empty(shape)
             loops.library().side_narrow(*at(x, weight), sizes, threads, narrow.data_ptr())
-        ctx.save_for_backward(x, phi, weight)
+        ctx.save_for_backward(x, phi, scale, unit, weight)
         return quantized, narrow
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, grad_narrow):
-        x, phi, weight = ctx.saved_tensors
+        x, phi, scale, unit, weight = ctx.saved_tensors
+        *_, qmin, qmax, threads = ctx.passes
         gradient = loops.laid_out_like(x, gradient)
         grad_x, grad_phi, grad_range = torch.empty_like(x), torch.empty_like(phi), phi.new_empty(2)
-        loops.library().divided_fake_quantize_gradients(
-            *at(gradient, x, phi), *ctx.passes, *at(grad_x, grad_phi, grad_range)
-        )
+        found = at(grad_x, grad_phi, grad_range)
+        loops.library().divided_fake_quantize_gradients(*at(gradient, x, phi), *ctx.passes, *found)
         grad_side = None
         if weight is not None:
+            sizes, _ = _geometry(x, len(weight), ctx.window)
             changes, given = torch.empty_like(weight), grad_narrow.contiguous()
-            sizes = (_geometry(x, len(weight), ctx.window)[0], ctx.passes[-1])
-            loops.library().side_narrow_gradients(*at(given, x, weight), *sizes, *at(grad_x, changes))
+            loops.library().side_narrow_gradients(*at(given, x, weight), sizes, threads, *at(grad_x, changes))
             grad_side = changes.movedim(-1, 1).reshape(len(weight), -1)
-        return grad_x, grad_phi, *grad_range, grad_side, None, None
+        bounds = gradients_of_bounds(*grad_range, scale, unit, qmax - qmin)
+        return grad_x, grad_phi, *bounds, None, grad_side, None, None, None
 
 
 class _AddSide(torch.autograd.Function):

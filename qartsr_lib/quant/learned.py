@@ -7,7 +7,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams
+from qartsr_lib.quant import loops
+from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams, fake_quantize, fake_quantize_gradients
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
 
@@ -47,9 +48,16 @@ class LearnedQuantizer(Quantizer):
     def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and zero-point of the present bounds, differentiable in them."""
         super().qparams(x)  # un-calibrated: tells so
-        if self.config.zero_point == "real":
-            return _RangeOfBounds.apply(self.lower_units, self.upper_units, self.unit, self.config.bits)
         return affine_qparams(self.lower, self.upper, self.config.bits, self.config.zero_point)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x_hat of Eq. 3 for the present bounds, same shape as x."""
+        if self.config.zero_point != "real" or not torch.is_grad_enabled():
+            return super().forward(x)
+        super().qparams(x)
+        grouped = self.config.granularity.view(x)
+        bounds = (self.lower_units, self.upper_units, self.unit)
+        return _FakeQuantizeBounds.apply(grouped, *bounds, self.config.bits, *self.code_range).reshape(x.shape)
 
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
@@ -64,23 +72,42 @@ def power_of_two(width: torch.Tensor) -> torch.Tensor:
     return torch.exp2(width.double().clamp(min=SCALE_FLOOR).log2().round()).to(width.dtype)
 
 
-class _RangeOfBounds(torch.autograd.Function):
-    """affine_qparams(lower_units * unit, upper_units * unit, bits) as one node.
+def ranges_of_bounds(lower_units, upper_units, unit, bits):
+    """(scale, zero_point) of the bounds lower_units * unit and upper_units * unit."""
+    found = loops.of_bounds("ranges_of_bounds", (lower_units, upper_units, unit), 2**bits - 1, SCALE_FLOOR)
+    return found or affine_qparams(lower_units * unit, upper_units * unit, bits)
+
+
+def gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, levels):
+    """Those of lower_units and upper_units: scale = (upper - lower) / levels above its floor, zero_point = lower."""
+    tensors = (grad_scale, grad_zero_point, scale, unit)
+    found = loops.of_bounds("gradients_of_bounds", tensors, levels, SCALE_FLOOR)
+    if found is not None:
+        return found
+    grad_upper = torch.where(scale > SCALE_FLOOR, grad_scale / levels, 0.0)
+    return (grad_zero_point - grad_upper).mul_(unit), grad_upper.mul_(unit)
+
+
+class _FakeQuantizeBounds(torch.autograd.Function):
+    """fake_quantize(x, *affine_qparams(lower_units * unit, upper_units * unit, bits)) as one node.
 
     The bounds are tiny, and a network has hundreds of them: differentiated operation by operation, the
     overhead of these operations is a good part of a step on small images.
     """
 
     @staticmethod
-    def forward(ctx, lower_units, upper_units, unit, bits):
-        scale, zero_point = affine_qparams(lower_units * unit, upper_units * unit, bits)
-        ctx.save_for_backward(scale, unit)
-        ctx.levels = 2**bits - 1
-        return scale, zero_point
+    def forward(ctx, x, lower_units, upper_units, unit, bits, qmin, qmax):
+        scale, zero_point = ranges_of_bounds(lower_units, upper_units, unit, bits)
+        ctx.save_for_backward(x, scale, zero_point, unit)
+        ctx.code_range = (qmin, qmax)
+        return fake_quantize(x, scale, zero_point, qmin, qmax)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_scale, grad_zero_point):
-        scale, unit = ctx.saved_tensors
-        grad_upper = torch.where(scale > SCALE_FLOOR, grad_scale / ctx.levels, 0.0)
-        return (grad_zero_point - grad_upper).mul_(unit), grad_upper.mul_(unit), None, None
+    def backward(ctx, gradient):
+        x, scale, zero_point, unit = ctx.saved_tensors
+        qmin, qmax = ctx.code_range
+        grad_x, grad_scale, grad_zero_point = fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
+        wanted = (grad_x, *gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, qmax - qmin))
+        needed = zip(wanted, ctx.needs_input_grad, strict=False)
+        return *(found if needs else None for found, needs in needed), None, None, None, None

@@ -171,19 +171,21 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx, gradient):
         needed = ctx.needs_input_grad[:3]
         if any(needed[1:]):
-            inputs = (gradient, *ctx.saved_tensors, *ctx.code_range)
-            gradients = loops.fake_quantize_gradients(*inputs) or _gradients(*inputs)
+            gradients = fake_quantize_gradients(gradient, *ctx.saved_tensors, *ctx.code_range)
         else:
             gradients = (torch.where(*ctx.saved_tensors, gradient, 0.0), None, None)
         return *(found if needs else None for found, needs in zip(gradients, needed, strict=True)), None, None
 
 
-def _gradients(gradient, x, scale, zero_point, qmin, qmax):
-    """Those of `fake_quantize` with respect to x, scale and zero_point, in few passes over x.
+def fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax):
+    """Those of `fake_quantize` with respect to x, scale and zero_point, given that of its result.
 
-    Hence torch.where, because a product with a mask first writes the mask out as floats, and g - g_inside, which is
-    exact, for the gradient outside.
+    Where PyTorch does it, written in few passes over x: torch.where, because a product with a mask first
+    writes the mask out as floats; g - g_inside, which is exact, for the gradient outside.
     """
+    found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
+    if found is not None:
+        return found
     steps = _steps(x, scale, zero_point)
     codes = steps.clamp(qmin, qmax)
     inside = codes == steps

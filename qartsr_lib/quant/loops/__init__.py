@@ -1,4 +1,4 @@
-"""The passes over memory of a training step in C++, for `primitives` and `few_passes`.
+"""The passes over memory of a training step in C++, for `primitives`, `learned` and `few_passes`.
 
 A training step of a quantized network is memory-bound: written with PyTorch's operations, these passes cost as
 much as its convolutions. Each function here has the bits of the function of the same name there, but for the order
@@ -15,13 +15,15 @@ from pathlib import Path
 import torch
 
 from qartsr_lib.base import native
-from qartsr_lib.base.native import FLOAT, POINTER, WHOLE, at
+from qartsr_lib.base.native import DOUBLE, FLOAT, POINTER, WHOLE, at
 
 _SIZES = [WHOLE, WHOLE]
 _CODES = [FLOAT, FLOAT, WHOLE]  # smallest and largest code, threads
 ARGUMENTS = {
     "fake_quantize": [*[POINTER] * 3, *_SIZES, *_CODES, POINTER],
     "fake_quantize_gradients": [*[POINTER] * 4, *_SIZES, *_CODES, *[POINTER] * 3],
+    "ranges_of_bounds": [*[POINTER] * 3, WHOLE, FLOAT, DOUBLE, *[POINTER] * 2],
+    "gradients_of_bounds": [*[POINTER] * 4, WHOLE, FLOAT, FLOAT, *[POINTER] * 2],
     "divided_fake_quantize": [POINTER, POINTER, FLOAT, FLOAT, *_SIZES, *_CODES, POINTER],
     "divided_fake_quantize_gradients": [*[POINTER] * 3, FLOAT, FLOAT, *_SIZES, *_CODES, *[POINTER] * 3],
     "side_narrow": [*[POINTER] * 3, WHOLE, POINTER],
@@ -62,6 +64,19 @@ def fake_quantize_gradients(
     sizes = (rows, x.numel() // rows, qmin, qmax, torch.get_num_threads())
     library().fake_quantize_gradients(*at(gradient, x, scale, zero_point), *sizes, *at(*found))
     return tuple(found)
+
+
+def of_bounds(
+    name: str, tensors: tuple[torch.Tensor, ...], levels: int, smallest: float
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The two results of `learned.ranges_of_bounds` or `learned.gradients_of_bounds`, by `name`."""
+    like = tensors[-1]
+    alike = all(tensor.shape == like.shape and tensor.is_contiguous() for tensor in tensors)
+    if not (alike and plain(*tensors) and library() is not None):
+        return None
+    found = torch.empty_like(like), torch.empty_like(like)
+    getattr(library(), name)(*at(*tensors), like.numel(), levels, smallest, *at(*found))
+    return found
 
 
 def plain(*tensors: torch.Tensor) -> bool:

@@ -24,7 +24,9 @@ from qartsr_lib.deploy.blocks import Enlarging, NormedLayer, ResidualBlock, fold
 from qartsr_lib.deploy.geometry import Geometry, side_products
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import int8_form
-from qartsr_lib.quant import SHARED_SETTING, calibrate, quantize_
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.states import calibrate
 
 needs_loops = pytest.mark.skipif(loops.library() is None, reason="no C++ compiler here")
 CHANNELS = (3, 7, 16, 20, 40, 128)

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.base import Method
-from qartsr_lib.quant import quantize_, report
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.report import report
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import counting

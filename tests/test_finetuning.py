@@ -10,8 +10,10 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.backbones.features import FeatureDistance
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant import SHARED_SETTING, QuantState, calibrate, parse_bits, quantize_
-from qartsr_lib.quant.states import quant_modules
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.bits import parse_bits
+from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.states import QuantState, calibrate, quant_modules
 from qartsr_lib.training.finetuning.checkpoint import load_checkpoint, save_checkpoint
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
 from qartsr_lib.training.finetuning.losses import normalized_mse, perceptual_and_squared

@@ -20,9 +20,13 @@ from qartsr_lib.deploy.integer_product import HALVED, WHOLE, IntegerProduct, wei
 from qartsr_lib.deploy.layer import Form, InferenceLayer
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
-from qartsr_lib.methods import METHODS, phi_search, svdquant
+from qartsr_lib.methods import METHODS, svdquant
 from qartsr_lib.methods.qartsr_layers import FinetuneLayer
-from qartsr_lib.quant import SHARED_SETTING, PerGroup, QuantizerConfig, calibrate, quant_modules, quantize_
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.granularity import PerGroup
+from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.states import calibrate, quant_modules
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 
 SETTINGS = [(name, bits) for name in ("maxmin", "svdquant", "qartsr") for bits in ("W8A8", "W4A4", "W2A2")]
@@ -36,7 +40,7 @@ def pair(request):
     backbone, images = tiny_backbone(), lq_images(4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(IMAGE_LOSSES._entries, "vae-features+mse", lambda device: nn.functional.mse_loss)
-        patch.setattr(phi_search, "GRID", 3)
+        patch.setattr(svdquant, "GRID", 3)
         patch.setattr(svdquant, "REFINEMENTS", 2)
         if name == "qartsr":  # what training changes, without its time
             model = METHODS.get(name).untrained(backbone, bits, images)
@@ -117,7 +121,7 @@ print(weights_of_8_bits())
 
 def test_pictures_have_the_same_bits_whatever_onednn_may_use(tmp_path, monkeypatch):
     """A process that is kept to AVX2, where products of 8 bits saturate, against one that may use all there is."""
-    monkeypatch.setattr(phi_search, "GRID", 3)
+    monkeypatch.setattr(svdquant, "GRID", 3)
     monkeypatch.setattr(svdquant, "REFINEMENTS", 2)
     files = [
         tmp_path / f"{name}-{bits}.safetensors" for name in ("maxmin", "svdquant") for bits in ("W8A8", "W4A4", "W2A2")

@@ -29,7 +29,11 @@ from qartsr_lib.deploy.layer import Form, InferenceLayer
 from qartsr_lib.deploy.runtimes import RUNTIMES
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr_layers import FinetuneLayer
-from qartsr_lib.quant import SHARED_SETTING, PerGroup, QuantizerConfig, calibrate, quant_modules, quantize_
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.granularity import PerGroup
+from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.states import calibrate, quant_modules
 from tests.benchmarks.gpu import int8_cuda
 from tests.benchmarks.gpu.agreement import exact_output, grey_levels, layers_apart
 from tests.benchmarks.gpu.fused_norms import FusedGroupNorm, fuse_norms_

@@ -5,12 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.quant import PerChannel, PerGroup, few_passes, loops, primitives
+from qartsr_lib.methods import METHODS
+from qartsr_lib.quant import few_passes, loops, primitives
+from qartsr_lib.quant.granularity import PerChannel, PerGroup
 from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import QuantizerConfig
 from qartsr_lib.quant.states import QuantState
 
+assert METHODS.names()  # registers the layer kinds
 pytestmark = pytest.mark.skipif(loops.library() is None, reason="no C++ compiler here")
 
 

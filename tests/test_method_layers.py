@@ -9,11 +9,13 @@ from torch import nn
 
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.svdquant_released import RELEASED_SETTING
-from qartsr_lib.quant import SHARED_SETTING, QuantScheme, QuantState, calibrate, quantize_
-from qartsr_lib.quant.dynamic import DynamicQuantizer
+from qartsr_lib.methods.svdquant import RELEASED_SETTING, _candidates
+from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerGroup
-from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
+from qartsr_lib.quant.report import report
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
+from qartsr_lib.quant.states import QuantState, calibrate
 
 assert METHODS.names()  # registers the layer kinds
 
@@ -106,7 +108,7 @@ def test_svdquant_finds_the_best_candidate_of_its_grid():
     reference, layer, x = converted("linear", "smoothed", "W4A4")
     chosen = float(F.mse_loss(layer(x), reference(x)).detach())
     layer.observe(x)
-    candidates = list(layer._candidates())
+    candidates = list(_candidates(*(values.log() for values in layer.largest())))
     assert len(candidates) == 39
     errors = []
     with torch.no_grad():
@@ -157,5 +159,5 @@ def test_svdquant_as_released_has_groups_and_stores_their_scales():
     calibrate(net, net, [x])
     net[0].start()
     assert net[0].weight_quantizer.scale.numel() == 10 * 2 and net[0].bias_quantizer is None
-    assert net[0].stored_weight_bits == 1280 * 4 + 16 * 20 + 16 * (128 + 10 + 128)
+    assert report(net).weight_stored_bits[0] == 1280 * 4 + 16 * 20 + 16 * (128 + 10 + 128)
     assert float((net(x) - F.linear(x, net[0].weight, net[0].bias)).square().mean()) < 0.01

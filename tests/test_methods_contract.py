@@ -11,7 +11,7 @@ from quant_stand_in import lq_images, tiny_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
-from qartsr_lib.methods import METHODS, phi_search, svdquant
+from qartsr_lib.methods import METHODS, svdquant
 from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.states import QuantState, quant_modules
@@ -35,7 +35,7 @@ def images():
 def _cheap(monkeypatch):
     """The stand-in's images need no trained encoder, and its layers no fine grid."""
     monkeypatch.setitem(IMAGE_LOSSES._entries, "vae-features+mse", lambda device: torch.nn.functional.mse_loss)
-    monkeypatch.setattr(phi_search, "GRID", 3)
+    monkeypatch.setattr(svdquant, "GRID", 3)
     monkeypatch.setattr(svdquant, "REFINEMENTS", 2)
 
 

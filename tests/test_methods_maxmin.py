@@ -10,7 +10,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS, MethodResult
 from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
 from qartsr_lib.methods.maxmin import PARTS
-from qartsr_lib.quant import QuantLayer
+from qartsr_lib.quant.layers import QuantLayer
 
 LABELS = {
     "fp": "FP",

@@ -15,7 +15,11 @@ from qartsr_lib.deploy.bitpack import pack, packed_size, unpack
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer
 from qartsr_lib.deploy.packed_file import load_packed, read_packed_description, save_packed
-from qartsr_lib.quant import SHARED_SETTING, PerGroup, QuantizerConfig, calibrate, quantize_, variant
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.granularity import PerGroup
+from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.scheme import SHARED_SETTING, variant
+from qartsr_lib.quant.states import calibrate
 
 
 def quantized(bits="W4A4", scheme=SHARED_SETTING, only=("*",)):

@@ -7,11 +7,18 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.quant import QuantScheme, QuantState, calibrate, loops, quantize_
+from qartsr_lib.methods import METHODS
+from qartsr_lib.quant import loops
+from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.primitives import affine_qparams
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
+from qartsr_lib.quant.report import report
+from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.quant.states import QuantState, calibrate
+
+assert METHODS.names()  # registers the layer kinds
 
 
 def float_layers():
@@ -202,7 +209,7 @@ def test_start_without_calibration():
 def test_side_branches_are_counted():
     _, layer, _ = converted("linear")  # rank 1: L1 20, L2 12, phi 12
     assert layer.side_branch_bits == 16 * (20 + 12 + 12)
-    assert layer.stored_weight_bits >= 20 * 12 * 4 + layer.side_branch_bits
+    assert report(layer).weight_stored_bits[0] >= 20 * 12 * 4 + layer.side_branch_bits
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -229,7 +236,7 @@ def test_what_the_inference_form_keeps_is_what_is_counted():
     floats = [exported.scale, exported.zero_point, exported.phi, exported.side_out, exported.side_in]
     floats += [exported.input_scale, exported.input_zero_point]
     stored = exported.codes.numel() * width + sixteen * sum(part.numel() for part in floats)
-    assert stored == layer.stored_weight_bits
+    assert stored == report(layer).weight_stored_bits[0]
 
 
 def test_published_ranks_stop_at_full_rank():

@@ -8,24 +8,14 @@ from quant_stand_in import lq_images, tiny_backbone
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant import (
-    LAYER_KINDS,
-    SHARED_SETTING,
-    Bits,
-    PerChannel,
-    PerGroup,
-    QuantConv2d,
-    QuantLayer,
-    QuantLinear,
-    QuantScheme,
-    calibrate,
-    full_precision,
-    quantize_,
-    report,
-    variant,
-    w_bits_effective,
-)
+from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.attention import QuantAttnProcessor
+from qartsr_lib.quant.bits import Bits
+from qartsr_lib.quant.granularity import PerChannel, PerGroup
+from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
+from qartsr_lib.quant.report import report, w_bits_effective
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, variant
+from qartsr_lib.quant.states import calibrate, full_precision
 
 W4A4 = SHARED_SETTING.at("W4A4")
 

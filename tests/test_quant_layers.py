@@ -8,21 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant import (
-    SHARED_SETTING,
-    LayerConfig,
-    PerChannel,
-    PerGroup,
-    PerTensor,
-    QuantConv2d,
-    QuantizerConfig,
-    QuantLinear,
-    QuantState,
-    calibrate,
-    calibrating,
-    full_precision,
-    in_state,
-)
+from qartsr_lib.quant.granularity import PerChannel, PerGroup, PerTensor
+from qartsr_lib.quant.layers import LayerConfig, QuantConv2d, QuantLinear
+from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.states import QuantState, calibrate, full_precision, in_state
 
 
 def config(w=4, a=4, bias=8, activations=None, **options):
@@ -236,14 +226,27 @@ def two_layers():
     return nn.ModuleList([layer, other]), x
 
 
-@pytest.mark.parametrize("context", [full_precision, calibrating])
-def test_states_come_back_after_an_exception(context):
+def _calibrate(model, forward):
+    calibrate(model, lambda _: forward(), [None])
+
+
+def _in_full_precision(model, forward):
+    with full_precision(model):
+        forward()
+
+
+@pytest.mark.parametrize("run", [_in_full_precision, _calibrate])
+def test_states_come_back_after_an_exception(run):
     model, x = two_layers()
     model[1].set_state(QuantState.FULL_PRECISION)
     scale = model[0].input_quantizer.scale.clone()
-    with pytest.raises(RuntimeError, match="stop"), context(model):
+
+    def stopped():
         model[0](x * 100)
         raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        run(model, stopped)
     assert [layer.state for layer in model] == [QuantState.QUANTIZED, QuantState.FULL_PRECISION]
     assert torch.equal(model[0].input_quantizer.scale, scale)
     model[0].input_quantizer.observe(x * 100)  # calibration is over: nothing is recorded
@@ -281,9 +284,8 @@ def test_a_second_calibration_starts_afresh():
 def test_non_finite_activations_change_nothing():
     model, x = two_layers()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(QartsrError, match=r"other \(activation\): NaN or infinite"), calibrating(model):
-        model[0](x * 3)
-        model[1](x * torch.nan)
+    with pytest.raises(QartsrError, match=r"other \(activation\): NaN or infinite"):
+        _calibrate(model, lambda: (model[0](x * 3), model[1](x * torch.nan)))
     assert torch.equal(model[0].input_quantizer.scale, before["0.input_quantizer.scale"])
     assert not model[1].input_quantizer.calibrated
     assert model[0].state is QuantState.QUANTIZED

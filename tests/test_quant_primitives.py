@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from qartsr_lib.quant import (
+from qartsr_lib.quant.primitives import (
+    SCALE_FLOOR,
     affine_qparams,
     dequantize,
     fake_quantize,
@@ -18,7 +19,6 @@ from qartsr_lib.quant import (
     round_ste,
     symmetric_qparams,
 )
-from qartsr_lib.quant.primitives import SCALE_FLOOR
 
 BITS = st.integers(2, 8)
 FLOATS = arrays(

@@ -4,16 +4,9 @@ import pytest
 import torch
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant import (
-    OBSERVERS,
-    Bits,
-    PerChannel,
-    PerGroup,
-    PerTensor,
-    Quantizer,
-    QuantizerConfig,
-    parse_bits,
-)
+from qartsr_lib.quant.bits import Bits, parse_bits
+from qartsr_lib.quant.granularity import PerChannel, PerGroup, PerTensor
+from qartsr_lib.quant.quantizers import OBSERVERS, Quantizer, QuantizerConfig
 
 
 @pytest.mark.parametrize("text", ["W4A4", "w4a4", " W4A4 ", Bits(4, 4)])
@@ -99,30 +92,30 @@ def test_group_size_must_be_positive():
 )
 def test_min_max_runs_over_the_whole_set(granularity, reduced):
     batches = list(torch.randn(5, 2, 8, 4, 4, generator=torch.Generator().manual_seed(3)).unbind())
-    observer = OBSERVERS.get("min-max")(granularity, 4)
-    assert observer.limits() is None
+    observer = OBSERVERS.get("min-max")(granularity)
+    assert observer.limits is None
     for batch in batches:
         observer.update(batch)
     stacked = torch.stack(batches)
     dims = (0, *(dim + 1 for dim in reduced))
-    lower, upper = observer.limits()
+    lower, upper = observer.limits
     assert torch.equal(lower.flatten(), stacked.amin(dims).flatten())
     assert torch.equal(upper.flatten(), stacked.amax(dims).flatten())
 
 
 def test_first_batch_ignores_the_rest():
-    observer = OBSERVERS.get("first-batch")(PerTensor(), 4)
+    observer = OBSERVERS.get("first-batch")(PerTensor())
     observer.update(torch.tensor([-1.0, 2.0]))
     observer.update(torch.tensor([-9.0, 9.0]))
-    assert [limit.item() for limit in observer.limits()] == [-1, 2]
+    assert [limit.item() for limit in observer.limits] == [-1, 2]
 
 
 def test_observer_keeps_no_view_of_the_activation():
-    observer = OBSERVERS.get("min-max")(PerChannel(-1), 4)
+    observer = OBSERVERS.get("min-max")(PerChannel(-1))
     x = torch.tensor([1.0, 2.0])
     observer.update(x)
     x.fill_(7)
-    assert observer.limits()[0].tolist() == [1, 2]
+    assert observer.limits[0].tolist() == [1, 2]
 
 
 def test_uncalibrated_quantizer_says_so():

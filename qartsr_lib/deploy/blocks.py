@@ -17,7 +17,7 @@ from torch import nn
 
 from qartsr_lib.deploy.around_product import Norm, fold, remember, remembered_moments
 from qartsr_lib.deploy.int8 import IntegerLayer
-from qartsr_lib.quant.replace import replace_layers
+from qartsr_lib.quant.layers import replace_layers
 
 #: Parent -> its GroupNorm, activation (or None) and the layer behind them.
 SEQUENCES = {

@@ -9,10 +9,9 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import Form, InferenceLayer
-from qartsr_lib.quant.dynamic import DynamicQuantizer
-from qartsr_lib.quant.layers import QuantLayer
+from qartsr_lib.quant.layers import QuantLayer, replace_layers
 from qartsr_lib.quant.primitives import quantize
-from qartsr_lib.quant.replace import replace_layers
+from qartsr_lib.quant.quantizers import DynamicQuantizer
 
 SMALLEST = 2.0**-24
 """The least positive float16, for scales that would become 0 (constant channels have such)."""

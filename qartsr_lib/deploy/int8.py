@@ -22,7 +22,7 @@ from qartsr_lib.deploy.geometry import POINTWISE, Geometry, rows_by_tap, side_pr
 from qartsr_lib.deploy.integer_algebra import Algebra, is_integer
 from qartsr_lib.deploy.integer_product import IntegerProduct
 from qartsr_lib.deploy.layer import InferenceLayer
-from qartsr_lib.quant.replace import replace_layers
+from qartsr_lib.quant.layers import replace_layers
 
 ROWS = 64
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
-from qartsr_lib.quant.dynamic import DynamicQuantizer
 from qartsr_lib.quant.granularity import broadcast_along, granularity_from_dict, granularity_to_dict
+from qartsr_lib.quant.layers import spread
 from qartsr_lib.quant.primitives import dequantize, fake_quantize, integer_range
-from qartsr_lib.quant.quantizers import QuantizerConfig
-from qartsr_lib.quant.side_branch import spread
+from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
 
 _FORMATS = {2: torch.contiguous_format, 4: torch.channels_last}
 

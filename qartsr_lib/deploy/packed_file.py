@@ -26,8 +26,8 @@ from qartsr_lib.deploy.bitpack import pack, packed_size, unpack
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer, config_from_dict, config_to_dict
 from qartsr_lib.quant.attention import QuantAttnProcessor
+from qartsr_lib.quant.layers import replace_layers
 from qartsr_lib.quant.quantizers import Quantizer
-from qartsr_lib.quant.replace import replace_layers
 
 FORMAT = "qartsr-packed-model"
 VERSION = 1

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pandas as pd
 import torch
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.progress import progress
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.quant.apply import EVERYTHING
+from qartsr_lib.quant.apply import EVERYTHING, quantize_
 from qartsr_lib.quant.bits import Bits
-from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.quant.report import report, w_bits_effective
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
+from qartsr_lib.quant.states import calibrate, calibrate_once, quant_modules
 
 
 @dataclass(frozen=True)
@@ -23,19 +28,25 @@ class MethodResult:
 
     Attributes:
         backbone: quantized, with the interface of the backbone given (upscale, stages, ...).
-        report: one row per layer of the whole network (quant.report.report).
-        w_bits_effective: stored bits per weight over the whole network.
         steps: training steps (images passed forward and backward); 0 without training.
         history: one record per training step, see finetuning.engine.Finetuner.run.
         note: what every row of this model must say beside its numbers, such as the loss it was trained by.
     """
 
     backbone: nn.Module
-    report: pd.DataFrame
-    w_bits_effective: float
-    steps: int
+    steps: int = 0
     history: Sequence[Mapping[str, float]] = ()
     note: str = ""
+
+    @cached_property
+    def report(self) -> pd.DataFrame:
+        """One row per layer of the whole network (quant.report.report)."""
+        return report(self.backbone)
+
+    @property
+    def w_bits_effective(self) -> float:
+        """Stored bits per weight over the whole network."""
+        return w_bits_effective(self.report)
 
 
 class Method(ABC):
@@ -58,13 +69,7 @@ class Method(ABC):
 
     @abstractmethod
     def build(
-        self,
-        backbone: nn.Module,
-        bits: str | Bits,
-        calibration_images: list[torch.Tensor],
-        *,
-        seed: int = 0,
-        **options,
+        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
     ) -> MethodResult:
         """Quantize a deep copy of `backbone`; the original is not changed.
 
@@ -89,12 +94,54 @@ class Method(ABC):
         """
         raise QartsrError(f"method {self.name!r} has no scheme(); give it one to have it counted")
 
-    def check_options(self, options: dict) -> None:
+    def check_options(self, options: Mapping[str, object]) -> None:
         """Raise QartsrError for an option that this method does not have."""
         unknown = sorted(set(options) - set(self.options))
         if unknown:
             known = ", ".join(self.options) or "none"
             raise QartsrError(f"method {self.name!r} has no option {unknown[0]!r} (known: {known})")
+
+
+class CalibratedMethod(Method):
+    """A method without training: its layers are converted, calibrated and started. Deterministic, without seed.
+
+    Args:
+        name, label, only: see Method.
+        setting: quantizers and layer kind; the bits are filled in by `build`.
+    """
+
+    def __init__(
+        self, name: str, label: str, setting: QuantScheme = SHARED_SETTING, only: tuple[str, ...] = EVERYTHING
+    ) -> None:
+        self.name, self.label, self.setting, self.only = name, label, setting, only
+
+    def scheme(self, **options) -> QuantScheme:
+        return self.setting
+
+    def build(
+        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
+    ) -> MethodResult:
+        self.check_options(options)
+        scheme = self.scheme(**options).at(bits, backbone.eight_bit_layers)
+        if not scheme.bits.is_full_precision:
+            check_calibration_images(calibration_images)
+        quantized = copy.deepcopy(backbone)
+        quantize_(quantized, scheme, self.only)
+        if not scheme.bits.is_full_precision:
+            start_(backbone, quantized, calibration_images, f"{self.label} {scheme.bits}")
+            quantized.quantization = replace(quantized.quantization, method=self.name)
+        return MethodResult(quantized)
+
+
+def start_(backbone: nn.Module, quantized: nn.Module, images: list[torch.Tensor], label: str) -> None:
+    """Calibrate the converted copy, every layer fed by full precision; layers that need more have `start`."""
+    starting = [module for module in quant_modules(quantized) if hasattr(module, "start")]
+    if not starting:
+        calibrate_once(backbone, quantized, images, f"calibrate {label}")
+        return
+    calibrate(quantized, quantized.upscale, progress(images, f"calibrate {label}"))
+    for module in progress(starting, f"{label} layers"):
+        module.start()
 
 
 def check_calibration_images(images: list[torch.Tensor]) -> None:

@@ -16,7 +16,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import InferenceParts, QuantLayer
-from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer
+from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import QuantState
 
 PHI_EXPONENT = 0.3
@@ -43,7 +43,7 @@ class ChannelScaledLayer(QuantLayer):
         self._lowest = self._highest = None
 
     def folded_weight(self) -> torch.Tensor:
-        """What Q_W sees, like W: phi W here."""
+        """phi W: what Q_W sees."""
         return self.times_phi(self.weight)
 
     def times_phi(self, weight: torch.Tensor) -> torch.Tensor:
@@ -74,10 +74,8 @@ class ChannelScaledLayer(QuantLayer):
             return super().forward(x)
         if torch.is_grad_enabled() and few_passes.fits(self, x):
             return self._trained(x)
-        scaled = self.scaled_input(x)
-        if self.input_quantizer is not None:
-            scaled = self.input_quantizer(scaled)
-        return self._operate(scaled, *self.quantized_parameters()).add_(self.correction(x))
+        quantized = self.quantized_input(self.scaled_input(x))
+        return self._operate(quantized, *self.quantized_parameters()).add_(self.correction(x))
 
     def _trained(self, x: torch.Tensor) -> torch.Tensor:
         """`forward` in few passes over memory, where `few_passes.fits`."""
@@ -130,29 +128,15 @@ class ChannelScaledLayer(QuantLayer):
     def set_ranges(self) -> None:
         """Ranges of input and weight quantizer for the present phi."""
         if self.input_quantizer is not None:
-            self.set_input_range()
+            phi, shape = self.log_phi.exp(), self.input_quantizer.scale.shape
+            lower, upper = (self._lowest / phi).min(), (self._highest / phi).max()
+            self.input_quantizer.set_range(lower.expand(shape), upper.expand(shape))
         if self.weight_quantizer is not None:
             self.weight_quantizer.set_range_from(self.folded_weight())
-
-    def set_input_range(self) -> None:
-        """Range of the input quantizer for the present phi."""
-        phi, shape = self.log_phi.exp(), self.input_quantizer.scale.shape
-        lower, upper = (self._lowest / phi).min(), (self._highest / phi).max()
-        self.input_quantizer.set_range(lower.reshape(shape), upper.reshape(shape))
 
     def forget(self) -> None:
         """Drop what calibration recorded."""
         self._lowest = self._highest = None
-
-    def quantizer_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters of all quantizers."""
-        quantizers = (self.weight_quantizer, self.input_quantizer, self.bias_quantizer)
-        return [p for quantizer in quantizers if quantizer is not None for p in quantizer.parameters()]
-
-    @property
-    def side_branch_bits(self) -> int:
-        """phi in 16 bits."""
-        return QPARAM_BITS * self.log_phi.numel()
 
 
 class _Quotient(torch.autograd.Function):

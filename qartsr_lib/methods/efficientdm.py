@@ -25,7 +25,7 @@ WEIGHT_STEP_RATE = 1e-6 * 2**6
 """1e-6 for the steps themselves; here they are held over the power of two nearest them, about 2^-6 at 4 bits."""
 
 
-class LoraLayer(StepLayer):
+class MergedLoraLayer(StepLayer):
     """Common part of LoraLinear and LoraConv2d.
 
     Attributes:
@@ -44,9 +44,7 @@ class LoraLayer(StepLayer):
             base = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
         self.register_buffer("base", base.clone())
         self.lora_out = nn.Parameter(weight.new_zeros(len(weight), rank))
-        self.lora_in = nn.Parameter(kaiming_start(rank, fan_in, weight))
-        with torch.no_grad():
-            self.lora_in.div_(self.lora_unit)
+        self.lora_in = nn.Parameter(kaiming_start(rank, fan_in, weight) / step)
 
     def folded_weight(self) -> torch.Tensor:
         """W_int + B A, like W: what Q_w sees."""
@@ -64,12 +62,12 @@ class LoraLayer(StepLayer):
         }
 
 
-class LoraLinear(LoraLayer, QuantLinear):
-    """LoraLayer for nn.Linear."""
+class LoraLinear(MergedLoraLayer, QuantLinear):
+    """MergedLoraLayer for nn.Linear."""
 
 
-class LoraConv2d(LoraLayer, QuantConv2d):
-    """LoraLayer for nn.Conv2d."""
+class LoraConv2d(MergedLoraLayer, QuantConv2d):
+    """MergedLoraLayer for nn.Conv2d."""
 
 
 class EfficientDM(TrainedMethod):

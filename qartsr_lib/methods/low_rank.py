@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.quant.layers import QuantConv2d, QuantLayer, QuantLinear
-from qartsr_lib.quant.side_branch import spread
+from qartsr_lib.quant.layers import QuantConv2d, QuantLinear, spread
 
 SIDE_DIVISOR = 80
 """Of 16-bit side branches, which cost storage."""
@@ -50,27 +49,18 @@ def kaiming_start(rank: int, fan_in: int, like: torch.Tensor) -> torch.Tensor:
     return drawn.to(like)
 
 
-class _SideBranch:
-    """What both have: attributes side_out (c_out, r) and side_in (r, c_in k k)."""
-
-    @property
-    def side_branch_macs(self: QuantLayer) -> int:
-        """Multiply-adds per output position of L1 L2."""
-        return self.side_in.numel() + self.side_out.numel()
-
-
-class SideBranchLinear(_SideBranch, QuantLinear):
+class SideBranchLinear(QuantLinear):
     """nn.Linear's part of a layer with attributes side_out (c_out, r) and side_in (r, c_in)."""
 
-    def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:
+    def side_branch(self, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""
         return F.linear(F.linear(x, self.side_in), self.side_out)
 
 
-class SideBranchConv2d(_SideBranch, QuantConv2d):
+class SideBranchConv2d(QuantConv2d):
     """nn.Conv2d's part: L2 is a k x k convolution to r channels, L1 a matrix over them at every position."""
 
-    def side_branch(self: QuantLayer, x: torch.Tensor) -> torch.Tensor:
+    def side_branch(self, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""
         narrow = self._conv_forward(x, self.side_in.view(-1, *self.weight.shape[1:]), None)
         return spread(narrow, self.side_out)

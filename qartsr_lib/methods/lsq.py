@@ -9,7 +9,6 @@ offset that averages the scale, and steps that may become negative.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -21,7 +20,6 @@ from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantL
 from qartsr_lib.quant.learned import power_of_two
 from qartsr_lib.quant.primitives import SCALE_FLOOR
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
-from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.training.finetuning.parts import everything
 from qartsr_lib.training.finetuning.phases import Phase, Term
 
@@ -81,8 +79,7 @@ class StepLayer(QuantLayer):
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Steps and offsets of all quantizers; weight and bias where they are trained."""
-        quantizers = (self.weight_quantizer, self.input_quantizer, self.bias_quantizer)
-        kinds = {"steps": [p for quantizer in quantizers if quantizer is not None for p in quantizer.parameters()]}
+        kinds = {"steps": self.quantizer_parameters()}
         if self.trains_weights:
             kinds["weights"] = [p for p in (self.weight, self.bias) if p is not None]
         return kinds
@@ -102,17 +99,10 @@ class LSQ(TrainedMethod):
     layer_kind = "steps"
     rates = (("steps", 1e-4), ("weights", 1e-5))
 
-    def __init__(self, name: str, label: str, train_weights: bool = False) -> None:
-        super().__init__(name, label)
-        self.train_weights = train_weights
-
-    def scheme(self) -> QuantScheme:
-        return replace(super().scheme(), layer_options=(("train_weights", self.train_weights),))
-
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
         return [Phase(everything(backbone), images, (Term("image"),))]
 
 
 LAYER_KINDS.register("steps")({nn.Linear: StepLinear, nn.Conv2d: StepConv2d})
-METHODS.register("lsq")(LSQ("lsq", "LSQ"))
+METHODS.register("lsq")(LSQ("lsq", "LSQ", train_weights=False))
 METHODS.register("lsq-qat")(LSQ("lsq-qat", "LSQ [QAT]", train_weights=True))

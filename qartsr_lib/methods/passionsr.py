@@ -23,7 +23,6 @@ from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig, QuantConv2d, QuantLinear
 from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
-from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.training.finetuning.parts import LATENT, NOISE, PIXELS, Z_H, three_parts
 from qartsr_lib.training.finetuning.phases import Phase, split
 
@@ -63,14 +62,8 @@ class EquivalentLayer(ChannelScaledLayer):
         return replace(super().inference_parts(), offset=self.offset, behind=self.behind())
 
     def behind(self) -> torch.Tensor:
-        """W o behind the layer, see InferenceParts."""
+        """W o behind the layer, see InferenceParts; a convolution's per kernel position, which its borders need."""
         raise NotImplementedError
-
-    @property
-    def side_branch_bits(self) -> int:
-        """s, o and W o in 16 bits; a convolution keeps W o per kernel position, which its borders need."""
-        product = self.weight[:, 0].numel()
-        return super().side_branch_bits + QPARAM_BITS * (self.offset_units.numel() + product)
 
 
 class EquivalentLinear(EquivalentLayer, QuantLinear):

@@ -5,15 +5,12 @@ TRQ, the third stage, is the choice of a backbone (its timestep) and no part of 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import qartsr_layers  # noqa: F401  registers the layer kind
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.training.finetuning.phases import Phase, Term, block_groups, in_order, split
 
 #: Option `loss` -> the quantities of Eq. (8) that RPQ uses.
@@ -32,13 +29,6 @@ class QArtSR(TrainedMethod):
     layer_kind = "finetune"
     rates = (("side", 1e-5), ("merged", 1e-5), ("phi", 1e-5), ("bounds", 1e-5))
     own_options = {"rpq": 0.5, "order": "reverse", "loss": "both"}
-
-    def __init__(self, name: str, label: str, layer_options: tuple[tuple[str, object], ...] = ()) -> None:
-        super().__init__(name, label)
-        self.layer_options = layer_options
-
-    def scheme(self) -> QuantScheme:
-        return replace(super().scheme(), layer_options=self.layer_options)
 
     def phases(self, backbone: nn.Module, images: int, seed: int, *, rpq: float, order: str, loss: str) -> list[Phase]:
         if loss not in LOSSES:
@@ -61,8 +51,8 @@ def _terms(group: tuple[str, ...], loss: str) -> tuple[Term, ...]:
     return tuple(Term(quantity, group[-1] if quantity == "features" else "") for quantity in LOSSES[loss])
 
 
-#: r fits Table 2's constant term, r' is EfficientDM's; both made for 320 to 1,280 channels.
-PUBLISHED_RANKS = (("merged_rank", 32), ("side_rank", 4))
+#: r' is EfficientDM's, r fits Table 2's constant term; both made for 320 to 1,280 channels.
+PUBLISHED_RANKS = {"merged_rank": 32, "side_rank": 4}
 
 METHODS.register("qartsr")(QArtSR("qartsr", "QArtSR"))
-METHODS.register("qartsr-ranks")(QArtSR("qartsr-ranks", "QArtSR [published ranks]", PUBLISHED_RANKS))
+METHODS.register("qartsr-ranks")(QArtSR("qartsr-ranks", "QArtSR [published ranks]", **PUBLISHED_RANKS))

@@ -29,7 +29,6 @@ from qartsr_lib.methods.low_rank import (
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
-from qartsr_lib.quant.quantizers import QPARAM_BITS
 
 
 class FinetuneLayer(ChannelScaledLayer):
@@ -87,11 +86,6 @@ class FinetuneLayer(ChannelScaledLayer):
 
     def trained_side(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.side_out, self.side_in
-
-    @property
-    def side_branch_bits(self) -> int:
-        """L1, L2 and phi in 16 bits; F is merged and costs nothing."""
-        return super().side_branch_bits + QPARAM_BITS * (self.side_out.numel() + self.side_in.numel())
 
 
 class FinetuneLinear(FinetuneLayer, SideBranchLinear):

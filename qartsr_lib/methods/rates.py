@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol
 
 from qartsr_lib.methods.base import METHODS
 
@@ -20,18 +19,12 @@ def chosen_rate(method: str, bits: str) -> float:
     return float(factors.get(bits, factors.get(OTHERS, 1.0)))
 
 
-class TrainingSettings(Protocol):
-    """What a profile says about training; see `study.profiles.Profile`."""
+def training_options(method: str, bits: str, profile, share: float = 1.0) -> Options:
+    """Budget (`share` of the profile's), learning rate and image loss of a trained method; nothing for the others.
 
-    train_images: int
-    train_batch: int
-    image_loss: str
-    teacher: str
-    published_rates: bool
-
-
-def training_options(method: str, bits: str, profile: TrainingSettings, share: float = 1.0) -> Options:
-    """Budget (`share` of the profile's), learning rate and image loss of a trained method; nothing for the others."""
+    Args:
+        profile: with train_images, train_batch, image_loss, teacher and published_rates (study.profiles.Profile).
+    """
     if not METHODS.get(method).trains:
         return ()
     return (

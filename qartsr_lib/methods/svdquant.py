@@ -4,35 +4,41 @@
 
 phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)),
 as long as the output error falls (deepcompressor). In the shared setting weights are quantized per
-channel and activations per tensor and statically; svdquant_released has the released quantizers.
-The layers that deepcompressor leaves in 16 bits (SDXL's ResNet convolutions among them) are quantized.
+channel and activations per tensor and statically.
+
+"SVDQuant [as released]" has the released code's quantizers: groups of 64, symmetric, activations dynamic
+per token, biases in full precision. Far finer than the shared setting, so it is a row of its own.
+
+The layers that deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) are quantized by
+both, convolutions with groups of input channels shared over the kernel: on a convolutional network nothing
+would be quantized otherwise.
 """
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.base.progress import progress
-from qartsr_lib.methods.base import METHODS, Method, MethodResult, check_calibration_images
+from qartsr_lib.methods.base import METHODS, CalibratedMethod
+from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.low_rank import SIDE_DIVISOR, SideBranchConv2d, SideBranchLinear, scaled_rank, truncated_svd
-from qartsr_lib.methods.phi_search import SearchedLayer
-from qartsr_lib.quant.apply import quantize_
-from qartsr_lib.quant.bits import Bits, parse_bits
+from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
-from qartsr_lib.quant.quantizers import QPARAM_BITS
-from qartsr_lib.quant.report import w_bits_effective
-from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
-from qartsr_lib.quant.states import calibrate, quant_modules
+from qartsr_lib.quant.quantizers import DynamicQuantizer
+from qartsr_lib.quant.scheme import SHARED_SETTING
 
 REFINEMENTS = 100
+GRID = 20
+SAMPLES = 4
+"""Calibration images whose layer inputs are kept for the output errors."""
 
 
-class SmoothedLayer(SearchedLayer):
-    """Common part of SmoothedLinear and SmoothedConv2d.
+class SmoothedLayer(ChannelScaledLayer):
+    """Common part of SmoothedLinear and SmoothedConv2d; keeps some inputs while calibrating.
 
     Attributes:
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k); they see the smoothed input x~.
@@ -44,6 +50,17 @@ class SmoothedLayer(SearchedLayer):
         rank = scaled_rank(self.weight, SIDE_DIVISOR)
         self.register_buffer("side_out", self.weight.new_zeros(len(self.weight), rank))
         self.register_buffer("side_in", self.weight.new_zeros(rank, self.weight[0].numel()))
+        self._inputs: list[torch.Tensor] = []
+        self._wanted: list[torch.Tensor] = []
+
+    def observe(self, x: torch.Tensor) -> None:
+        super().observe(x)
+        if len(self._inputs) < SAMPLES:
+            self._inputs.append(x.clone())
+
+    def forget(self) -> None:
+        super().forget()
+        self._inputs, self._wanted = [], []
 
     def folded_weight(self) -> torch.Tensor:
         """W~ - L1 L2: what Q_W sees."""
@@ -60,38 +77,61 @@ class SmoothedLayer(SearchedLayer):
     @torch.no_grad()
     def start(self) -> None:
         """Choose phi by the grid search, then refine L, both by the error of the output on kept inputs."""
-        self._refine(self.search_phi())
+        inputs, weight = (values.log() for values in self.largest())
+        self._wanted = [self._operate(x, self.weight, self.bias) for x in self._inputs]
+        candidates, errors = list(_candidates(inputs, weight)), []
+        for log_phi in candidates:
+            self.set_phi(log_phi)
+            errors.append(self.output_error())
+        best = min(range(len(errors)), key=errors.__getitem__)
+        self.set_phi(candidates[best])
+        self._refine(errors[best])
         self.forget()
 
     def set_phi(self, log_phi: torch.Tensor) -> None:
         """Take phi, L from the smoothed weight, and the ranges that belong to them."""
         self.log_phi.copy_(log_phi)
-        self._set_side(self.times_phi(self.weight))
+        self._set_side(*truncated_svd(self.times_phi(self.weight), len(self.side_in)))
         self.set_ranges()
+
+    def output_error(self) -> float:
+        """Sum over kept inputs of the output's mean squared distance to the float layer's."""
+        weight, bias = self._quantize_parameters()
+        error = 0.0
+        for x, wanted in zip(self._inputs, self._wanted, strict=True):
+            quantized = self.quantized_input(self.scaled_input(x))
+            error += float(F.mse_loss(self._operate(quantized, weight, bias) + self.correction(x), wanted))
+        return error
 
     def _refine(self, error: float) -> None:
         whole = self.times_phi(self.weight)
         for _ in range(REFINEMENTS if self.weight_quantizer is not None else 0):
             kept = self.side_out.clone(), self.side_in.clone()
-            self._set_side(whole - self.weight_quantizer(self.folded_weight()))
+            self._set_side(*truncated_svd(whole - self.weight_quantizer(self.folded_weight()), len(self.side_in)))
             self.weight_quantizer.set_range_from(self.folded_weight())
             now = self.output_error()
             if now >= error:
-                self.side_out.copy_(kept[0])
-                self.side_in.copy_(kept[1])
+                self._set_side(*kept)
                 self.weight_quantizer.set_range_from(self.folded_weight())
                 return
             error = now
 
-    def _set_side(self, matrix: torch.Tensor) -> None:
-        side_out, side_in = truncated_svd(matrix, self.side_in.shape[0])
+    def _set_side(self, side_out: torch.Tensor, side_in: torch.Tensor) -> None:
         self.side_out.copy_(side_out)
         self.side_in.copy_(side_in)
 
-    @property
-    def side_branch_bits(self) -> int:
-        """L1, L2 and phi in 16 bits."""
-        return super().side_branch_bits + QPARAM_BITS * (self.side_out.numel() + self.side_in.numel())
+
+def _candidates(inputs: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """deepcompressor's log phi: phi = max|x|^a / max|W|^b for (a, b) = (0, 0), (a, 0), (a, 1 - a), a = 1/20 .. 19/20.
+
+    Args:
+        inputs, weight: log max|x| and log max|W|, (c_in,) each.
+    """
+    yield torch.zeros_like(inputs)
+    for step in range(1, GRID):
+        alpha = step / GRID
+        yield alpha * inputs
+        yield alpha * inputs - (1 - alpha) * weight
 
 
 class SmoothedLinear(SmoothedLayer, SideBranchLinear):
@@ -102,37 +142,34 @@ class SmoothedConv2d(SmoothedLayer, SideBranchConv2d):
     """SmoothedLayer for nn.Conv2d."""
 
 
-class SVDQuant(Method):
-    """SVDQuant; deterministic, so `seed` has no effect.
+class DynamicLinear(SmoothedLinear):
+    """SmoothedLinear whose activation quantizer has no range to be set."""
 
-    Args:
-        name, label: registry key and table name.
-        setting: quantizers and layer kind; the bits are filled in by `build`.
-    """
+    input_quantizer_type = DynamicQuantizer
 
-    def __init__(self, name: str, label: str, setting: QuantScheme) -> None:
-        self.name, self.label, self.setting = name, label, setting
 
-    def scheme(self) -> QuantScheme:
-        return self.setting
+class DynamicConv2d(SmoothedConv2d):
+    """SmoothedConv2d whose activation quantizer has no range to be set."""
 
-    def build(
-        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
-    ) -> MethodResult:
-        self.check_options(options)
-        bits = parse_bits(bits)
-        quantized = copy.deepcopy(backbone)
-        scheme = self.scheme().at(bits, backbone.eight_bit_layers)
-        layers = quantize_(quantized, scheme)
-        if not bits.is_full_precision:
-            check_calibration_images(calibration_images)
-            calibrate(quantized, quantized.upscale, calibration_images)
-            for layer in progress(quant_modules(quantized), f"{self.label} {bits} layers"):
-                if isinstance(layer, SmoothedLayer):
-                    layer.start()
-            quantized.quantization = replace(quantized.quantization, method=self.name)
-        return MethodResult(quantized, layers, w_bits_effective(layers), steps=0)
+    input_quantizer_type = DynamicQuantizer
 
+
+GROUP = 64
+RELEASED_SETTING = replace(
+    SHARED_SETTING,
+    weight_granularity=PerGroup(GROUP),
+    weight_symmetric=True,
+    activation_granularity=PerGroup(GROUP),
+    activation_symmetric=True,
+    bias_bits=None,
+    layer_kind="smoothed-dynamic",
+)
+SETTINGS = {
+    "svdquant": ("SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")),
+    "svdquant-released": ("SVDQuant [as released]", RELEASED_SETTING),
+}
 
 LAYER_KINDS.register("smoothed")({nn.Linear: SmoothedLinear, nn.Conv2d: SmoothedConv2d})
-METHODS.register("svdquant")(SVDQuant("svdquant", "SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")))
+LAYER_KINDS.register("smoothed-dynamic")({nn.Linear: DynamicLinear, nn.Conv2d: DynamicConv2d})
+for _name, (_label, _setting) in SETTINGS.items():
+    METHODS.register(_name)(CalibratedMethod(_name, _label, _setting))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,14 +13,11 @@ import torch
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.progress import progress
-from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images
+from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images, start_
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
-from qartsr_lib.quant.range_store import SHARED_RANGES
-from qartsr_lib.quant.report import report, w_bits_effective
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
-from qartsr_lib.quant.states import calibrate, quant_modules
+from qartsr_lib.quant.states import quant_modules
 from qartsr_lib.training.finetuning.batches import batches_of
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
@@ -68,6 +65,10 @@ class TrainedMethod(Method):
         layer_kind: entry of quant.layers.LAYER_KINDS.
         rates: kind of parameter -> the method's published learning rate, (kind, rate) pairs.
         own_options: options beside those of Budget, with their defaults.
+
+    Args:
+        name, label: see Method.
+        layer_options: of the layer kind.
     """
 
     layer_kind: ClassVar[str]
@@ -75,16 +76,16 @@ class TrainedMethod(Method):
     own_options: ClassVar[dict[str, object]] = {}
     trains = True
 
-    def __init__(self, name: str, label: str) -> None:
-        self.name, self.label = name, label
+    def __init__(self, name: str, label: str, **layer_options) -> None:
+        self.name, self.label, self.layer_options = name, label, tuple(layer_options.items())
 
     @property
     def options(self) -> tuple[str, ...]:
-        return ("images", "batch", "rate", "image_loss", "teacher", *self.own_options)
+        return (*(field.name for field in fields(Budget)), *self.own_options)
 
     def scheme(self) -> QuantScheme:
         """The shared setting with the method's layers."""
-        return replace(SHARED_SETTING, layer_kind=self.layer_kind)
+        return replace(SHARED_SETTING, layer_kind=self.layer_kind, layer_options=self.layer_options)
 
     @abstractmethod
     def phases(self, backbone: nn.Module, images: int, seed: int, **own) -> list[Phase]:
@@ -107,16 +108,19 @@ class TrainedMethod(Method):
         check_calibration_images(calibration_images)
         plan = self.phases(backbone, budget.images, seed, **own)
         student = self.untrained(backbone, bits, calibration_images, seed)
-        history: list[Record] = []
-        if not bits.is_full_precision:
-            label = f"{self.label} {bits} {backbone.name} T={backbone.timestep}"
-            history = self._finetuner(backbone, student, calibration_images, budget, seed, label, checkpoint).run(plan)
-            student.requires_grad_(False)
-            student.quantization = replace(student.quantization, method=self.name)
-        layers, passed = report(student), int(history[-1]["images"]) if history else 0
+        if bits.is_full_precision:
+            return MethodResult(student)
+        loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
+        rates = tuple((kind, budget.rate * rate) for kind, rate in self.rates)
+        config = FinetuneConfig(rates, seed=seed, image_loss=budget.image_loss, teacher=budget.teacher)
+        label = f"{self.label} {bits} {backbone.name} T={backbone.timestep}"
+        batches = batches_of(calibration_images, budget.batch)
+        history: list[Record] = Finetuner(backbone, student, batches, loss, config, label, checkpoint).run(plan)
+        student.requires_grad_(False)
+        student.quantization = replace(student.quantization, method=self.name)
         targets = "" if budget.teacher == TEACHERS[0] else f", teacher in {budget.teacher}"
-        note = f"trained by {losses_of(plan, budget.image_loss)}{targets}" if history else ""
-        return MethodResult(student, layers, w_bits_effective(layers), passed, history, note)
+        note = f"trained by {losses_of(plan, budget.image_loss)}{targets}"
+        return MethodResult(student, int(history[-1]["images"]), history, note)
 
     def untrained(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], seed: int = 0
@@ -129,33 +133,8 @@ class TrainedMethod(Method):
         quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
         own_tuned_(student, shared)
         if not bits.is_full_precision:
-            self.start(backbone, student, calibration_images)
+            start_(backbone, student, calibration_images, self.label)
         return student
-
-    def start(self, backbone: nn.Module, student: nn.Module, images: list[torch.Tensor]) -> None:
-        """Calibrate the converted copy, every layer fed by full precision; layers that need more have `start`."""
-        starting = [module for module in quant_modules(student) if hasattr(module, "start")]
-        if not starting:
-            SHARED_RANGES.calibrate(backbone, student, images, f"calibrate {self.label}")
-            return
-        calibrate(student, student.upscale, progress(images, f"calibrate {self.label}"))
-        for module in starting:
-            module.start()
-
-    def _finetuner(
-        self,
-        backbone: nn.Module,
-        student: nn.Module,
-        images: list[torch.Tensor],
-        budget: Budget,
-        seed: int,
-        label: str,
-        checkpoint: Path | None,
-    ) -> Finetuner:
-        loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
-        rates = tuple((kind, budget.rate * rate) for kind, rate in self.rates)
-        config = FinetuneConfig(rates, seed=seed, image_loss=budget.image_loss, teacher=budget.teacher)
-        return Finetuner(backbone, student, batches_of(images, budget.batch), loss, config, label, checkpoint)
 
 
 def own_tuned_(student: nn.Module, shared: Mapping[int, nn.Parameter]) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import pandas as pd
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant.layers import LAYER_KINDS, QuantLayer
-from qartsr_lib.quant.replace import replace_layers
+from qartsr_lib.quant.layers import LAYER_KINDS, QuantLayer, replace_layers
 from qartsr_lib.quant.report import report
-from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.quant.scheme import QuantScheme, matches
 
 EVERYTHING = ("*",)
 
@@ -51,46 +49,25 @@ def quantize_(model: nn.Module, scheme: QuantScheme, only: Sequence[str] = EVERY
         QartsrError: `only` matches no layer, a matching layer is quantized already, or a weight
             is not finite.
     """
-    if not scheme.bits.is_full_precision:
-        replaced = _convert_layers(model, scheme, only)
-        if not replaced:
-            raise QartsrError(f"only={', '.join(only)}: matches no Linear or Conv2d layer; patterns look like unet.*")
-        _convert_attention(model, scheme, only)
-        record = getattr(model, "quantization", QuantRecord())
-        model.quantization = replace(record, steps=(*record.steps, (scheme, tuple(only))))
-    return report(model)
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _convert_layers(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> int:
-    kinds = LAYER_KINDS.get(scheme.layer_kind)
-    options = dict(scheme.layer_options)
+    if scheme.bits.is_full_precision:
+        return report(model)
+    kinds, options = LAYER_KINDS.get(scheme.layer_kind), dict(scheme.layer_options)
 
     def chosen(name: str, layer: nn.Module) -> bool:
-        if _matches(name, only) and isinstance(layer, QuantLayer):
+        if matches(name, only) and isinstance(layer, QuantLayer):
             raise QartsrError(f"{name}: already quantized; start again from a full-precision copy")
-        return _matches(name, only) and type(layer) in kinds
+        return matches(name, only) and type(layer) in kinds
 
     def convert(name: str, layer: nn.Module) -> QuantLayer:
         return kinds[type(layer)].from_float(layer, scheme.layer_config(name), name, **options)
 
-    return replace_layers(model, chosen, convert)
+    if not replace_layers(model, chosen, convert):
+        raise QartsrError(f"only={', '.join(only)}: matches no Linear or Conv2d layer; patterns look like unet.*")
+    if scheme.attention_config() is not None:
+        # Imported here: diffusers takes seconds to import, and only this option needs it.
+        from qartsr_lib.quant.attention import quantize_products_
 
-
-def _convert_attention(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> None:
-    config = scheme.attention_config()
-    if config is None:
-        return
-    # Imported here: diffusers takes seconds to import, and only this option needs it.
-    from diffusers.models.attention_processor import Attention
-
-    from qartsr_lib.quant.attention import QuantAttnProcessor
-
-    for name, module in list(model.named_modules()):
-        chosen = _matches(name, only) and _matches(name, scheme.attention_modules)
-        if chosen and isinstance(module, Attention):
-            device = module.to_q.weight.device
-            module.set_processor(QuantAttnProcessor(module.get_processor(), config, name, device=device))
+        quantize_products_(model, scheme, only)
+    record = getattr(model, "quantization", QuantRecord())
+    model.quantization = replace(record, steps=(*record.steps, (scheme, tuple(only))))
+    return report(model)

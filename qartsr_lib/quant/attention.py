@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import nn
 
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
+from qartsr_lib.quant.scheme import QuantScheme, matches
 from qartsr_lib.quant.states import QuantModule, QuantState
 
 PRODUCT_INPUTS = ("query", "key", "softmax", "value")
 
 
+def quantize_products_(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> None:
+    """Give the attention modules that `scheme` and `only` name quantizers for their products."""
+    for name, module in list(model.named_modules()):
+        chosen = matches(name, only) and matches(name, scheme.attention_modules)
+        if chosen and isinstance(module, Attention):
+            device, config = module.to_q.weight.device, scheme.attention_config()
+            module.set_processor(QuantAttnProcessor(module.get_processor(), config, name, device=device))
+
+
 class QuantAttnProcessor(QuantModule):
     """Attention processor with one per-tensor quantizer each for q, k, the softmax and v.
 
-    In full precision it hands over to the processor it replaced, so that the bits are the same.
-    The computation follows diffusers' AttnProcessor; the fused kernel of AttnProcessor2_0 never
-    shows its softmax. Projections are ordinary layers and not this class's business.
+    In full precision it hands over to the processor it replaced, so that the bits are the same; else to diffusers'
+    AttnProcessor, as the fused kernel of AttnProcessor2_0 never shows its softmax.
 
     Args:
         replaced: the processor used so far.
@@ -47,40 +58,7 @@ class QuantAttnProcessor(QuantModule):
         inputs = (hidden_states, encoder_hidden_states, attention_mask, temb)
         if self.state is QuantState.FULL_PRECISION:
             return self.replaced(attn, *inputs)
-        return self._attend(attn, *inputs)
-
-    def _attend(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        temb: torch.Tensor | None,
-    ) -> torch.Tensor:
-        residual = hidden_states
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        if residual.ndim == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if encoder_hidden_states is not None and attn.norm_cross:
-            context = attn.norm_encoder_hidden_states(context)
-        mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
-
-        query = self._quantize("query", attn.head_to_batch_dim(attn.to_q(hidden_states)))
-        key = self._quantize("key", attn.head_to_batch_dim(attn.to_k(context)))
-        value = self._quantize("value", attn.head_to_batch_dim(attn.to_v(context)))
-        weights = self._quantize("softmax", attn.get_attention_scores(query, key, mask))
-        output = attn.batch_to_head_dim(torch.bmm(weights, value))
-
-        output = attn.to_out[1](attn.to_out[0](output))
-        if residual.ndim == 4:
-            output = output.transpose(1, 2).reshape(residual.shape)
-        if attn.residual_connection:
-            output = output + residual
-        return output / attn.rescale_output_factor
+        return AttnProcessor()(_QuantizedProducts(attn, self._quantize), *inputs)
 
     def _quantize(self, part: str, x: torch.Tensor) -> torch.Tensor:
         quantizer = self.quantizers[part]
@@ -88,3 +66,22 @@ class QuantAttnProcessor(QuantModule):
             quantizer.observe(x)
             return x
         return quantizer(x)
+
+
+class _QuantizedProducts:
+    """An attention module as AttnProcessor sees it, but for the inputs of its two products."""
+
+    def __init__(self, attn: Attention, quantize) -> None:
+        self._attn, self._quantize = attn, quantize
+
+    def __getattr__(self, name: str):
+        return getattr(self._attn, name)
+
+    def to_v(self, x: torch.Tensor) -> torch.Tensor:
+        return self._quantize("value", self._attn.to_v(x))
+
+    def get_attention_scores(
+        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        query, key = self._quantize("query", query), self._quantize("key", key)
+        return self._quantize("softmax", self._attn.get_attention_scores(query, key, mask))

@@ -10,8 +10,6 @@ from qartsr_lib.base.errors import QartsrError
 FLOAT_BITS = 32
 """The width that means "not quantized" (the full-precision reference is float32)."""
 
-_PATTERN = re.compile(r"[Ww](\d+)[Aa](\d+)")
-
 
 @dataclass(frozen=True)
 class Bits:
@@ -25,14 +23,13 @@ class Bits:
     a: int
 
     def __post_init__(self) -> None:
-        for width in (self.w, self.a):
-            if width != FLOAT_BITS and not 2 <= width <= 8:
-                raise QartsrError(f"bits 'W{self.w}A{self.a}': each width must be 2 to 8, or 32 for full precision")
+        if not all(width == FLOAT_BITS or 2 <= width <= 8 for width in (self.w, self.a)):
+            raise QartsrError(f"bits '{self}': each width must be 2 to 8, or 32 for full precision")
 
     @property
     def is_full_precision(self) -> bool:
         """True for W32A32."""
-        return self.w == FLOAT_BITS and self.a == FLOAT_BITS
+        return self.w == self.a == FLOAT_BITS
 
     def __str__(self) -> str:
         return f"W{self.w}A{self.a}"
@@ -46,7 +43,7 @@ def parse_bits(text: str | Bits) -> Bits:
     """
     if isinstance(text, Bits):
         return text
-    match = _PATTERN.fullmatch(str(text).strip())
+    match = re.fullmatch(r"[Ww](\d+)[Aa](\d+)", str(text).strip())
     if match is None:
         raise QartsrError(f"bits {str(text)!r}: write weights and activations as in W4A4 (2 to 8, or W32A32)")
     return Bits(int(match[1]), int(match[2]))

@@ -98,12 +98,10 @@ class _Enter(torch.autograd.Function):
         grad_side = None
         if weight is not None:
             sizes, _ = _geometry(x, len(weight), ctx.window)
-            changes = torch.empty_like(weight)
-            given = grad_narrow.contiguous()
+            changes, given = torch.empty_like(weight), grad_narrow.contiguous()
             loops.library().side_narrow_gradients(*at(given, x, weight), sizes, threads, *at(grad_x, changes))
             grad_side = changes.movedim(-1, 1).reshape(len(weight), -1)
-        grad_scale, grad_zero_point = grad_range
-        bounds = gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, qmax - qmin)
+        bounds = gradients_of_bounds(*grad_range, scale, unit, qmax - qmin)
         return grad_x, grad_phi, *bounds, None, grad_side, None, None, None
 
 

@@ -1,7 +1,6 @@
 """Which elements of a tensor share one scale: all, one channel's, or a group of channels'.
 
-A granularity knows the shape of its parameters and the view of the tensor they broadcast to, so
-that everything else is written once. Axes follow one convention:
+Axes follow one convention:
 
 * axis >= 0 (weights): axes before it are kept too, so a (c_out, c_in, k, k) weight in groups along
   axis 1 has one scale per output channel and group;
@@ -11,14 +10,13 @@ that everything else is written once. Axes follow one convention:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
 
-class Granularity(ABC):
+class Granularity:
     """Common part of PerTensor, PerChannel and PerGroup."""
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
@@ -29,9 +27,9 @@ class Granularity(ABC):
         """The same granularity along another axis (per tensor: itself)."""
         return replace(self, axis=axis) if hasattr(self, "axis") else self
 
-    @abstractmethod
     def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Smallest and largest value of each set of elements that share a scale; NaN spreads."""
+        return _limits_along(x, self.axis)
 
     def parameter_shape(self, shape: tuple[int, ...]) -> torch.Size:
         """Shape of the scale for a tensor of `shape` (batch and spatial sizes do not matter)."""
@@ -49,24 +47,16 @@ class PerTensor(Granularity):
 
 @dataclass(frozen=True)
 class PerChannel(Granularity):
-    """One scale per index of `axis`.
-
-    Shapes: weight (c_out, c_in, k, k), axis 0 -> (c_out, 1, 1, 1); activation (N, C, H, W),
-    axis -3 -> (C, 1, 1).
-    """
+    """One scale per index of `axis`: (c_out, 1, 1, 1) for weights (axis 0), (C, 1, 1) for (N, C, H, W) (axis -3)."""
 
     axis: int = 0
-
-    def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _limits_along(x, self.axis)
 
 
 @dataclass(frozen=True)
 class PerGroup(Granularity):
     """One scale per `size` consecutive indices of `axis` (input channels), shared over the kernel.
 
-    A tensor with fewer than `size` channels forms one group, and so does one whose channel count
-    `size` does not divide: there is no ragged last group.
+    A tensor whose channel count `size` does not divide (or exceeds) forms one group: there is no ragged last one.
 
     Shapes: weight (c_out, c_in, k, k), axis 1 -> (c_out, c_in / size, 1, 1, 1); activation
     (..., C), axis -1 -> (C / size, 1).
@@ -114,6 +104,4 @@ def _limits_along(x: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tenso
     kept = range(axis + 1) if axis >= 0 else (x.ndim + axis,)
     reduced = tuple(dim for dim in range(x.ndim) if dim not in kept)
     lower, upper = (x.amin(reduced, keepdim=True), x.amax(reduced, keepdim=True)) if reduced else (x, x)
-    if axis < 0:
-        lower, upper = lower.reshape(lower.shape[axis:]), upper.reshape(upper.shape[axis:])
-    return lower, upper
+    return (lower, upper) if axis >= 0 else (lower.reshape(lower.shape[axis:]), upper.reshape(upper.shape[axis:]))

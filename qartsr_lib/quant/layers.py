@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.quant.bits import FLOAT_BITS
-from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
+from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer, QuantizerConfig
 from qartsr_lib.quant.states import QuantModule, QuantState
 
 
@@ -59,11 +59,8 @@ class QuantLayer(QuantModule):
     input_quantizer_type: type[Quantizer] | None = None
     """Of the input, where it is another than the weight's and the bias's."""
     input_axis: int
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    weight_quantizer: Quantizer | None
-    input_quantizer: Quantizer | None
-    bias_quantizer: Quantizer | None
+    arguments: tuple[str, ...]
+    """Attributes of the float layer that its constructor takes, beside `bias`."""
 
     @classmethod
     def from_float(cls, layer: nn.Module, config: LayerConfig, name: str, **options) -> QuantLayer:
@@ -75,40 +72,30 @@ class QuantLayer(QuantModule):
             name: full name in the network, for messages.
             options: for layer kinds that have some; none here.
         """
-        new = cls._empty_like(layer)
+        arguments = {argument: getattr(layer, argument) for argument in cls.arguments}
+        new = cls(**arguments, bias=layer.bias is not None, device="meta")
         new.weight, new.bias = layer.weight, layer.bias
         new._add_quantizers(config, name, **options)
         new.train(layer.training)
         return new
 
-    @classmethod
-    def _empty_like(cls, layer: nn.Module) -> QuantLayer:
-        raise NotImplementedError
-
     def _add_quantizers(self, config: LayerConfig, name: str) -> None:
-        self.name = name
-        self._cache = None
-        device = self.weight.device
+        self.name, self._cache = name, None
 
-        def build(
-            part: QuantizerConfig | None, shape: tuple[int, ...], what: str, kind: type[Quantizer] | None = None
-        ) -> Quantizer | None:
-            kind = kind or self.quantizer_type
-            return None if part is None else kind(part, shape, f"{name} ({what})", device=device)
+        def build(part: QuantizerConfig | None, shape: tuple[int, ...], what: str, kind: type) -> Quantizer | None:
+            return None if part is None else kind(part, shape, f"{name} ({what})", device=self.weight.device)
 
-        self.weight_quantizer = build(config.weight, self.weight.shape, "weight")
-        self.bias_quantizer = None if self.bias is None else build(config.bias, self.bias.shape, "bias")
-        activation = config.activation
+        kind, activation = self.quantizer_type, config.activation
+        self.weight_quantizer = build(config.weight, self.weight.shape, "weight", kind)
+        self.bias_quantizer = None if self.bias is None else build(config.bias, self.bias.shape, "bias", kind)
         if activation is not None:
-            along_channels = activation.granularity.with_axis(self.input_axis)
-            activation = QuantizerConfig(**{**vars(activation), "granularity": along_channels})
-        self.input_quantizer = build(activation, self._input_shape(), "activation", self.input_quantizer_type)
+            activation = replace(activation, granularity=activation.granularity.with_axis(self.input_axis))
+        channels = self.weight.shape[1] * getattr(self, "groups", 1)
+        input_shape = (1, channels, *[1] * (self.weight.ndim - 2))
+        self.input_quantizer = build(activation, input_shape, "activation", self.input_quantizer_type or kind)
         for quantizer, tensor in ((self.weight_quantizer, self.weight), (self.bias_quantizer, self.bias)):
             if quantizer is not None:
                 quantizer.set_range_from(tensor)
-
-    def _input_shape(self) -> tuple[int, ...]:
-        raise NotImplementedError
 
     def _operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         raise NotImplementedError
@@ -118,9 +105,11 @@ class QuantLayer(QuantModule):
             if self.state is QuantState.CALIBRATING and self.input_quantizer is not None:
                 self.input_quantizer.observe(x)
             return super().forward(x)
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
-        return self._operate(x, *self.quantized_parameters())
+        return self._operate(self.quantized_input(x), *self.quantized_parameters())
+
+    def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
+        """Q_A(x)."""
+        return x if self.input_quantizer is None else self.input_quantizer(x)
 
     def quantized_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Q_W(W) and Q_B(B); kept between calls where nothing can have changed."""
@@ -144,8 +133,7 @@ class QuantLayer(QuantModule):
         weight = self.folded_weight()
         if self.weight_quantizer is not None:
             weight = self.weight_quantizer(weight)
-        bias = self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
-        return weight, bias
+        return weight, self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
 
     def _cache_key(self) -> tuple:
         """Changes whenever a tensor of this layer is replaced or edited in place."""
@@ -168,53 +156,36 @@ class QuantLayer(QuantModule):
         self.drop_cache()
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self.drop_cache()
-        super()._load_from_state_dict(*args, **kwargs)
-
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_cache": None}  # copies do not carry a second weight
+
+    def quantizer_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of all quantizers."""
+        quantizers = (self.weight_quantizer, self.input_quantizer, self.bias_quantizer)
+        return [p for quantizer in quantizers if quantizer is not None for p in quantizer.parameters()]
 
     def activation_quantizers(self) -> list[Quantizer]:
         return [] if self.input_quantizer is None else [self.input_quantizer]
 
     @property
+    @torch.no_grad()
     def side_branch_bits(self) -> int:
-        """Stored bits of what a layer kind adds to the weight (low-rank branches, phi); none here."""
-        return 0
+        """Stored bits of what a layer kind adds to the weight (low-rank branches, phi, ...), 16 per number."""
+        parts = vars(self.inference_parts()).values()
+        return QPARAM_BITS * sum(part.numel() for part in parts if isinstance(part, torch.Tensor))
 
     @property
     def side_branch_macs(self) -> int:
-        """Multiply-adds per output position of what a layer kind computes beside the quantized product; none here."""
-        return 0
-
-    @property
-    def stored_weight_bits(self) -> int:
-        """Stored bits of the weight: codes, all scales and zero-points of weight and input, side branch."""
-        quantizers = [q for q in (self.weight_quantizer, self.input_quantizer) if q is not None]
-        scales = sum(quantizer.stored_parameter_bits for quantizer in quantizers)
-        return self.weight.numel() * bits_of(self.weight_quantizer) + scales + self.side_branch_bits
-
-    @property
-    def stored_bias_bits(self) -> int:
-        """Stored bits of the bias with its scale and zero-point; 0 without bias."""
-        if self.bias is None:
-            return 0
-        scales = 0 if self.bias_quantizer is None else self.bias_quantizer.stored_parameter_bits
-        return self.bias.numel() * bits_of(self.bias_quantizer) + scales
+        """Multiply-adds per output position of L1 L2."""
+        parts = self.inference_parts()
+        return 0 if parts.side_in is None else parts.side_in.numel() + parts.side_out.numel()
 
 
 class QuantLinear(QuantLayer, nn.Linear):
     """nn.Linear with quantizers; (..., c_in) -> (..., c_out)."""
 
     input_axis = -1
-
-    @classmethod
-    def _empty_like(cls, layer: nn.Linear) -> QuantLinear:
-        return cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-
-    def _input_shape(self) -> tuple[int, ...]:
-        return (1, self.in_features)
+    arguments = ("in_features", "out_features")
 
     def _operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return F.linear(x, weight, bias)
@@ -224,26 +195,47 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     """nn.Conv2d with quantizers; (N, c_in, H, W) -> (N, c_out, H', W')."""
 
     input_axis = -3
-
-    @classmethod
-    def _empty_like(cls, layer: nn.Conv2d) -> QuantConv2d:
-        geometry = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
-        has_bias = layer.bias is not None
-        return cls(layer.in_channels, layer.out_channels, layer.kernel_size, bias=has_bias, device="meta", **geometry)
-
-    def _input_shape(self) -> tuple[int, ...]:
-        return (1, self.in_channels, 1, 1)
+    arguments = ("in_channels", "out_channels", "kernel_size", "stride")
+    arguments += ("padding", "dilation", "groups", "padding_mode")
 
     def _operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return self._conv_forward(x, weight, bias)
-
-
-def bits_of(quantizer: Quantizer | None) -> int:
-    """Bit width of a quantizer; 32 for none."""
-    return FLOAT_BITS if quantizer is None else quantizer.config.bits
 
 
 LAYER_KINDS: Registry[dict[type[nn.Module], type[QuantLayer]]] = Registry("layer kind")
 """Float class -> quantized class, by name; QuantScheme.layer_kind chooses. Methods register their own."""
 
 LAYER_KINDS.register("plain")({nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d})
+
+
+def spread(narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
+    """L1 of a side branch at every position: (N, r, H, W) -> (N, c_out, H, W), `side_out` being L1 (c_out, r).
+
+    A single channel is multiplied, as torch has no fast 1 x 1 convolution for it. (A matrix product would
+    be fast for all ranks, but its bits depend on where the tensors happen to lie in memory.)
+    """
+    weight = side_out[:, :, None, None]
+    return narrow * weight[:, 0] if side_out.shape[1] == 1 else F.conv2d(narrow, weight)
+
+
+def replace_layers(
+    model: nn.Module, chosen: Callable[[str, nn.Module], bool], convert: Callable[[str, nn.Module], nn.Module]
+) -> int:
+    """Put `convert(name, layer)` in the place of every chosen layer, in place; returns how many were converted.
+
+    All are chosen before the first is converted. A layer registered under several names is converted
+    once, under its first one, and stays one.
+    """
+    places = [
+        (parent, key, name, layer)
+        for parent_name, parent in model.named_modules()
+        for key, layer in parent._modules.items()
+        if layer is not None and chosen(name := f"{parent_name}.{key}" if parent_name else key, layer)
+    ]
+    converted: dict[int, nn.Module] = {}
+    for _, _, name, layer in places:
+        if id(layer) not in converted:
+            converted[id(layer)] = convert(name, layer)
+    for parent, key, _, layer in places:
+        setattr(parent, key, converted[id(layer)])
+    return len(converted)

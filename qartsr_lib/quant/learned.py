@@ -21,8 +21,7 @@ class LearnedQuantizer(Quantizer):
 
     The parameters `lower_units` and `upper_units` are the bounds over `unit`, the power of two
     nearest the first range's width: one learning rate then means the same share of the range in
-    every layer, where bounds themselves differ by orders of magnitude. A power of two, because
-    dividing by it and multiplying again is exact.
+    every layer, where bounds themselves differ by orders of magnitude.
 
     Raises:
         QartsrError: a symmetric configuration, which has no two bounds.
@@ -73,19 +72,16 @@ def power_of_two(width: torch.Tensor) -> torch.Tensor:
     return torch.exp2(width.double().clamp(min=SCALE_FLOOR).log2().round()).to(width.dtype)
 
 
-def ranges_of_bounds(
-    lower_units: torch.Tensor, upper_units: torch.Tensor, unit: torch.Tensor, bits: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def ranges_of_bounds(lower_units, upper_units, unit, bits):
     """(scale, zero_point) of the bounds lower_units * unit and upper_units * unit."""
-    found = loops.ranges_of_bounds(lower_units, upper_units, unit, 2**bits - 1, SCALE_FLOOR)
-    return affine_qparams(lower_units * unit, upper_units * unit, bits) if found is None else found
+    found = loops.of_bounds("ranges_of_bounds", (lower_units, upper_units, unit), 2**bits - 1, SCALE_FLOOR)
+    return found or affine_qparams(lower_units * unit, upper_units * unit, bits)
 
 
-def gradients_of_bounds(
-    grad_scale: torch.Tensor, grad_zero_point: torch.Tensor, scale: torch.Tensor, unit: torch.Tensor, levels: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, levels):
     """Those of lower_units and upper_units: scale = (upper - lower) / levels above its floor, zero_point = lower."""
-    found = loops.gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, levels, SCALE_FLOOR)
+    tensors = (grad_scale, grad_zero_point, scale, unit)
+    found = loops.of_bounds("gradients_of_bounds", tensors, levels, SCALE_FLOOR)
     if found is not None:
         return found
     grad_upper = torch.where(scale > SCALE_FLOOR, grad_scale / levels, 0.0)

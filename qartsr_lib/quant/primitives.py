@@ -5,10 +5,9 @@ Convention. With integer codes in [qmin, qmax], a scale s and an offset z in the
     code  = clip(round((x - z) / s), qmin, qmax)      Eq. 3
     x_hat = s * code + z
 
-The paper leaves rounding implicit and z real-valued; z is called `zero_point` as in the paper,
-although torch uses that name for the integer code of zero (here -z / s, an integer only in the
-"integer" variant). Rounding is torch.round, ties to even. The symmetric variant has no offset
-(`zero_point` is None) and signed codes.
+z is called `zero_point` as in the paper, although torch uses that name for the integer code of zero (here -z / s,
+an integer only in the "integer" variant). Rounding is torch.round, ties to even. The symmetric variant has no
+offset (`zero_point` is None) and signed codes.
 
 Gradients are the straight-through ones of Eq. 4: 1 for x inside [s qmin + z, s qmax + z], 0
 outside, and those of LSQ+ (arXiv:2004.09576) for s and z. Learned bounds (LBQ of PassionSR,
@@ -83,7 +82,7 @@ def symmetric_qparams(lower: torch.Tensor, upper: torch.Tensor, bits: int, narro
 def fake_quantize(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
 ) -> torch.Tensor:
-    """x_hat of Eq. 3, differentiable in x, scale and zero_point (Eq. 4).
+    """x_hat of Eq. 3, differentiable in x, scale and zero_point (Eq. 4); the same bits with and without gradients.
 
     Args:
         x: any shape, float32.
@@ -92,27 +91,26 @@ def fake_quantize(
         qmin, qmax: code range from `integer_range`.
 
     Returns:
-        A new tensor like x. With and without gradients the bits are the same: the differentiable
-        path runs the same operations.
+        A new tensor like x.
     """
     inputs = (x, scale, zero_point)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
-        return _FakeQuantize.apply(x, scale, zero_point, qmin, qmax)
-    return _fake_quantize(x, scale, zero_point, qmin, qmax)
+        return _FakeQuantize.apply(*inputs, qmin, qmax)
+    return _fake_quantize(*inputs, qmin, qmax)
 
 
+@torch.no_grad()
 def quantize(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
 ) -> torch.Tensor:
     """The codes of Eq. 3, as whole numbers in the dtype of x; no gradient."""
-    with torch.no_grad():
-        return _to_codes_(_steps(x, scale, zero_point), qmin, qmax)
+    return _to_codes_(_steps(x, scale, zero_point), qmin, qmax)
 
 
+@torch.no_grad()
 def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
     """x_hat from codes; dequantize(quantize(x)) has the bits of fake_quantize(x)."""
-    with torch.no_grad():
-        return _from_codes_(codes.clone(), scale, zero_point)
+    return _from_codes_(codes.clone(), scale, zero_point)
 
 
 def round_ste(x: torch.Tensor) -> torch.Tensor:
@@ -126,9 +124,7 @@ def round_ste(x: torch.Tensor) -> torch.Tensor:
 # machine nor on which of the two did it.
 
 
-def _fake_quantize(
-    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
-) -> torch.Tensor:
+def _fake_quantize(x, scale, zero_point, qmin, qmax):
     found = loops.fake_quantize(x, scale, zero_point, qmin, qmax)
     if found is None:
         found = _from_codes_(_to_codes_(_steps(x, scale, zero_point), qmin, qmax), scale, zero_point)
@@ -173,30 +169,23 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        needs_x, needs_scale, needs_zero_point = ctx.needs_input_grad[:3]
-        if not (needs_scale or needs_zero_point):
-            (inside,) = ctx.saved_tensors
-            return torch.where(inside, gradient, 0.0), None, None, None, None
-        gradients = fake_quantize_gradients(gradient, *ctx.saved_tensors, *ctx.code_range)
-        needed = zip(gradients, ctx.needs_input_grad, strict=False)
-        return *(found if needs else None for found, needs in needed), None, None
+        needed = ctx.needs_input_grad[:3]
+        if any(needed[1:]):
+            gradients = fake_quantize_gradients(gradient, *ctx.saved_tensors, *ctx.code_range)
+        else:
+            gradients = (torch.where(*ctx.saved_tensors, gradient, 0.0), None, None)
+        return *(found if needs else None for found, needs in zip(gradients, needed, strict=True)), None, None
 
 
-def fake_quantize_gradients(
-    gradient: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Gradients of `fake_quantize` with respect to x, scale and zero_point, given that of its result.
+def fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax):
+    """Those of `fake_quantize` with respect to x, scale and zero_point, given that of its result.
 
     Where PyTorch does it, written in few passes over x: torch.where, because a product with a mask first
     writes the mask out as floats; g - g_inside, which is exact, for the gradient outside.
     """
     found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
-    return _gradients(gradient, x, scale, zero_point, qmin, qmax) if found is None else found
-
-
-def _gradients(
-    gradient: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    if found is not None:
+        return found
     steps = _steps(x, scale, zero_point)
     codes = steps.clamp(qmin, qmax)
     inside = codes == steps

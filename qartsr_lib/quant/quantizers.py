@@ -8,12 +8,43 @@ import torch
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant.granularity import Granularity, PerTensor
-from qartsr_lib.quant.observers import OBSERVERS, Observer
+from qartsr_lib.base.registry import Registry
+from qartsr_lib.quant.granularity import Granularity, PerGroup, PerTensor
 from qartsr_lib.quant.primitives import affine_qparams, fake_quantize, integer_range, symmetric_qparams
 
 QPARAM_BITS = 16
-"""Bits in which one scale or one zero-point is counted as stored."""
+"""Bits in which one scale or one zero-point (and any number of a side branch) is counted as stored."""
+Limits = tuple[torch.Tensor, torch.Tensor]
+"""(lower, upper) in a granularity's parameter shape."""
+
+
+class MinMaxObserver:
+    """Range rule: smallest and largest value over the whole calibration set (MaxMin, arXiv:1712.05877)."""
+
+    def __init__(self, granularity: Granularity) -> None:
+        self._granularity = granularity
+        self.limits: Limits | None = None
+
+    def update(self, x: torch.Tensor) -> None:
+        """Take one tensor into account."""
+        lower, upper = self._granularity.limits(x.detach())
+        if self.limits is not None:
+            lower, upper = torch.minimum(lower, self.limits[0]), torch.maximum(upper, self.limits[1])
+        # A copy: for a tensor with one element per set the limits are views of the activation.
+        self.limits = (lower.clone(), upper.clone())
+
+
+class FirstBatchObserver(MinMaxObserver):
+    """Range of the first tensor alone, as in PassionSR's released layer quantizers."""
+
+    def update(self, x: torch.Tensor) -> None:
+        if self.limits is None:
+            super().update(x)
+
+
+OBSERVERS: Registry[type[MinMaxObserver]] = Registry("range rule")
+OBSERVERS.register("min-max")(MinMaxObserver)
+OBSERVERS.register("first-batch")(FirstBatchObserver)
 
 
 @dataclass(frozen=True)
@@ -26,7 +57,7 @@ class QuantizerConfig:
         symmetric: signed codes without zero-point instead of unsigned ones with.
         zero_point: "real" or "integer" (asymmetric only), see primitives.affine_qparams.
         narrow_range: symmetric only, see primitives.integer_range.
-        ranges: name of a range rule in observers.OBSERVERS.
+        ranges: name of a range rule in OBSERVERS.
     """
 
     bits: int
@@ -41,8 +72,7 @@ class Quantizer(nn.Module):
     """Fake-quantizes a tensor with a static scale and zero-point held in buffers.
 
     A new quantizer has scale NaN, which means un-calibrated; `set_range` or calibration fixes it.
-    Later methods that learn their parameters override `qparams` (and `set_range`, to initialize
-    them); what forward does with the result stays the same.
+    Methods that learn their parameters override `qparams` (and `set_range`, to initialize them).
 
     Args:
         config: bits, granularity and variant.
@@ -55,38 +85,32 @@ class Quantizer(nn.Module):
 
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
         super().__init__()
-        self.config = config
-        self.name = name
+        self.config, self.name = config, name
         self.code_range = integer_range(config.bits, config.symmetric, config.narrow_range)
         parameter_shape = config.granularity.parameter_shape(tuple(shape))
         self.register_buffer("scale", torch.full(parameter_shape, torch.nan, device=device))
         offset = None if config.symmetric else torch.zeros(parameter_shape, device=device)
         self.register_buffer("zero_point", offset)
-        self._calibrated = False
-        self._observer: Observer | None = None
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether a range has been set, observed or loaded."""
-        return self._calibrated
+        self.calibrated = False
+        self._observer: MinMaxObserver | None = None
 
     @property
     def stored_parameter_bits(self) -> int:
-        """Bits that the scales and zero-points occupy in a file, at 16 each."""
+        """Bits that the scales and zero-points occupy in a file."""
         return QPARAM_BITS * self.scale.numel() * (1 if self.zero_point is None else 2)
 
     def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scale and zero-point for `x` (static here; a dynamic quantizer looks at `x`)."""
-        if not self._calibrated:
-            raise QartsrError(f"{self.name}: quantizer not calibrated; run calibrate() over some images first")
-        return self.scale, self.zero_point
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x_hat of Eq. 3, same shape as x.
+        """Scale and zero-point for `x`.
 
         Raises:
             QartsrError: the quantizer has no range yet.
         """
+        if not self.calibrated:
+            raise QartsrError(f"{self.name}: quantizer not calibrated; run calibrate() over some images first")
+        return self.scale, self.zero_point
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x_hat of Eq. 3, same shape as x; raises as `qparams`."""
         scale, zero_point = self.qparams(x)
         grouped = self.config.granularity.view(x)
         return fake_quantize(grouped, scale, zero_point, *self.code_range).reshape(x.shape)
@@ -106,12 +130,12 @@ class Quantizer(nn.Module):
             scale, zero_point = affine_qparams(lower, upper, config.bits, config.zero_point)
             self.zero_point.copy_(zero_point)
         self.scale.copy_(scale)
-        self._calibrated = True
+        self.calibrated = True
 
     def set_range_from(self, x: torch.Tensor) -> None:
         """`set_range` with the min/max of `x` (weights and biases need no calibration data)."""
         if x.is_meta:  # a network without values, which is only counted: any range will do
-            self._calibrated = True
+            self.calibrated = True
             return
         self.set_range(*self.config.granularity.limits(x.detach()))
 
@@ -122,21 +146,53 @@ class Quantizer(nn.Module):
 
     def start_observing(self) -> None:
         """Forget what an earlier calibration saw; the present scale stays until the end."""
-        self._observer = OBSERVERS.get(self.config.ranges)(self.config.granularity, self.config.bits)
+        self._observer = OBSERVERS.get(self.config.ranges)(self.config.granularity)
 
     def observe(self, x: torch.Tensor) -> None:
         """Let the range rule see `x` (nothing happens outside a calibration)."""
         if self._observer is not None:
             self._observer.update(x)
 
-    def stop_observing(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def stop_observing(self) -> Limits | None:
         """End the calibration and return the range seen, None when nothing was."""
         observer, self._observer = self._observer, None
-        return None if observer is None else observer.limits()
+        return None if observer is None else observer.limits
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._calibrated = bool(torch.isfinite(self.scale).all())
+        self.calibrated = bool(torch.isfinite(self.scale).all())
 
     def extra_repr(self) -> str:
-        return f"{self.config}, calibrated={self._calibrated}"
+        return f"{self.config}, calibrated={self.calibrated}"
+
+
+class DynamicQuantizer(Quantizer):
+    """Symmetric, with a scale from the values themselves per token (pixel) and group of channels.
+
+    Unsigned where a whole input is not negative. This is the activation quantizer of SVDQuant's released code
+    (deepcompressor, `sint4`, group 64, dynamic, `allow_unsigned`). Nothing is calibrated and no scale is stored.
+    """
+
+    stored_parameter_bits = 0
+
+    def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
+        super().__init__(config, shape, name, device)
+        if not isinstance(config.granularity, PerGroup):
+            raise ValueError(f"{name}: a dynamic quantizer needs groups, got {config.granularity}")
+        self.scale.fill_(1.0)  # finite: loads as calibrated
+        self.calibrated = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x_hat, same shape as x."""
+        grouped = self.config.granularity.view(x)
+        lower, upper = torch.aminmax(grouped, dim=self.config.granularity.axis, keepdim=True)
+        if bool((lower >= 0).all()):
+            qmin, qmax = integer_range(self.config.bits, symmetric=False)
+            scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)
+        else:
+            qmin, qmax = self.code_range
+            scale = symmetric_qparams(lower, upper, self.config.bits, self.config.narrow_range)
+        return fake_quantize(grouped, scale, None, qmin, qmax).reshape(x.shape)
+
+    def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
+        """Nothing to fix."""

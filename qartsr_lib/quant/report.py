@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import pandas as pd
+import torch
 from torch import nn
 
 from qartsr_lib.quant.bits import FLOAT_BITS
-from qartsr_lib.quant.layers import QuantLayer, bits_of
+from qartsr_lib.quant.quantizers import Quantizer
 
-COLUMNS = (
-    "name",
-    "type",
-    "shape",
-    "quantized",
-    "w_bits",
-    "a_bits",
-    "bias_bits",
-    "weights",
-    "biases",
-    "parameters",
-    "weight_stored_bits",
-    "bias_stored_bits",
-    "stored_bits",
-)
+COLUMNS = ["name", "type", "shape", "quantized", "w_bits", "a_bits", "bias_bits", "weights", "biases", "parameters"]
+COLUMNS += ["weight_stored_bits", "bias_stored_bits", "stored_bits"]
 
 
 def report(model: nn.Module) -> pd.DataFrame:
@@ -34,7 +22,7 @@ def report(model: nn.Module) -> pd.DataFrame:
     weight and input at 16 bits each, side branches), bias_stored_bits, stored_bits (both).
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return pd.DataFrame([_row(name, layer) for name, layer in layers], columns=list(COLUMNS))
+    return pd.DataFrame([_row(name, layer) for name, layer in layers], columns=COLUMNS)
 
 
 def w_bits_effective(layers: pd.DataFrame) -> float:
@@ -48,33 +36,20 @@ def w_bits_effective(layers: pd.DataFrame) -> float:
     return float(layers["weight_stored_bits"].sum() / weights) if weights else float(FLOAT_BITS)
 
 
-def _row(name: str, layer: nn.Linear | nn.Conv2d) -> dict:
-    weights = layer.weight.numel()
-    biases = 0 if layer.bias is None else layer.bias.numel()
-    row = {
-        "name": name,
-        "type": type(layer).__name__,
-        "shape": "x".join(str(size) for size in layer.weight.shape),
-        "weights": weights,
-        "biases": biases,
-        "parameters": weights + biases,
-    }
-    if isinstance(layer, QuantLayer):
-        row |= {
-            "quantized": True,
-            "w_bits": bits_of(layer.weight_quantizer),
-            "a_bits": bits_of(layer.input_quantizer),
-            "bias_bits": bits_of(layer.bias_quantizer),
-            "weight_stored_bits": layer.stored_weight_bits,
-            "bias_stored_bits": layer.stored_bias_bits,
-        }
-    else:
-        row |= dict.fromkeys(("w_bits", "a_bits", "bias_bits"), FLOAT_BITS)
-        row |= {
-            "quantized": False,
-            "weight_stored_bits": weights * FLOAT_BITS,
-            "bias_stored_bits": biases * FLOAT_BITS,
-        }
-    if biases == 0:
-        row["bias_bits"] = 0
-    return row | {"stored_bits": row["weight_stored_bits"] + row["bias_stored_bits"]}
+def _row(name: str, layer: nn.Linear | nn.Conv2d) -> tuple:
+    of_weight, of_input, of_bias = (getattr(layer, f"{what}_quantizer", None) for what in ("weight", "input", "bias"))
+    shape, weights, biases = "x".join(map(str, layer.weight.shape)), _count(layer.weight), _count(layer.bias)
+    w_bits, a_bits, bias_bits = (FLOAT_BITS if q is None else q.config.bits for q in (of_weight, of_input, of_bias))
+    of_weight_bits = weights * w_bits + _scales(of_weight) + _scales(of_input) + getattr(layer, "side_branch_bits", 0)
+    of_bias_bits = biases * bias_bits + _scales(of_bias)
+    bits = (w_bits, a_bits, bias_bits if biases else 0)
+    counts = (weights, biases, weights + biases, of_weight_bits, of_bias_bits, of_weight_bits + of_bias_bits)
+    return name, type(layer).__name__, shape, hasattr(layer, "weight_quantizer"), *bits, *counts
+
+
+def _count(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel()
+
+
+def _scales(quantizer: Quantizer | None) -> int:
+    return 0 if quantizer is None else quantizer.stored_parameter_bits

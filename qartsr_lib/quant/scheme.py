@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.bits import FLOAT_BITS, Bits, parse_bits
 from qartsr_lib.quant.granularity import Granularity, PerChannel, PerTensor, granularity_from_dict, granularity_to_dict
 from qartsr_lib.quant.layers import LayerConfig
-from qartsr_lib.quant.observers import OBSERVERS
-from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.quantizers import OBSERVERS, QuantizerConfig
 
 EXCEPTION_BITS = 8
-
-
-def _check_bits(option: str, value: int | str | None, same_as: str) -> None:
-    is_width = isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8
-    if not (value is None or value == same_as or is_width):
-        raise QartsrError(f"option {option}={value!r}: choose 2 to 8, {same_as!r} (same as {same_as}) or 'none'")
+_GRANULARITIES = ("weight_granularity", "activation_granularity")
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class QuantScheme:
             asymmetric; "a" for the activation bits, None for float products.
         attention_modules: fnmatch patterns of the attention modules that attention_bits concerns;
             PassionSR's code quantizes the products of the UNet and never those of the VAE.
-        ranges: range rule of the activations (observers.OBSERVERS).
+        ranges: range rule of the activations (quantizers.OBSERVERS).
         zero_point: "real" (the paper's Eq. 3) or "integer" (rounded, range including 0).
         narrow_range: symmetric quantizers only.
         layer_kind: entry of layers.LAYER_KINDS; "plain" has no side branch.
@@ -62,16 +57,20 @@ class QuantScheme:
     def __post_init__(self) -> None:
         if self.zero_point not in ("real", "integer"):
             raise QartsrError(f"option zero_point={self.zero_point!r}: choose 'real' or 'integer'")
-        _check_bits("bias_bits", self.bias_bits, "w")
-        _check_bits("attention_bits", self.attention_bits, "a")
+        for option, same_as in (("bias_bits", "w"), ("attention_bits", "a")):
+            value = getattr(self, option)
+            is_width = isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= 8
+            if not (value is None or value == same_as or is_width):
+                known = f"2 to 8, {same_as!r} (same as {same_as}) or 'none'"
+                raise QartsrError(f"option {option}={value!r}: choose {known}")
 
-    def at(self, bits: str | Bits, eight_bit_layers: tuple[str, ...] = ()) -> QuantScheme:
+    def at(self, bits: str | Bits, eight_bit_layers: Sequence[str] = ()) -> QuantScheme:
         """This scheme at other bit widths, with a backbone's 8-bit exceptions."""
         return replace(self, bits=parse_bits(bits), eight_bit_layers=tuple(eight_bit_layers))
 
     def bits_for(self, layer: str) -> Bits:
         """Bit widths of the layer with that full name."""
-        if not any(fnmatchcase(layer, pattern) for pattern in self.eight_bit_layers):
+        if not matches(layer, self.eight_bit_layers):
             return self.bits
         # What is not quantized at all stays so in the exceptions.
         return Bits(*(width if width == FLOAT_BITS else EXCEPTION_BITS for width in (self.bits.w, self.bits.a)))
@@ -79,54 +78,47 @@ class QuantScheme:
     def layer_config(self, layer: str) -> LayerConfig:
         """Quantizers of the layer with that full name."""
         bits = self.bits_for(layer)
-        bias_bits = bits.w if self.bias_bits == "w" else self.bias_bits
-        if bits.w == FLOAT_BITS:
-            bias_bits = None
-        common = {"zero_point": self.zero_point, "narrow_range": self.narrow_range}
+        bias_bits = bits.w if self.bias_bits == "w" or bits.w == FLOAT_BITS else self.bias_bits
+        narrow = {"narrow_range": self.narrow_range}
+        of_input = {"symmetric": self.activation_symmetric, "ranges": self.ranges, **narrow}
         return LayerConfig(
-            weight=_config(bits.w, self.weight_granularity, symmetric=self.weight_symmetric, **common),
-            activation=_config(
-                bits.a,
-                self.activation_granularity,
-                symmetric=self.activation_symmetric,
-                ranges=self.ranges,
-                **common,
-            ),
-            bias=_config(bias_bits, PerTensor(), zero_point=self.zero_point),
+            weight=self._config(bits.w, self.weight_granularity, symmetric=self.weight_symmetric, **narrow),
+            activation=self._config(bits.a, self.activation_granularity, **of_input),
+            bias=self._config(bias_bits, PerTensor()),
         )
 
     def attention_bits_for(self, module: str) -> int | None:
         """Width of the attention products of the attention module with that full name; None for float."""
         config = self.attention_config()
-        chosen = any(fnmatchcase(module, pattern) for pattern in self.attention_modules)
-        return config.bits if config is not None and chosen else None
+        return config.bits if config is not None and matches(module, self.attention_modules) else None
 
     def attention_config(self) -> QuantizerConfig | None:
         """Quantizer of the attention products, None when they stay in full precision."""
         bits = self.bits.a if self.attention_bits == "a" else self.attention_bits
-        if self.bits.is_full_precision:
-            bits = None
-        return _config(bits, PerTensor(), ranges=self.ranges, zero_point=self.zero_point)
+        return None if self.bits.is_full_precision else self._config(bits, PerTensor(), ranges=self.ranges)
+
+    def _config(self, bits: int | None, granularity: Granularity, **rest) -> QuantizerConfig | None:
+        if bits is None or bits == FLOAT_BITS:
+            return None
+        return QuantizerConfig(bits, granularity, zero_point=self.zero_point, **rest)
 
     def to_dict(self) -> dict:
         """JSON-ready form; `from_dict` reads it back."""
-        described = {field.name: getattr(self, field.name) for field in fields(self)}
-        described["bits"] = str(self.bits)
-        for name in ("weight_granularity", "activation_granularity"):
-            described[name] = granularity_to_dict(described[name])
-        return described
+        granularities = {name: granularity_to_dict(getattr(self, name)) for name in _GRANULARITIES}
+        return {**vars(self), "bits": str(self.bits), **granularities}
 
     @classmethod
     def from_dict(cls, described: dict) -> QuantScheme:
         """Inverse of `to_dict`; KeyError, TypeError or QartsrError when `described` is not one."""
-        values = dict(described)
-        values["bits"] = parse_bits(values["bits"])
-        for name in ("weight_granularity", "activation_granularity"):
-            values[name] = granularity_from_dict(values[name])
-        for name in ("eight_bit_layers", "attention_modules"):
-            values[name] = tuple(values[name])
-        values["layer_options"] = tuple((name, value) for name, value in values["layer_options"])
-        return cls(**values)
+        values = {**described, "bits": parse_bits(described["bits"])}
+        values |= {name: granularity_from_dict(described[name]) for name in _GRANULARITIES}
+        values |= {name: tuple(described[name]) for name in ("eight_bit_layers", "attention_modules")}
+        return cls(**values | {"layer_options": tuple((name, value) for name, value in described["layer_options"])})
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the fnmatch `patterns` fits a full name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 SHARED_SETTING = QuantScheme()
@@ -158,7 +150,3 @@ def variant(scheme: QuantScheme, **knobs) -> QuantScheme:
     changed = replace(scheme, **{name: None if value == "none" else value for name, value in knobs.items()})
     OBSERVERS.get(changed.ranges)
     return changed
-
-
-def _config(bits: int | None, granularity: Granularity, **rest) -> QuantizerConfig | None:
-    return None if bits is None or bits == FLOAT_BITS else QuantizerConfig(bits, granularity, **rest)

@@ -1,16 +1,19 @@
-"""What quantized modules do in forward - full precision, calibrate, quantize - and switching it safely."""
+"""What quantized modules do in forward - full precision, calibrate, quantize - switching it safely, and calibration."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from qartsr_lib.quant.quantizers import Quantizer
+from qartsr_lib.base.progress import progress
+from qartsr_lib.quant.quantizers import Limits, Quantizer
 
 T = TypeVar("T")
 
@@ -64,16 +67,19 @@ def full_precision(model: nn.Module):
     return in_state(model, QuantState.FULL_PRECISION)
 
 
-@contextmanager
-def calibrating(model: nn.Module) -> Iterator[dict[Quantizer, tuple[torch.Tensor, torch.Tensor]]]:
-    """Context in which forward passes record activation ranges, every layer fed by full precision.
+def calibrate(model: nn.Module, forward_fn: Callable[[T], object], inputs: Iterable[T]) -> dict[Quantizer, Limits]:
+    """Record activation ranges, every layer fed by full precision, and set them together at the end.
 
-    Ranges take effect together at the end. After an exception inside, or a range that is not
-    finite, all quantizers keep what they had; the states are restored in any case. A quantizer
-    that saw no data keeps what it had, too.
+    After an exception, or a range that is not finite, all quantizers keep what they had; one that saw no data does
+    so, too. The states are restored in any case.
 
-    Yields:
-        A dictionary, empty at first; at the end it holds each quantizer's new (lower, upper).
+    Args:
+        model: a model converted by quantize_.
+        forward_fn: runs the model on one input, e.g. `backbone.upscale`; called without gradients.
+        inputs: the calibration set, one item at a time.
+
+    Returns:
+        The (lower, upper) that each quantizer was given.
 
     Raises:
         QartsrError: NaN or infinity reached a layer.
@@ -81,33 +87,49 @@ def calibrating(model: nn.Module) -> Iterator[dict[Quantizer, tuple[torch.Tensor
     quantizers = [quantizer for module in quant_modules(model) for quantizer in module.activation_quantizers()]
     for quantizer in quantizers:
         quantizer.start_observing()
-    ranges: dict[Quantizer, tuple[torch.Tensor, torch.Tensor]] = {}
     try:
-        with in_state(model, QuantState.CALIBRATING):
-            yield ranges
+        with in_state(model, QuantState.CALIBRATING), torch.no_grad():
+            for item in inputs:
+                forward_fn(item)
     finally:
-        seen = [(quantizer, quantizer.stop_observing()) for quantizer in quantizers]
-    ranges.update((quantizer, limits) for quantizer, limits in seen if limits is not None)
+        seen = {quantizer: quantizer.stop_observing() for quantizer in quantizers}
+    ranges = {quantizer: limits for quantizer, limits in seen.items() if limits is not None}
     for quantizer, limits in ranges.items():
         quantizer.check_range(*limits)
     for quantizer, limits in ranges.items():
         quantizer.set_range(*limits)
+    return ranges
 
 
-def calibrate(
-    model: nn.Module, forward_fn: Callable[[T], object], inputs: Iterable[T]
-) -> dict[Quantizer, tuple[torch.Tensor, torch.Tensor]]:
-    """Record activation ranges: call `forward_fn` on each of `inputs`, without gradients.
+#: Ranges of full-precision activations per backbone, as long as it lives: the same for all methods and bit widths.
+_RANGES: WeakKeyDictionary[nn.Module, dict[tuple, Limits]] = WeakKeyDictionary()
+
+
+def calibrate_once(backbone: nn.Module, quantized: nn.Module, images: list[torch.Tensor], label: str) -> None:
+    """Give `quantized`, a converted copy of `backbone`, its activation ranges; equal to `calibrate`.
 
     Args:
-        model: a model converted by quantize_.
-        forward_fn: runs the model on one input, e.g. `backbone.upscale`.
-        inputs: the calibration set, one item at a time.
-
-    Returns:
-        The (lower, upper) that each quantizer was given.
+        backbone: full precision; its weights must not change between calls.
+        images: LQ images (1, 3, h, w); they identify the calibration set.
+        label: of the progress bar, which appears only where ranges are missing.
     """
-    with calibrating(model) as ranges, torch.no_grad():
-        for item in inputs:
-            forward_fn(item)
-    return ranges
+    known = _RANGES.setdefault(backbone, {})
+    modules = quant_modules(quantized)
+    # Quantized attention products are computed another way, equal only up to rounding: kept apart.
+    products = [module for module in modules if not isinstance(module, nn.Linear | nn.Conv2d)]
+    shared = (_digest(images), frozenset(q.name for module in products for q in module.activation_quantizers()))
+    quantizers = [quantizer for module in modules for quantizer in module.activation_quantizers()]
+    keys = {q: (*shared, q.name, q.config.ranges, q.config.granularity) for q in quantizers}
+    if any(key not in known for key in keys.values()):
+        ranges = calibrate(quantized, quantized.upscale, progress(images, label))
+        known.update((keys[quantizer], limits) for quantizer, limits in ranges.items())
+        return
+    for quantizer, key in keys.items():
+        quantizer.set_range(*known[key])
+
+
+def _digest(images: list[torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(str(tuple(image.shape)).encode() + image.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

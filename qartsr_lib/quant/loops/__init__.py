@@ -1,4 +1,4 @@
-"""The passes over memory of a training step in C++, for `primitives`, `learned` and `methods.few_passes`.
+"""The passes over memory of a training step in C++, for `primitives`, `learned` and `few_passes`.
 
 A training step of a quantized network is memory-bound: written with PyTorch's operations, these passes cost as
 much as its convolutions. Each function here has the bits of the function of the same name there, but for the order
@@ -55,53 +55,28 @@ def fake_quantize(
 def fake_quantize_gradients(
     gradient: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
-    """`primitives.fake_quantize_gradients`."""
+    """Gradients of `fake_quantize` with respect to x, scale and zero_point, given that of its result."""
     rows = _rows(x, scale, zero_point)
     if rows is None or not plain(gradient):
         return None
     gradient = laid_out_like(x, gradient)
-    grad_x, grad_scale = torch.empty_like(x), torch.empty_like(scale)
-    grad_zero_point = None if zero_point is None else torch.empty_like(zero_point)
+    found = [None if tensor is None else torch.empty_like(tensor) for tensor in (x, scale, zero_point)]
     sizes = (rows, x.numel() // rows, qmin, qmax, torch.get_num_threads())
-    library().fake_quantize_gradients(
-        *at(gradient, x, scale, zero_point), *sizes, *at(grad_x, grad_scale, grad_zero_point)
-    )
-    return grad_x, grad_scale, grad_zero_point
+    library().fake_quantize_gradients(*at(gradient, x, scale, zero_point), *sizes, *at(*found))
+    return tuple(found)
 
 
-def ranges_of_bounds(
-    lower_units: torch.Tensor, upper_units: torch.Tensor, unit: torch.Tensor, levels: int, smallest: float
+def of_bounds(
+    name: str, tensors: tuple[torch.Tensor, ...], levels: int, smallest: float
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """`learned.ranges_of_bounds`."""
-    tensors = (lower_units, upper_units, unit)
-    if library() is None or not (plain(*tensors) and alike(*tensors)):
+    """The two results of `learned.ranges_of_bounds` or `learned.gradients_of_bounds`, by `name`."""
+    like = tensors[-1]
+    alike = all(tensor.shape == like.shape and tensor.is_contiguous() for tensor in tensors)
+    if not (alike and plain(*tensors) and library() is not None):
         return None
-    scale, zero_point = torch.empty_like(unit), torch.empty_like(unit)
-    library().ranges_of_bounds(*at(*tensors), unit.numel(), levels, smallest, *at(scale, zero_point))
-    return scale, zero_point
-
-
-def gradients_of_bounds(
-    grad_scale: torch.Tensor,
-    grad_zero_point: torch.Tensor,
-    scale: torch.Tensor,
-    unit: torch.Tensor,
-    levels: int,
-    smallest: float,
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """`learned.gradients_of_bounds`."""
-    tensors = (grad_scale, grad_zero_point, scale, unit)
-    if library() is None or not (plain(*tensors) and alike(*tensors)):
-        return None
-    lower, upper = torch.empty_like(unit), torch.empty_like(unit)
-    library().gradients_of_bounds(*at(*tensors), unit.numel(), levels, smallest, *at(lower, upper))
-    return lower, upper
-
-
-def alike(*tensors: torch.Tensor) -> bool:
-    """Whether all are contiguous and of one shape."""
-    first = tensors[0].shape
-    return all(tensor.shape == first and tensor.is_contiguous() for tensor in tensors)
+    found = torch.empty_like(like), torch.empty_like(like)
+    getattr(library(), name)(*at(*tensors), like.numel(), levels, smallest, *at(*found))
+    return found
 
 
 def plain(*tensors: torch.Tensor) -> bool:
@@ -122,8 +97,9 @@ def laid_out_like(x: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 def _rows(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> int | None:
     """How many stretches of x, one behind the other in memory, have a scale each; None if that is not how it is."""
-    parameters = (scale,) if zero_point is None else (scale, zero_point)
-    if not (plain(x, *parameters) and alike(*parameters) and library() is not None):
+    offset = scale if zero_point is None else zero_point
+    alike = offset.shape == scale.shape and scale.is_contiguous() and offset.is_contiguous()
+    if not (alike and plain(x, scale, offset) and library() is not None):
         return None
     return _rows_of(x.shape, x.stride(), scale.shape)
 
@@ -131,15 +107,14 @@ def _rows(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None)
 @lru_cache(maxsize=4096)
 def _rows_of(shape: torch.Size, stride: tuple[int, ...], parameters: torch.Size) -> int | None:
     """`_rows` from shapes and strides: asked for the same layers again and again."""
-    rows = parameters.numel()
-    if rows == 1:
-        return 1 if len(parameters) <= len(shape) and _dense(shape, stride) else None
-    own = 1 + max(axis for axis, size in enumerate(parameters) if size > 1)
-    if len(parameters) != len(shape) or parameters[:own] != shape[:own]:
+    own = 1 + max((axis for axis, size in enumerate(parameters) if size > 1), default=-1)
+    missing = len(shape) - len(parameters)  # axes of x before those of the scale
+    if missing < 0 or (own and missing) or parameters[:own] != shape[:own]:
         return None
-    inner = shape.numel() // rows
-    leading = zip(shape[:own], stride[:own], torch.empty(shape[:own], device="meta").stride(), strict=True)
-    apart = all(size == 1 or found == step * inner for size, found, step in leading)
+    rows = parameters.numel()
+    one_behind_the_other = torch.empty(*shape[:own], shape.numel() // rows, device="meta").stride()
+    leading = zip(shape[:own], stride[:own], one_behind_the_other[:own], strict=True)
+    apart = all(size == 1 or found == wanted for size, found, wanted in leading)
     return rows if apart and _dense(shape[own:], stride[own:]) else None
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-from qartsr_lib.quant.replace import replace_layers
+from qartsr_lib.quant.layers import replace_layers
 
 Normalize = Callable[[torch.Tensor, int, torch.Tensor, torch.Tensor, float, bool], torch.Tensor]
 

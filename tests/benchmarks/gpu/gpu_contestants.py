@@ -45,7 +45,7 @@ class Models:
     @cached_property
     def simulation(self) -> nn.Module:
         """The method's layers as training finds them, but for a quick SVD: large exact ones take minutes."""
-        method = QArtSR(METHOD, METHOD, layer_options=(("svd", "quick"),))
+        method = QArtSR(METHOD, METHOD, svd="quick")
         student = method.untrained(self.fp32, BITS, [self.lq.flip(-1)])
         return inference_form(student, half=True)
 

@@ -19,7 +19,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
 from qartsr_lib.deploy.integer_algebra import Algebra, is_integer
 from qartsr_lib.deploy.layer import InferenceLayer
-from qartsr_lib.quant.replace import replace_layers
+from qartsr_lib.quant.layers import replace_layers
 from tests.benchmarks.gpu.fused_norms import fuse_norms_
 
 CHANNEL_MULTIPLE = 32

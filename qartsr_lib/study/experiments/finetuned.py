@@ -186,7 +186,7 @@ def write_choice(choice: Measured, name: str, keep: bool = False) -> pd.DataFram
 
     With `keep` the rows of other models and bit widths stay: for a part of Table 4.
     """
-    choice.write(name, _TIMESTEP_CELL if keep else ("dataset",))
+    choice.write(name, by=_TIMESTEP_CELL if keep else ("dataset",))
     return read_measurement(choice.profile, name, _TIMESTEP_COLUMNS)
 
 

@@ -12,8 +12,8 @@ from qartsr_lib.backbones.features import FeatureDistance
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import SHARED_SETTING, QuantState, calibrate, parse_bits, quantize_
 from qartsr_lib.quant.states import quant_modules
-from qartsr_lib.training.finetuning.checkpoint import load_checkpoint, save_checkpoint
-from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
+from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, load_checkpoint, save_checkpoint
+from qartsr_lib.training.finetuning.flows import GIB, FlowStore
 from qartsr_lib.training.finetuning.losses import normalized_mse, perceptual_and_squared
 from qartsr_lib.training.finetuning.phases import Phase, Term, block_groups, in_order, split
 
@@ -59,24 +59,25 @@ def reverse_phases(model, images=4, order="reverse"):
     return [Phase(group, images, (Term("features", group[-1]), IMAGE)) for group in groups]
 
 
+#: Options, and the share of GIB of flows that is kept in memory, and in files.
 WAYS = {
-    "cached": ({}, ""),
-    "partly cached": ({}, "0.0005"),  # gibibytes in memory, nothing on disk: most is computed again
-    "nothing kept": ({}, "0"),
-    "less memory": ({"recompute": True}, ""),
+    "cached": ({}, 1.0, 0),
+    "partly cached": ({}, 0.0005, 0),  # most is computed again
+    "in files": ({}, 0.0005, 1.0),
+    "nothing kept": ({}, 0, 0),
+    "less memory": ({"recompute": True}, 1.0, 0),
 }
 
 
 @pytest.mark.parametrize("order", ["reverse", "inference", "random"])
-def test_the_cache_changes_nothing_but_the_time(teacher, start, order, monkeypatch):
+def test_the_cache_changes_nothing_but_the_time(teacher, start, order):
     phases = reverse_phases(teacher, 2, order)
-    monkeypatch.setenv("QARTSR_SPILL_GIB", "0")
     plain = copy.deepcopy(start)
     expected = finetuner(teacher, plain, cache=False).run(phases)
-    for way, (config, gibibytes) in WAYS.items():
-        monkeypatch.setenv("QARTSR_KEEP_GIB", gibibytes)
-        model = copy.deepcopy(start)
-        history = finetuner(teacher, model, **config).run(phases)
+    for way, (config, memory, files) in WAYS.items():
+        run = finetuner(teacher, model := copy.deepcopy(start), **config)
+        run.store = FlowStore(memory * GIB, files * GIB)
+        history = run.run(phases)
         assert [{**record, "seconds": 0} for record in history] == [{**record, "seconds": 0} for record in expected], (
             way
         )
@@ -310,15 +311,16 @@ def test_normalized_mse_of_a_constant_guess_is_one():
 def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):
     import torchvision
 
-    from qartsr_lib.training.finetuning import lpips_loss
+    from qartsr_lib.images.metrics import weights
+    from qartsr_lib.training.finetuning import losses
 
     torch.manual_seed(0)
     features = torchvision.models.vgg16(weights=None).features
     torch.save({f"features.{key}": value for key, value in features.state_dict().items()}, tmp_path / "vgg16.pth")
-    monkeypatch.setattr(lpips_loss, "obtain", lambda file, folder: tmp_path / "vgg16.pth")
+    monkeypatch.setattr(weights, "obtain", lambda file, folder: tmp_path / "vgg16.pth")
     seen = []
-    monkeypatch.setattr(lpips_loss, "perceptual_and_squared", lambda distance: seen.append(distance) or distance)
-    distance = lpips_loss.lpips_and_mse(torch.device("cpu"))
+    monkeypatch.setattr(losses, "perceptual_and_squared", lambda distance: seen.append(distance) or distance)
+    distance = losses.lpips_and_mse(torch.device("cpu"))
     network = distance.__closure__[0].cell_contents
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(network.net(x).relu3_3, features[:16](x))

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import nn
 
 from qartsr_lib.backbones import schedule
+from qartsr_lib.backbones.osediff_checkpoint import unet_targets, vae_targets
 from qartsr_lib.backbones.osediff_configs import SCHEDULER_CONFIG, build_unet, build_vae
 from qartsr_lib.backbones.osediff_model import Inference, OSEDiff, resize_as_pillow
-from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets
 from qartsr_lib.backbones.steps import Flow, run, steps
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import from_uint8, to_uint8

@@ -1,13 +1,12 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685) of linear and convolutional layers: beside the layer, or merged into it.
+"""LoRA (arXiv:2106.09685), W' = W + (alpha / r) B A, of linear and convolutional layers: beside the layer, or merged.
 
-W' = W + (alpha / r) B A. Names and shapes of tensors are those of the PEFT library, whose files
-OSEDiff's are; its default alpha of 8 is never stored in them.
+Names and shapes of tensors are those of the library PEFT, whose files OSEDiff's are; its alpha stands in none of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,22 +14,11 @@ from torch import nn
 PEFT_ALPHA = 8.0
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """The two factors of one layer's update.
-
-    Attributes:
-        a: (r, in) of a linear layer, (r, in, k, k) of a convolution.
-        b: (out, r), or (out, r, 1, 1).
-    """
+class Adapter(NamedTuple):
+    """The factors of one layer: `a` (r, in) or (r, in, k, k), `b` (out, r) or (out, r, 1, 1)."""
 
     a: torch.Tensor
     b: torch.Tensor
-
-    @property
-    def rank(self) -> int:
-        """r."""
-        return self.a.shape[0]
 
     @property
     def shape(self) -> torch.Size:
@@ -40,46 +28,42 @@ class Adapter:
     @property
     def is_consistent(self) -> bool:
         """Whether the two factors belong to one layer."""
-        a, b = self.a, self.b
+        a, b = self
         return a.ndim == b.ndim and a.ndim in (2, 4) and a.shape[0] == b.shape[1] and b[0, 0].numel() == 1
-
-    def update(self, alpha: float = PEFT_ALPHA) -> torch.Tensor:
-        """(alpha / r) B A in float32, of the weight's shape."""
-        product = self.b.float().flatten(1) @ self.a.float().flatten(1)
-        return (alpha / self.rank * product).view(self.shape)
 
 
 @torch.no_grad()
-def merge_(network: nn.Module, adapters: Mapping[str, Adapter], alpha: float = PEFT_ALPHA) -> None:
+def merge_(network: nn.Module, adapters: Mapping[str, Adapter]) -> None:
     """Add every adapter to the weight of the layer of its name, in place; shapes must agree."""
-    for name, adapter in adapters.items():
+    for name, (a, b) in adapters.items():
         weight = network.get_submodule(name).weight
-        weight.add_(adapter.update(alpha).to(weight))
+        update = PEFT_ALPHA / len(a) * (b.float().flatten(1) @ a.float().flatten(1))
+        weight.add_(update.view(weight.shape).to(weight))
 
 
 class LoraLayer(nn.Module):
-    """A linear or convolutional layer with a low-rank branch: base(x) + (alpha / r) B(A(x)).
+    """A layer with a low-rank branch, base(x) + (alpha / r) B(A(x)), its tensors named as PEFT names them.
 
-    Its tensors are named as PEFT names them: `base_layer.weight`, `lora_A.<adapter>.weight`, ...
     A starts normal with standard deviation 1 / r, B at zero, so that training starts from the base.
 
     Args:
         base: nn.Linear or nn.Conv2d (groups = 1); kept, not copied.
-        adapter: name in the tensors' keys.
-        rank: r.
-        generator: of A's start.
-        alpha: scale, see the module.
+        adapter: name in the tensors' keys, `lora_A.<adapter>.weight`.
     """
 
-    def __init__(
-        self, base: nn.Module, adapter: str, rank: int, generator: torch.Generator, alpha: float = PEFT_ALPHA
-    ) -> None:
+    def __init__(self, base: nn.Module, adapter: str, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        down, up = _BRANCHES[type(base)](base, rank)
+        if isinstance(base, nn.Conv2d):
+            shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
+            down = nn.Conv2d(base.in_channels, rank, base.kernel_size, **shape, bias=False)
+            up = nn.Conv2d(rank, base.out_channels, 1, bias=False)
+        else:
+            down = nn.Linear(base.in_features, rank, bias=False)
+            up = nn.Linear(rank, base.out_features, bias=False)
         with torch.no_grad():
             down.weight.copy_(torch.randn(down.weight.shape, generator=generator) / rank)
             up.weight.zero_()
-        self.base_layer, self.adapter, self.scale = base, adapter, alpha / rank
+        self.base_layer, self.adapter, self.scale = base, adapter, PEFT_ALPHA / rank
         self.lora_A, self.lora_B = nn.ModuleDict({adapter: down}), nn.ModuleDict({adapter: up})
         self.to(base.weight.device)
 
@@ -88,37 +72,15 @@ class LoraLayer(nn.Module):
         return self.base_layer(x) + self.scale * self.lora_B[self.adapter](self.lora_A[self.adapter](x))
 
 
-def _linear_branch(base: nn.Linear, rank: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Linear(base.in_features, rank, bias=False), nn.Linear(rank, base.out_features, bias=False)
-
-
-def _convolution_branch(base: nn.Conv2d, rank: int) -> tuple[nn.Module, nn.Module]:
-    shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation, "bias": False}
-    down = nn.Conv2d(base.in_channels, rank, base.kernel_size, **shape)
-    return down, nn.Conv2d(rank, base.out_channels, 1, bias=False)
-
-
-_BRANCHES = {nn.Linear: _linear_branch, nn.Conv2d: _convolution_branch}
-
-
 def attach_(network: nn.Module, targets: Mapping[str, str], rank: int, seed: int = 0) -> list[LoraLayer]:
-    """Give layers of `network` a low-rank branch, in place.
+    """Give layers a low-rank branch, in place; returns them in the order of `targets`.
 
     Args:
         targets: full name of an nn.Linear or nn.Conv2d -> name of its adapter.
-        rank: r of all of them.
         seed: of the branches' start.
-
-    Returns:
-        The new layers, in the order of `targets`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    layers = []
+    generator, layers = torch.Generator().manual_seed(seed), []
     for name, adapter in targets.items():
-        parent_name, _, key = name.rpartition(".")
-        parent = network.get_submodule(parent_name)
-        layer = LoraLayer(getattr(parent, key), adapter, rank, generator)
-        # nn.Sequential and nn.ModuleList know their children by number, as strings
-        parent._modules[key] = layer
-        layers.append(layer)
+        layers.append(LoraLayer(network.get_submodule(name), adapter, rank, generator))
+        network.set_submodule(name, layers[-1])
     return layers

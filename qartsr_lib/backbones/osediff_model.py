@@ -1,7 +1,6 @@
 """OSEDiff at inference: preprocessing, tiles, posterior, and the one UNet call.
 
-Source: OSEDiff's released `test_osediff.py` and `osediff.py` (arXiv:2406.08177). What is done
-otherwise, because the script is wrong or cannot be repeated there, is listed in DEVIATIONS.md.
+Source: OSEDiff's released `test_osediff.py` and `osediff.py` (arXiv:2406.08177); DEVIATIONS.md lists what differs.
 """
 
 from __future__ import annotations
@@ -28,11 +27,9 @@ class Inference:
     """How an image is taken through the networks.
 
     Attributes:
-        tile: side of the UNet's tiles in latent positions (8 pixels each); a latent of at most
-            tile x tile positions is not cut.
-        overlap: of neighbouring UNet tiles.
-        encoder_tile, encoder_overlap, encoder_whole: of the VAE's encoder in pixels; images whose
-            longer side is at most `encoder_whole` are not cut.
+        tile, overlap: of the UNet's tiles in latent positions (8 pixels); a latent of tile x tile positions is not cut.
+        encoder_tile, encoder_overlap, encoder_whole: of the VAE's encoder in pixels; images whose longer side is at
+            most `encoder_whole` are not cut.
         decoder_tile, decoder_overlap, decoder_whole: the same for the decoder, in latent positions.
         posterior: z_L is the posterior's "mode", or a "sample" (as in the released script).
         seed: of the sample; the same image always gets the same one.
@@ -60,14 +57,11 @@ class Inference:
 
 @ARCHITECTURES.register("osediff")
 class OSEDiff(OneStepSR):
-    """OSEDiff on Stable Diffusion 2.1-base, LoRA merged: 949.6 M parameters.
+    """OSEDiff on Stable Diffusion 2.1-base, LoRA merged and conv_in replaced: 949.6 M parameters.
 
     Args:
         timestep: label T that the weights were trained at; T = 1000 for the released ones.
-        vae, unet: with the LoRA merged and conv_in replaced.
         prompt_embedding: (1, 77, 1024), constant.
-        inference: sizes of tiles and the like.
-        weights_sha256: hash of the sources, for run records.
     """
 
     colour_fix = "adain"

@@ -56,18 +56,17 @@ def train(
 ) -> None:
     """Minimize `loss(batch(step), step)` over `parameters`, continuing from `folder`/checkpoint.pt when it is there.
 
-    The state of `model` after the call is that of the last step, whether or not the run was
-    interrupted: batches depend on the step alone. `folder`/history.jsonl gets a line per
-    validation with the mean loss since the line before.
-
-    Raises:
-        QartsrError: the checkpoint cannot be read or does not fit.
+    An interrupted run ends with the same weights, as batches depend on the step alone. `folder`/history.jsonl gets a
+    line per validation with the mean loss since the line before.
 
     Args:
         model: whose state_dict is checkpointed.
         parameters: what the optimizer updates; training runs on their device.
         batch: step -> training data, made in float32.
         loss: data, step -> scalar loss, computed under bfloat16 autocast.
+
+    Raises:
+        QartsrError: the checkpoint cannot be read or does not fit.
     """
     parameters = [parameter.requires_grad_(True) for parameter in parameters]
     device = parameters[0].device
@@ -90,7 +89,7 @@ def train(
         done = step + 1
         if done % schedule.validate_every == 0 or done == schedule.steps:
             record = {"step": done, "loss": sum(losses) / len(losses), "seconds": round(time.monotonic() - started, 1)}
-            _log(folder / "history.jsonl", record | (validate() if validate else {}))
+            append_line(folder / "history.jsonl", record | (validate() if validate else {}))
             losses.clear()
         if done % schedule.checkpoint_every == 0 or done == schedule.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
@@ -140,7 +139,8 @@ def _moved(data: T, device: torch.device) -> T:
     return tuple(item.to(device, non_blocking=True) for item in data)
 
 
-def _log(path: Path, record: dict) -> None:
+def append_line(path: Path, record: dict) -> None:
+    """Append `record` to a file of JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(record) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,10 +27,8 @@ Validate = Callable[[OneStepSR], dict[str, float]]
 def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str = "cpu") -> AutoencoderKL:
     """Pretrain the VAE to reconstruct HR crops and upscaled LQ crops: L1 + KL_WEIGHT x KL, images in [-1, 1].
 
-    LQ crops are a third of each batch, because the encoder will see such images only.
-
-    Returns:
-        The VAE with `config.scaling_factor` = 1 / standard deviation of the HR latents.
+    LQ crops, which alone the encoder will see, are a third of each batch. `config.scaling_factor` becomes
+    1 / standard deviation of the HR latents.
     """
     torch.manual_seed(schedule.seed)
     vae = build_vae()
@@ -63,9 +62,6 @@ def train_prior(vae: AutoencoderKL, crops: Crops, schedule: Schedule, folder: Pa
     model = OneStepSR("prior", 1000, vae.eval().requires_grad_(False), unet, build_prompt_embedding())
     model.to(vae.device, memory_format=torch.channels_last)
 
-    def batch(step: int) -> torch.Tensor:
-        return crops.hr(schedule.batch_size, schedule.seed, step)
-
     def loss(hr: torch.Tensor, step: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
@@ -77,6 +73,7 @@ def train_prior(vae: AutoencoderKL, crops: Crops, schedule: Schedule, folder: Pa
         prompt = model.prompt_embedding.expand(len(latents), -1, -1)
         return F.mse_loss(unet(noisy, index.to(noisy.device), prompt).sample.float(), eps)
 
+    batch = partial(crops.hr, schedule.batch_size, schedule.seed)
     train(unet, unet.parameters(), batch, loss, schedule, folder, "initial UNet")
     return unet
 
@@ -129,17 +126,13 @@ def train_warm_up(
 ) -> UNet2DConditionModel:
     """The scaled recipe's common start for all T: restore latents, T drawn anew for each step.
 
-    conv_out starts at zero, so that every T starts from the VAE's identity, z_H = z_L. The loss is
-    taken on latents, without the decoder: a fifth of the cost of a step on images. The returned
-    UNet's conv_out is not folded: it predicts noise / `noise_per_unit(T)`.
+    conv_out starts at zero, so that every T starts from the VAE's identity, z_H = z_L. The loss is on latents, at a
+    fifth of the cost of images. conv_out of the result is not folded: it predicts noise / `noise_per_unit(T)`.
     """
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
     model = OneStepSR("warm-up", 1000, vae.eval().requires_grad_(False), unet, build_prompt_embedding(), scaled=True)
-    model.to(vae.device)
-
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return crops.pairs(schedule.batch_size, schedule.seed, step)
+    model.to(vae.device, memory_format=torch.channels_last)
 
     def loss(pair: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         hr, upscaled = pair
@@ -150,6 +143,7 @@ def train_warm_up(
         unit_noise = unet(z_l * noise.alpha(timestep) ** 0.5, noise.timestep_index(timestep), prompt).sample
         return F.l1_loss(z_l - unit_noise.float(), z_h)
 
+    batch = partial(crops.pairs, schedule.batch_size, schedule.seed)
     train(unet, unet.parameters(), batch, loss, schedule, folder, "scaled warm-up")
     return unet
 
@@ -177,17 +171,14 @@ def train_one_step(
         parameters += [*model.vae.encoder.parameters(), *model.vae.quant_conv.parameters()]
     keep_float32(model.unet.conv_out)
 
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return crops.pairs(schedule.batch_size, schedule.seed, step)
-
     def loss(pair: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         hr, upscaled = pair
         with torch.no_grad():
             target = pretrained.encode(hr)
         return restoration_loss(model.stages(upscaled), hr, target)
 
-    label = f"{model.name} T={model.timestep}"
-    train(model, parameters, batch, loss, schedule, folder, label, (lambda: validate(model)) if validate else None)
+    batch, label = partial(crops.pairs, schedule.batch_size, schedule.seed), f"{model.name} T={model.timestep}"
+    train(model, parameters, batch, loss, schedule, folder, label, partial(validate, model) if validate else None)
     del model.unet.conv_out.forward  # back to the method of its class
     if model.scaled:
         model.unet.conv_out = model.unet.conv_out.folded()

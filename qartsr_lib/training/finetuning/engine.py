@@ -15,14 +15,13 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.backbones.steps import in_bfloat16, steps
+from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.quant.states import QuantModule, QuantState, quant_modules
-from qartsr_lib.training.finetuning.checkpoint import load_checkpoint, save_checkpoint
-from qartsr_lib.training.finetuning.flow_store import default_store
-from qartsr_lib.training.finetuning.flows import Flows
+from qartsr_lib.training.finetuning.flows import Flows, FlowStore, Network
 from qartsr_lib.training.finetuning.losses import ImageLoss
-from qartsr_lib.training.finetuning.objective import Network, Objective
+from qartsr_lib.training.finetuning.phase_loss import PhaseLoss
 from qartsr_lib.training.finetuning.phases import Phase
 
 Record = dict[str, float]
@@ -39,7 +38,7 @@ class FinetuneConfig:
         decay: share of all images over which the rates fall linearly to zero, at the end.
         seed: of the order of the batches.
         cache: compute what does not change once; False is the plain loop, for comparison.
-        recompute: spare memory, see Objective; None where the network has more than LARGE parameters. Same bits.
+        recompute: spare memory, see PhaseLoss; None where the network has more than LARGE parameters. Same bits.
         teacher: "bfloat16" runs the teacher under autocast; what it gives stays float32.
         image_loss: name of the image loss, so that another one's checkpoint is not continued.
     """
@@ -94,7 +93,7 @@ class Finetuner:
             raise QartsrError(f"{label}: no learning rate for parameters of kind {unknown[0]!r}; add it to the rates")
         groups = [{"params": tuned, "lr": rates[kind], "peak": rates[kind]} for kind, tuned in self.parameters.items()]
         self.optimizer = torch.optim.Adam(groups, fused=True)
-        self.store = default_store() if config.cache else None
+        self.store = FlowStore() if config.cache else FlowStore(0, 0)
         self.recompute = is_large(student) if config.recompute is None else config.recompute
 
     def run(self, phases: Sequence[Phase]) -> list[Record]:
@@ -108,7 +107,9 @@ class Finetuner:
             Diverged: a loss that is not finite.
         """
         self._check(phases)
-        done, history = self._resume(phases)
+        done, history = 0, []
+        if self.checkpoint is not None and self.checkpoint.exists():
+            done, history = load_checkpoint(self.checkpoint, self._plan(phases), self._tuned(), self.optimizer)
         left = sum(len(order) for order in self.schedule(phases)[done:])
         try:
             for record in progress(self.steps(phases, done, history), self.label, left):
@@ -146,37 +147,36 @@ class Finetuner:
             history: records of the phases before; the caller appends what this yields.
         """
         schedule = self.schedule(phases)
-        targets = Flows(
-            self.teacher_network.chain, self.network.upscaled, self._wanted(phases[done:], phases), self.store
-        )
+        targets = Flows(self.teacher_network, self._wanted(phases[done:], phases), self.store)
         sizes = [len(batch) for batch in self.network.upscaled]
-        total, passed = sum(sizes[batch] for order in schedule for batch in order), _passed(history)
+        total = sum(sizes[batch] for order in schedule for batch in order)
+        passed = int(history[-1]["images"]) if history else 0
         for number in range(done, len(phases)):
             targets.narrow(self._wanted(phases[number:], phases))
-            objective = self._objective(phases, number, targets)
+            phase_loss = self._phase_loss(phases, number, targets)
             for batch in schedule[number]:
                 started = time.monotonic()
-                loss, parts = self._step(objective, batch, passed / total)
+                loss, parts = self._step(phase_loss, batch, passed / total)
                 passed += sizes[batch]
                 if not math.isfinite(loss):
                     raise Diverged(f"{self.label}: loss is not finite after {passed} images; use smaller rates")
                 seconds = round(time.monotonic() - started, 4)
                 yield {"phase": number, "images": passed, "loss": loss, **parts, "seconds": seconds}
-            objective.close()
+            phase_loss.close()
             if self.checkpoint is not None:
                 save_checkpoint(self.checkpoint, self._plan(phases), number + 1, self._tuned(), self.optimizer, history)
 
-    def _step(self, objective: Objective, batch: int, share: float) -> tuple[float, dict[str, float]]:
+    def _step(self, phase_loss: PhaseLoss, batch: int, share: float) -> tuple[float, dict[str, float]]:
         left = min(1.0, (1.0 - share) / self.config.decay) if self.config.decay else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * left
         self.optimizer.zero_grad(set_to_none=True)
-        loss, parts = objective(batch)
+        loss, parts = phase_loss(batch)
         loss.backward()
         self.optimizer.step()
         return float(loss.detach()), parts
 
-    def _objective(self, phases: Sequence[Phase], number: int, targets: Flows) -> Objective:
+    def _phase_loss(self, phases: Sequence[Phase], number: int, targets: Flows) -> PhaseLoss:
         """Switch blocks and gradients to what phase `number` needs."""
         phase, quantized = phases[number], _quantized(phases, number)
         trained = quantized if phase.trained is None else phase.trained
@@ -191,8 +191,8 @@ class Finetuner:
             for kind, tuned in by_kind(quant_modules(self.blocks[name])).items():
                 for parameter in tuned:
                     parameter.requires_grad_(phase.kinds is None or kind in phase.kinds)
-        means = {"store": self.store, "recompute": self.recompute}
-        return Objective(self.network, phase, quantized, trained, targets, self.image_loss, **means)
+        means = self.store, self.config.cache, self.recompute
+        return PhaseLoss(self.network, phase, quantized, trained, targets, self.image_loss, *means)
 
     def _wanted(self, left: Sequence[Phase], phases: Sequence[Phase]) -> set[int]:
         """Positions at which one of the phases that are left enters or compares."""
@@ -220,12 +220,6 @@ class Finetuner:
         config = replace(self.config, cache=True, recompute=None)  # which change no bit
         return repr((model, quantization, self._images_sha256, tuple(phases), config))
 
-    def _resume(self, phases: Sequence[Phase]) -> tuple[int, list[Record]]:
-        """(number of finished phases, their history)."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return 0, []
-        return load_checkpoint(self.checkpoint, self._plan(phases), self._tuned(), self.optimizer)
-
     def _check(self, phases: Sequence[Phase]) -> None:
         if not phases:
             raise QartsrError(f"{self.label}: no phase to train")
@@ -250,9 +244,42 @@ def is_large(network: torch.nn.Module) -> bool:
     return parameter_count(network) > LARGE
 
 
-def _passed(history: Sequence[Record]) -> int:
-    return int(history[-1]["images"]) if history else 0
-
-
 def _quantized(phases: Sequence[Phase], number: int) -> list[str]:
     return [name for phase in phases[: number + 1] for name in phase.blocks]
+
+
+def save_checkpoint(
+    path: Path,
+    plan: str,
+    done: int,
+    tuned: Sequence[torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    history: Sequence[Record],
+) -> None:
+    """Write what `load_checkpoint` needs to continue after `done` phases of `plan`."""
+    content = {"plan": plan, "done": done, "tuned": [tensor.detach() for tensor in tuned]}
+    content |= {"optimizer": optimizer.state_dict(), "history": list(history)}
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+@torch.no_grad()
+def load_checkpoint(
+    path: Path, plan: str, tuned: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, list[Record]]:
+    """Restore `tuned` and `optimizer` in place, wherever they lie; return (finished phases, their history).
+
+    Raises:
+        QartsrError: damaged file, or one of another plan.
+    """
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        names = ("plan", "done", "tuned", "optimizer", "history")
+        found, done, kept, state, history = (content[name] for name in names)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise QartsrError(f"{path}: not a readable checkpoint; delete it to start again") from error
+    if found != plan or [tensor.shape for tensor in kept] != [tensor.shape for tensor in tuned]:
+        raise QartsrError(f"{path}: belongs to another run; delete it or choose another folder")
+    for tensor, value in zip(tuned, kept, strict=True):
+        tensor.copy_(value)
+    optimizer.load_state_dict(state)
+    return done, history

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 from collections.abc import Sequence
@@ -16,11 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from qartsr_lib.backbones.osediff import weights_name
-from qartsr_lib.backbones.osediff_targets import write_checkpoint
+from qartsr_lib.backbones.osediff_checkpoint import write_checkpoint
 from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
-from qartsr_lib.training.trq.data import DegradedCrops
+from qartsr_lib.training.embedded.loop import append_line
+from qartsr_lib.training.trq.degradation import DegradedCrops
 from qartsr_lib.training.trq.networks import REGULARIZERS, Generator, trained
 from qartsr_lib.training.trq.objectives import Draw, Objective
 
@@ -34,7 +34,7 @@ class TrqConfig:
 
     Attributes:
         timestep: label T.
-        variant: name in `__main__.VARIANTS`; here for the record.
+        variant: name in `command.VARIANTS`; here for the record.
         steps: optimizer steps.
         batch: pairs per process and step.
         accumulate: batches per optimizer step.
@@ -168,8 +168,7 @@ def _save(
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
     write_atomically(folder / UNFINISHED, lambda path: torch.save(state, path))
-    with open(folder / "history.jsonl", "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    append_line(folder / "history.jsonl", record)
 
 
 def _resume(
@@ -180,25 +179,18 @@ def _resume(
         return 0
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        if "regularizer" not in state["config"]:
-            raise QartsrError(
-                f"{path}: was begun by an older version, with weaker degradation and unclamped images; "
-                "finish it with that version, or remove the file to start anew"
-            )
-        different = [name for name, value in asdict(config).items() if state["config"][name] != value]
-        different = [name for name in different if name not in ("steps", "checkpoint_every")]
-        if different:
-            begun = f"{different[0]} {state['config'][different[0]]}"
-            raise QartsrError(f"{path}: was begun with {begun}; use that again, or remove the file to start anew")
-        for network, saved, optimizer, kept in zip(
-            networks, state["trained"], optimizers, state["optimizers"], strict=True
-        ):
+        for name, value in asdict(config).items():
+            begun = state["config"][name]
+            if begun != value and name not in ("steps", "checkpoint_every"):
+                raise QartsrError(
+                    f"{path}: was begun with {name} {begun}; use that again, or remove the file to start anew"
+                )
+        for network, saved in zip(networks, state["trained"], strict=True):
             parameters = trained(network)
             if parameters.keys() != saved.keys():
                 raise KeyError("names")
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(saved[name])
+            network.load_state_dict(saved, strict=False)
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         return int(state["step"])
     except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:

@@ -10,7 +10,7 @@ from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.lora import attach_
-from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets
+from qartsr_lib.backbones.osediff_checkpoint import unet_targets, vae_targets
 from qartsr_lib.training.embedded.stages import keep_float32
 
 RANK = 4
@@ -25,8 +25,6 @@ class Generator(nn.Module):
 
     Args:
         unet, vae: the frozen base model; not changed, weights shared.
-        timestep: label T.
-        prompt_embedding: (1, tokens, dim).
         decodes: whether `forward` decodes the latent as well.
     """
 
@@ -65,11 +63,9 @@ class Generator(nn.Module):
 
 
 class Regularizer(nn.Module):
-    """VSD's second network: the base UNet with a LoRA that learns the distribution of the generator's z_H.
+    """VSD's second network: the base UNet, weights shared, with a LoRA that learns the distribution of z_H.
 
-    Args:
-        unet: the frozen base model's; not changed, weights shared.
-        kind: one of `REGULARIZERS`, see there.
+    `kind` is one of REGULARIZERS.
     """
 
     def __init__(self, unet: UNet2DConditionModel, seed: int = 0, kind: str = REGULARIZERS[0]) -> None:

@@ -1,12 +1,13 @@
 """What the generator is trained on: OSEDiff's losses, or the cheaper distillation of a trained OSEDiff.
 
-Sources: OSEDiff (arXiv:2406.08177), Eqs. for L_data and L_reg, and its released train_osediff.py.
+Both have `decodes` (the generator has to decode), `regularizer` (a second network that learns along, or None) and
+`loss`, the generator's, with its terms for the record. Sources: OSEDiff (arXiv:2406.08177), L_data and L_reg, and its
+released train_osediff.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,32 +22,11 @@ VSD_INDICES = (20, 980)  # drawn from this range, end excluded
 _SMALLEST_WEIGHT = 1e-4  # the released code divides by zero where z_H meets the frozen model's estimate
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-class Objective(Protocol):
-    """A variant of TRQ.
-
-    Attributes:
-        decodes: the generator has to decode.
-        regularizer: a second network that learns along, or None.
-    """
-
-    decodes: bool
-    regularizer: nn.Module | None
-
-    def loss(
-        self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor | None, draw: Draw
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The generator's loss, and its terms for the record."""
-        ...
+Loss = tuple[torch.Tensor, dict[str, float]]
 
 
 class Draw:
-    """Random numbers of one step, the same on every device.
-
-    Args:
-        seed: anything that numpy-style seeds are made of; determines all that is drawn.
-    """
+    """Random numbers of one step, determined by all parts of `seed` and the same on every device."""
 
     def __init__(self, *seed: int) -> None:
         mixed = 0
@@ -83,7 +63,7 @@ class OSEDiffLosses:
     """L = MSE + 2 LPIPS (the image loss) + VSD: what OSEDiff is trained on.
 
     Args:
-        image_loss: name and function, see finetuning.losses.IMAGE_LOSSES.
+        image_loss: a function of finetuning.losses.IMAGE_LOSSES.
         frozen: the base UNet.
         prompt, negative: text embeddings (1, tokens, dim); the frozen UNet is guided away from the second.
         regularizer: one of networks.REGULARIZERS.
@@ -103,10 +83,7 @@ class OSEDiffLosses:
         self.image_loss, self.frozen, self.prompt, self.negative = image_loss, frozen, prompt, negative
         self.regularizer: nn.Module = Regularizer(frozen, seed, regularizer)
 
-    def loss(
-        self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor | None, draw: Draw
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """See `Objective.loss`."""
+    def loss(self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor, draw: Draw) -> Loss:
         data, vsd = self.image_loss(image, batch[0]), self.vsd(z_h, draw)
         return data + vsd, {"image": data.item(), "vsd": vsd.item()}
 
@@ -156,11 +133,11 @@ class Distillation:
     def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.teacher = teacher
 
-    def loss(
-        self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor | None, draw: Draw
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """See `Objective.loss`."""
+    def loss(self, batch: Batch, z_h: torch.Tensor, image: None, draw: Draw) -> Loss:
         with torch.no_grad():
             target = self.teacher(batch[1]).float()
         loss = F.mse_loss(z_h, target)
         return loss, {"latent": loss.item()}
+
+
+Objective = OSEDiffLosses | Distillation

@@ -1,8 +1,10 @@
 """Loading OSEDiff: merge against an unmerged forward, every key used, a kept copy, and one clear line for bad files."""
 
+import dataclasses
 import json
 import shutil
 import warnings
+from copy import deepcopy
 
 import pytest
 import torch
@@ -113,18 +115,27 @@ def test_merged_forward_equals_pefts(home, base, file):
     assert torch.allclose(ours_unet(model, latent), theirs, atol=1e-5 * float(theirs.abs().max()))
 
 
-def test_every_key_of_the_file_changes_the_model(file):
-    """Both factors of every layer, and conv_in: adding to one tensor changes its layer's merged weight only."""
-    content = checkpoint()
-    for network, entry in enumerate(("state_dict_unet", "state_dict_vae")):
-        read = (read_checkpoint(file).unet, read_checkpoint(file).vae)[network]
-        tensors = content[entry]
-        used = {key for key in tensors if ".lora_" in key and key.split(".lora_")[0] in read.adapters}
-        used |= {key for key in tensors if key.replace(".base_layer.", ".") in read.weights}
-        assert used == set(tensors) and not read.left_out
-        for layer, adapter in read.adapters.items():
-            a = next(key for key in tensors if key.startswith(layer + ".lora_A."))
-            assert torch.equal(adapter.a, tensors[a]) and torch.equal(adapter.b, tensors[a.replace("_A", "_B")])
+@torch.no_grad()
+def test_every_key_of_the_file_changes_its_layer_alone(file):
+    plain, base = read_checkpoint(file), tiny_networks()
+    for place, (name, tensors) in enumerate(plain.tensors.items()):
+        assert tensors.keys() == checkpoint()[f"state_dict_{name}"].keys()
+        expected = applied(plain, base)[place]
+        for key in [*sorted(tensors)[::9], *(key for key in tensors if "base_layer" in key)]:
+            other = dataclasses.replace(plain, tensors=plain.tensors | {name: tensors | {key: tensors[key] + 1}})
+            changed = {
+                parameter
+                for parameter, value in applied(other, base)[place].items()
+                if not torch.equal(value, expected[parameter])
+            }
+            layer = key.split(".lora_")[0] + ".weight" if ".lora_" in key else key.replace(".base_layer.", ".")
+            assert changed == {layer}
+
+
+def applied(read, base):
+    networks = deepcopy(base)
+    read.apply_(*networks)
+    return [network.state_dict() for network in networks]
 
 
 def test_second_start_reads_the_kept_copy(home, base, file, monkeypatch):
@@ -237,10 +248,6 @@ def swap(content):
     content["rank_unet"] = 8
 
 
-def unlisted(content):
-    content["unet_lora_others_modules"].remove("mid_block.resnets.0.conv1")
-
-
 DOWN = "down_blocks.0.resnets.0.conv1"
 FACTOR = f"{DOWN}.lora_B.default_encoder.weight"
 
@@ -248,22 +255,26 @@ FACTOR = f"{DOWN}.lora_B.default_encoder.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (drop("state_dict_unet", FACTOR), f"{DOWN}.lora_B is missing"),
+        (drop("state_dict_unet", FACTOR), f"{FACTOR} is missing"),
         (drop("state_dict_unet", "conv_in.base_layer.bias"), "conv_in.base_layer.bias is missing"),
-        (drop("state_dict_vae", "quant_conv.lora_A.default_encoder.weight"), "quant_conv.lora_A is missing"),
+        (
+            drop("state_dict_vae", "quant_conv.lora_A.default_encoder.weight"),
+            "quant_conv.lora_A.default_encoder.weight is missing",
+        ),
         (
             put("state_dict_unet", "conv_in.extra", torch.ones(1)),
-            "conv_in.extra is in no layer of the base model's UNet",
+            "conv_in.extra is in no layer of the base model's unet",
         ),
-        (put("state_dict_unet", FACTOR, torch.ones(8, 3, 1, 1)), f"the LoRA factors of {DOWN} do not fit together"),
-        (put("state_dict_unet", FACTOR, torch.ones(9, 4, 1, 1)), f"{DOWN}.weight is (9, 8, 3, 3) in the file"),
+        (
+            put("state_dict_unet", FACTOR, torch.ones(8, 3, 1, 1)),
+            f"{FACTOR} is (8, 3, 1, 1) in the file, but for rank 4",
+        ),
+        (put("state_dict_unet", FACTOR, torch.ones(9, 4, 1, 1)), f"{FACTOR} is (9, 4, 1, 1) in the file"),
         (put("state_dict_unet", FACTOR, torch.full((8, 4, 1, 1), torch.nan)), f"{FACTOR} holds numbers that are not"),
-        (put("state_dict_unet", "conv_in.lora_magnitude", torch.ones(1)), "which layer 'conv_in.lora_magnitude'"),
+        (put("state_dict_unet", "conv_in.lora_magnitude", torch.ones(1)), "conv_in.lora_magnitude is in no layer"),
         (put("state_dict_unet", f"{DOWN}.lora_A.second.weight", torch.ones(1)), "more than one adapter"),
         (put("state_dict_vae", "quant_conv.weight", [1.0]), "quant_conv.weight'] is no tensor"),
-        (swap, "has rank 4, but rank_unet is 8"),
-        (unlisted, "mid_block.resnets.0.conv1 has LoRA tensors, but no list"),
-        (lambda c: c["unet_lora_others_modules"].append("mid_block.x"), "others_modules lists mid_block.x, but"),
+        (swap, "but for rank 8 and the base model's unet it has to be (8,"),
         (lambda c: c.pop("state_dict_vae"), "entry 'state_dict_vae' is missing"),
         (lambda c: c.update(optimizer={}), "unknown entry 'optimizer'"),
         (lambda c: c.update(qartsr={"timestep": "one"}), "entry 'qartsr' is damaged"),
@@ -361,8 +372,12 @@ def _shard(folder):
 @pytest.mark.parametrize(
     ("part", "spoil", "words"),
     [
-        ("unet", missing_key, "missing key"),
-        ("unet", extra_key, "unexpected key other"),
+        ("unet", missing_key, "Missing key(s) in state_dict"),
+        (
+            "unet",
+            extra_key,
+            'Unexpected key(s) in state_dict: "other"',
+        ),
         ("unet", lambda f: _rewrite(f, lambda state: state["conv_in.bias"].__setitem__(1, torch.nan)), "conv_in.bias"),
         ("vae", lambda f: _safetensors(f).write_bytes(b"\0" * 100), "damaged"),
         ("vae", lambda f: _safetensors(f).write_bytes(LFS_POINTER), "Git LFS pointer"),
@@ -378,7 +393,7 @@ def _shard(folder):
         (
             "unet",
             lambda f: _rewrite(f, lambda state: state.update({"conv_in.bias": torch.ones(3)})),
-            "conv_in.bias is (3,",
+            "size mismatch for conv_in.bias",
         ),
         ("text_encoder", lambda f: _safetensors(f).write_bytes(b"<html>"), "model.safetensors: a web page"),
         ("tokenizer", lambda f: (f / "vocab.json").write_bytes(b"x"), "text_encoder or tokenizer is damaged"),

@@ -52,7 +52,6 @@ class OneStepSR(nn.Module):
     """A x4 one-step diffusion SR model made of diffusers' AutoencoderKL and UNet2DConditionModel.
 
     Args:
-        name: registry name.
         timestep: label T, 1..1000 (index T - 1).
         vae: with `config.scaling_factor` set; the posterior's mode is used, never a sample.
         unet: predicts noise.
@@ -117,7 +116,7 @@ class OneStepSR(nn.Module):
         return z_l * schedule.alpha(self.timestep) ** 0.5 if self.scaled else z_l
 
     def to_z_h(self, z_l: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-        """Eq. (6), in the scaled recipe with sqrt(alpha_T) z_L in the place of z_L."""
+        """z_H by Eq. (6) of `unet_input`."""
         return schedule.estimate_z_h(self.unet_input(z_l), eps, self.timestep)
 
     def decode(self, z_h: torch.Tensor) -> torch.Tensor:
@@ -147,10 +146,7 @@ class OneStepSR(nn.Module):
         return self(self.prepare(lq))[..., :height, :width].clamp(0, 1)
 
     def blocks_in_order(self) -> list[tuple[str, nn.Module]]:
-        """The blocks that per-module quantization walks through, in inference order, by full name.
-
-        Every Conv2d and Linear of the network lies in exactly one of them.
-        """
+        """The blocks of per-module quantization, in inference order, by full name; every layer lies in exactly one."""
         blocks = []
         for name in _BLOCKS:
             block = self.get_submodule(name)
@@ -177,7 +173,6 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
     """Load a registered backbone for evaluation: float32, channels_last, gradients off.
 
     Args:
-        name: registry name.
         timestep: label T; None for the backbone's default.
         options: the backbone's own, see `BACKBONES`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,8 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qartsr_lib.backbones.base import BACKBONES
-from qartsr_lib.backbones.lora import PEFT_ALPHA
-from qartsr_lib.backbones.osediff_checkpoint import RELEASED_TIMESTEP, read_checkpoint
+from qartsr_lib.backbones.osediff_checkpoint import PEFT_ALPHA, RELEASED_TIMESTEP, read_checkpoint
 from qartsr_lib.backbones.osediff_files import (
     empty_network,
     first_line,
@@ -36,6 +36,7 @@ FOLDER = "osediff"
 EMPTY_EMBEDDING = "empty_context_embedding.pt"
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 Tensors = dict[str, torch.Tensor]
+Kept = tuple[Tensors, dict[str, str]]
 
 
 def weights_name(timestep: int) -> str:
@@ -57,8 +58,7 @@ def load_osediff(
 
     Args:
         timestep: label T; None for the one that `osediff` was trained at.
-        base: Stable Diffusion 2.1-base, a folder in diffusers' layout or a hub name; by default
-            `stable-diffusion-2-1-base` in the folder of weights (`paths.weights_dir`).
+        base: Stable Diffusion 2.1-base, see `resolve_base`.
         osediff: OSEDiff's or TRQ's file; by default `osediff/` and `weights_name(timestep)` there.
         prompt: text or tags for all images; empty as for PassionSR (and most likely QArtSR).
         tile, posterior, seed: see `Inference`.
@@ -78,7 +78,7 @@ def load_osediff(
     return OSEDiff(trained_at, vae, unet, embedding, inference, digest)
 
 
-def _merged(base: Path, file: Path, files: Iterable[Path], timestep: int | None) -> tuple[Tensors, dict[str, str]]:
+def _merged(base: Path, file: Path, files: Iterable[Path], timestep: int | None) -> Kept:
     """The tensors of both networks with the LoRA merged; timestep label and sha256 of all sources."""
     checkpoint = read_checkpoint(file)
     _check_timestep(file, checkpoint.timestep, timestep)
@@ -129,22 +129,31 @@ def _network_files(base: Path) -> list[Path]:
     return found
 
 
-def _kept(
-    what: str, files: Iterable[Path], make: Callable[[], tuple[Tensors, dict[str, str]]]
-) -> tuple[Tensors, dict[str, str]]:
-    """Tensors and notes that `make` gives, kept in `.cache/osediff` while its sources `files` stay as they are."""
+def _kept(what: str, files: Iterable[Path], make: Callable[[], Kept]) -> Kept:
+    """What `make` gives, kept in `.cache/osediff` while its sources `files` stay as they are.
+
+    It is read back even when it was just made: kernels round by where a tensor begins in memory.
+    """
     marks = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     path = paths.cache_dir() / FOLDER / f"{stable_hash([what, marks])}.safetensors"
     try:
-        with safe_open(path, "pt") as stream:
-            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
+        return _read(path)
     except (OSError, SafetensorError):  # not there, or damaged
         tensors, notes = make()
     try:
+        for leftover in path.parent.glob(".*.safetensors"):  # of processes that were killed, gigabytes perhaps
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink(missing_ok=True)
         write_atomically(path, lambda temporary: save_file(tensors, temporary, notes))
+        return _read(path)
     except (QartsrError, OSError, SafetensorError) as error:
         warnings.warn(f"what makes the next start fast could not be kept: {error}", stacklevel=2)
     return tensors, notes
+
+
+def _read(path: Path) -> Kept:
+    with safe_open(path, "pt") as stream:
+        return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
 
 
 def _embedding(base: Path, file: Path, prompt: str, width: int) -> torch.Tensor:
@@ -157,12 +166,12 @@ def _embedding(base: Path, file: Path, prompt: str, width: int) -> torch.Tensor:
         return found.float().reshape(1, -1, width)
     sources = sorted(path for part in ("text_encoder", "tokenizer") for path in (base / part).glob("*.*"))
     kept, _ = _kept(prompt, sources, lambda: ({"embedding": embed_prompt(base, prompt)}, {}))
-    if kept["embedding"].shape[-1] != width:
+    embedding = kept["embedding"].clone()
+    if embedding.shape[-1] != width:
         raise QartsrError(
-            f"{base}: text embeddings have width {kept['embedding'].shape[-1]}, the UNet needs {width}; "
-            "use one base model"
+            f"{base}: text embeddings have width {embedding.shape[-1]}, the UNet needs {width}; use one base model"
         )
-    return kept["embedding"]
+    return embedding
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def resolve_base(base: str | Path | None) -> Path:
 
     Args:
         base: a folder, else a hub name such as "owner/stable-diffusion-2-1-base" (downloaded once into the hub's
-            cache), else None for the folder of weights (`paths.weights_dir`).
+            cache); None for `stable-diffusion-2-1-base` in the folder of weights (`paths.weights_dir`).
 
     Raises:
         QartsrError: no such folder or hub repository, a part is missing, or another kind of model.
@@ -89,19 +89,11 @@ def load_network(kind: type[ModelMixin], folder: Path) -> ModelMixin:
     read = read_weights(folder, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
     state = {_attention_name(key): value for key, value in read.items()}
     network = empty_network(kind, folder)
-    wanted = {key: value.shape for key, value in network.state_dict().items()}
-    for problem, keys in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
-        if keys:
-            raise QartsrError(
-                f"{folder}: {problem} key {min(keys)}; the weights do not fit config.json, get the folder again"
-            )
-    for key, shape in wanted.items():
-        if state[key].shape != shape:
-            raise QartsrError(
-                f"{folder}: {key} is {tuple(state[key].shape)} where config.json needs {tuple(shape)}; "
-                "get the folder again"
-            )
-    network.load_state_dict(state, assign=True)
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        detail = str(error).split("\n")[1].strip()[:160]
+        raise QartsrError(f"{folder}: does not fit its config.json ({detail}); get the folder again") from error
     return network.eval().requires_grad_(False)
 
 

@@ -101,11 +101,8 @@ class OSEDiff(OneStepSR):
             lambda part: self.vae.encode(part).latent_dist.parameters, signed, tile, how.encoder_overlap, scale
         )
         posterior = DiagonalGaussianDistribution(moments)
-        if how.posterior == "sample":
-            # drawn on the CPU, so that all devices draw the same
-            z_l = posterior.sample(torch.Generator().manual_seed(how.seed))
-        else:
-            z_l = posterior.mode()
+        generator = torch.Generator().manual_seed(how.seed)  # of the CPU, so that all devices draw the same
+        z_l = posterior.sample(generator) if how.posterior == "sample" else posterior.mode()
         return z_l * self.vae.config.scaling_factor
 
     def predict_noise(self, z_l: torch.Tensor) -> torch.Tensor:
@@ -126,8 +123,8 @@ class OSEDiff(OneStepSR):
     def prepare(self, lq: torch.Tensor) -> torch.Tensor:
         """LQ image (N, 3, h, w) in [0, 1] -> network input, as the released script makes it.
 
-        Enlarged where a side is under `smallest`, upscaled four times by Pillow's bicubic filter in
-        8 bits, then padded by reflection to a multiple of 8 (the script rescales instead).
+        Enlarged where a side is under `smallest`, upscaled four times by Pillow's bicubic filter in 8 bits, then padded
+        by reflection to a multiple of 8 (the script rescales instead).
         """
         height, width = self.working_size(*lq.shape[-2:])
         if (height, width) != tuple(lq.shape[-2:]):

@@ -18,11 +18,7 @@ PAPER_TIMESTEPS = (1000, 500, 1)
 
 
 def timestep_index(timestep: int) -> int:
-    """Index into the schedule of a timestep label: T = 1000, 500, 1 are 999, 499, 0.
-
-    Raises:
-        QartsrError: the label is outside 1..1000.
-    """
+    """Index into the schedule of a timestep label: T = 1000, 500, 1 are 999, 499, 0; QartsrError outside 1..1000."""
     if not 1 <= timestep <= NUM_STEPS:
         raise QartsrError(f"timestep {timestep}: outside 1..{NUM_STEPS}; choose a label such as 1000, 500 or 1")
     return timestep - 1
@@ -41,12 +37,6 @@ def alpha(timestep: int) -> float:
 
 
 def estimate_z_h(z_l: torch.Tensor, eps: torch.Tensor, timestep: int) -> torch.Tensor:
-    """z_H = (z_L - sqrt(1 - alpha_T) eps) / sqrt(alpha_T): QArtSR Eq. (6).
-
-    Args:
-        z_l: latent of the low-resolution image, (N, C, h, w).
-        eps: predicted noise, same shape.
-        timestep: label 1..1000.
-    """
+    """z_H = (z_L - sqrt(1 - alpha_T) eps) / sqrt(alpha_T): QArtSR Eq. (6), shapes (N, C, h, w), label T 1..1000."""
     a = alpha(timestep)
     return (z_l - (1.0 - a) ** 0.5 * eps) / a**0.5

@@ -48,13 +48,6 @@ class Flow(NamedTuple):
 Step = Callable[[Flow], Flow]
 
 
-def run(chain: list[tuple[str, Step]], flow: Flow) -> Flow:
-    """Pass `flow` through the steps of `chain`."""
-    for _, step in chain:
-        flow = step(flow)
-    return flow
-
-
 def in_bfloat16(step: Step) -> Step:
     """`step` under autocast; what flows between steps stays float32."""
 

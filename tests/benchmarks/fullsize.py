@@ -20,9 +20,8 @@ from torch import nn
 
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import load_backbone, parameter_count
-from qartsr_lib.backbones.lora import attach_
 from qartsr_lib.backbones.osediff import EMPTY_EMBEDDING
-from qartsr_lib.backbones.osediff_checkpoint import unet_targets, vae_targets, write_checkpoint
+from qartsr_lib.backbones.osediff_checkpoint import attach_, unet_targets, vae_targets, write_checkpoint
 from qartsr_lib.backbones.osediff_configs import (
     PROMPT_TOKENS,
     UNET_CONFIG,

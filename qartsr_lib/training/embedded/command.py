@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.backbones.embedded import (
-    RECIPES,
-    SHIPPED_RECIPES,
-    build_prompt_embedding,
-    build_unet,
-    build_vae,
-    load_embedded,
-    weights_name,
-)
+from qartsr_lib.backbones.embedded import RECIPES, SHIPPED_RECIPES, load_embedded, weights_name
 from qartsr_lib.backbones.schedule import PAPER_TIMESTEPS
 from qartsr_lib.base.atomic import write_atomically, write_text
 from qartsr_lib.base.devices import checked
@@ -31,7 +22,7 @@ from qartsr_lib.images.image import list_images
 from qartsr_lib.training.embedded.crops import Crops
 from qartsr_lib.training.embedded.loop import Schedule
 from qartsr_lib.training.embedded.record import Validation, write_record
-from qartsr_lib.training.embedded.stages import train_one_step, train_prior, train_vae, train_warm_up
+from qartsr_lib.training.embedded.stages import State, train_prior, train_recipe, train_vae, train_warm_up
 
 #: Chosen on BSDS500/val (DEVIATIONS.md); notebook 00 shows the learning curves.
 SCHEDULES = {
@@ -44,7 +35,6 @@ SCHEDULES = {
     "embedded-scaled": Schedule(steps=600, learning_rate=6e-4, batch_size=8),
     "embedded-frozen": Schedule(steps=2000, learning_rate=1.2e-3, batch_size=8),
 }
-State = Mapping[str, torch.Tensor]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,72 +53,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run all stages in order and write training.json; returns 0."""
+    """Run all stages in order, but for those whose weights are in the output folder, and write training.json."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    trainer, recipes, timesteps = _Trainer(options), options.recipes, options.timesteps
-    if trainer.validation:
-        print("bicubic on the validation crops:", trainer.validation.baseline(), flush=True)
-    vae = trainer.stage("vae", trainer.vae)
-    prior = trainer.stage("prior", partial(trainer.prior, vae))
-    for recipe in recipes:
-        start = prior
-        if RECIPES[recipe].scaled:
-            start = trainer.stage("warm-up", partial(trainer.warm_up, vae, prior))
-        for timestep in timesteps:
+    device, out = checked(options.device), options.out
+    schedules = {
+        name: replace(schedule, steps=max(1, round(schedule.steps * options.steps_scale)), seed=options.seed)
+        for name, schedule in SCHEDULES.items()
+    }
+    photographs = list_images(options.images)
+    crops = Crops(photographs)
+    validation = Validation(list_images(options.validation)[:24]) if options.validation else None
+    if validation:
+        print("bicubic on the validation crops:", validation.baseline(), flush=True)
+
+    def stage(name: str, train: Callable[..., State], schedule: Schedule | None = None) -> State:
+        return _stage(out, name, lambda: train(crops, schedule or schedules[name], out / name, device))
+
+    vae = stage("vae", train_vae)
+    prior = stage("prior", partial(train_prior, vae))
+    for recipe in options.recipes:
+        start = stage("warm-up", partial(train_warm_up, vae, prior)) if RECIPES[recipe].scaled else prior
+        for timestep in options.timesteps:
             name = weights_name(recipe, timestep).removesuffix(".safetensors")
-            trainer.stage(name, partial(trainer.recipe, recipe, timestep, vae, start))
-    models = [load_embedded(recipe, timestep, options.out) for recipe in recipes for timestep in timesteps]
-    images = {"images": options.describe or options.images.name, "image_count": len(trainer.photographs)}
-    write_record(options.out, images, trainer.schedules, models, trainer.validation)
+            train = partial(train_recipe, recipe, timestep, vae, start, validation)
+            stage(name, train, schedules.get(name, schedules[recipe]))
+    models = [load_embedded(recipe, timestep, out) for recipe in options.recipes for timestep in options.timesteps]
+    images = {"images": options.describe or options.images.name, "image_count": len(photographs)}
+    write_record(out, images, schedules, models, validation)
     return 0
 
 
-class _Trainer:
-    """The stages; one whose weights are in the output folder is not run again."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.out: Path = options.out
-        self.device = checked(options.device)
-        self.schedules = {
-            name: replace(schedule, steps=max(1, round(schedule.steps * options.steps_scale)), seed=options.seed)
-            for name, schedule in SCHEDULES.items()
-        }
-        self.photographs = list_images(options.images)
-        self.crops = Crops(self.photographs)
-        self.validation = Validation(list_images(options.validation)[:24]) if options.validation else None
-
-    def stage(self, name: str, make: Callable[[], State]) -> State:
-        """Weights of a stage as float32 tensors rounded to float16, made by `make` unless they exist."""
-        path = self.out / f"{name}.safetensors"
-        if not path.exists():
-            started = time.monotonic()
-            state = {key: value.detach().half().cpu().contiguous() for key, value in make().items()}
-            write_atomically(path, lambda temporary: save_file(state, temporary))
-            seconds = round(time.monotonic() - started, 1)
-            write_text(self.out / f"{name}.json", json.dumps({"stage": name, "seconds": seconds}) + "\n")
-            print(f"{name}: {seconds:.0f} s", flush=True)
-        return {key: value.float() for key, value in load_file(path).items()}
-
-    def vae(self) -> State:
-        vae = train_vae(self.crops, self.schedules["vae"], self.out / "vae", self.device)
-        return vae.state_dict() | {"scaling_factor": torch.tensor(vae.config.scaling_factor)}
-
-    def prior(self, vae: State) -> State:
-        network = build_vae(vae).to(self.device)
-        return train_prior(network, self.crops, self.schedules["prior"], self.out / "prior").state_dict()
-
-    def warm_up(self, vae: State, prior: State) -> State:
-        networks = build_vae(vae).to(self.device), build_unet(prior)
-        how = self.crops, self.schedules["warm-up"], self.out / "warm-up"
-        return train_warm_up(*networks, PAPER_TIMESTEPS, *how).state_dict()
-
-    def recipe(self, recipe: str, timestep: int, vae: State, start: State) -> State:
-        kind, folder = RECIPES[recipe], self.out / f"{recipe}-T{timestep:04d}"
-        parts = build_vae(vae), build_unet(start), build_prompt_embedding()
-        model = OneStepSR(recipe, timestep, *parts, scaled=kind.scaled)
-        model.to(self.device, memory_format=torch.channels_last)
-        schedule = self.schedules.get(folder.name, self.schedules[recipe])
-        train_one_step(model, self.crops, schedule, folder, self.validation, kind.trains_encoder)
-        trained = ("unet.", "vae.encoder.", "vae.quant_conv.") if kind.trains_encoder else ("unet.",)
-        return {key: value for key, value in model.state_dict().items() if key.startswith(trained)}
+def _stage(out: Path, name: str, make: Callable[[], State]) -> State:
+    """Weights of a stage as float32 tensors rounded to float16, made by `make` unless they exist."""
+    path = out / f"{name}.safetensors"
+    if not path.exists():
+        started = time.monotonic()
+        state = {key: value.detach().half().cpu().contiguous() for key, value in make().items()}
+        write_atomically(path, lambda temporary: save_file(state, temporary))
+        seconds = round(time.monotonic() - started, 1)
+        write_text(out / f"{name}.json", json.dumps({"stage": name, "seconds": seconds}) + "\n")
+        print(f"{name}: {seconds:.0f} s", flush=True)
+    return {key: value.float() for key, value in load_file(path).items()}

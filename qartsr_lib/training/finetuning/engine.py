@@ -15,7 +15,6 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.backbones.steps import in_bfloat16, steps
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.quant.states import QuantModule, QuantState, quant_modules
@@ -23,6 +22,7 @@ from qartsr_lib.training.finetuning.flows import Flows, FlowStore, Network
 from qartsr_lib.training.finetuning.losses import ImageLoss
 from qartsr_lib.training.finetuning.phase_loss import PhaseLoss
 from qartsr_lib.training.finetuning.phases import Phase
+from qartsr_lib.training.states import save_state, saved_state
 
 Record = dict[str, float]
 LARGE = 10**8
@@ -53,14 +53,11 @@ class FinetuneConfig:
 
 
 class Finetuner:
-    """Trains the tuned parameters of a quantized copy towards the full-precision network.
+    """Trains the tuned parameters of `student`, a calibrated, quantized copy of `teacher`, in place.
 
     Args:
-        teacher: full precision, not changed.
-        student: a calibrated, quantized copy; trained in place.
         batches: LQ images, (N, 3, h, w) each; all batches are used in turn, in shuffled order.
         image_loss: for "image" terms.
-        config: learning rates and options.
         label: of the progress bar.
         checkpoint: file that keeps the state after every phase; a run of the same plan continues there.
 
@@ -107,9 +104,7 @@ class Finetuner:
             Diverged: a loss that is not finite.
         """
         self._check(phases)
-        done, history = 0, []
-        if self.checkpoint is not None and self.checkpoint.exists():
-            done, history = load_checkpoint(self.checkpoint, self._plan(phases), self._tuned(), self.optimizer)
+        done, history = self._resume(phases)
         left = sum(len(order) for order in self.schedule(phases)[done:])
         try:
             for record in progress(self.steps(phases, done, history), self.label, left):
@@ -125,8 +120,7 @@ class Finetuner:
     def schedule(self, phases: Sequence[Phase]) -> list[list[int]]:
         """Numbers of the batches of every phase: all of them shuffled, again and again.
 
-        A phase ends as soon as all images planned up to its end have passed, so that whole batches
-        never add up to more than the plan and a part of one batch.
+        A phase ends as soon as all images planned up to its end have passed: never more than a part of a batch late.
         """
         schedule, planned, passed = [], 0, 0
         sizes = [len(batch) for batch in self.network.upscaled]
@@ -143,16 +137,15 @@ class Finetuner:
     def steps(self, phases: Sequence[Phase], done: int = 0, history: Sequence[Record] = ()) -> Iterator[Record]:
         """Carry out `phases` from number `done` on, a step whenever the next record is asked for.
 
-        Args:
-            history: records of the phases before; the caller appends what this yields.
+        `history` has the records of the phases before; the caller appends what this yields.
         """
         schedule = self.schedule(phases)
-        targets = Flows(self.teacher_network, self._wanted(phases[done:], phases), self.store)
+        targets = Flows(self.teacher_network, self._wanted(phases, done), self.store)
         sizes = [len(batch) for batch in self.network.upscaled]
         total = sum(sizes[batch] for order in schedule for batch in order)
         passed = int(history[-1]["images"]) if history else 0
         for number in range(done, len(phases)):
-            targets.narrow(self._wanted(phases[number:], phases))
+            targets.narrow(self._wanted(phases, number))
             phase_loss = self._phase_loss(phases, number, targets)
             for batch in schedule[number]:
                 started = time.monotonic()
@@ -164,7 +157,9 @@ class Finetuner:
                 yield {"phase": number, "images": passed, "loss": loss, **parts, "seconds": seconds}
             phase_loss.close()
             if self.checkpoint is not None:
-                save_checkpoint(self.checkpoint, self._plan(phases), number + 1, self._tuned(), self.optimizer, history)
+                state = {"plan": self._plan(phases), "done": number + 1, "history": list(history)}
+                state |= {"tuned": [tensor.detach() for tensor in self._tuned()]}
+                save_state(self.checkpoint, state | {"optimizer": self.optimizer.state_dict()})
 
     def _step(self, phase_loss: PhaseLoss, batch: int, share: float) -> tuple[float, dict[str, float]]:
         left = min(1.0, (1.0 - share) / self.config.decay) if self.config.decay else 1.0
@@ -178,8 +173,7 @@ class Finetuner:
 
     def _phase_loss(self, phases: Sequence[Phase], number: int, targets: Flows) -> PhaseLoss:
         """Switch blocks and gradients to what phase `number` needs."""
-        phase, quantized = phases[number], _quantized(phases, number)
-        trained = quantized if phase.trained is None else phase.trained
+        phase, quantized, trained = phases[number], _quantized(phases, number), _trained(phases, number)
         for module in quant_modules(self.student):
             module.set_state(QuantState.FULL_PRECISION)
         for name in quantized:
@@ -194,13 +188,10 @@ class Finetuner:
         means = self.store, self.config.cache, self.recompute
         return PhaseLoss(self.network, phase, quantized, trained, targets, self.image_loss, *means)
 
-    def _wanted(self, left: Sequence[Phase], phases: Sequence[Phase]) -> set[int]:
-        """Positions at which one of the phases that are left enters or compares."""
-        wanted = {self.network.position(term) for phase in left for term in phase.terms}
-        for number in range(len(phases) - len(left), len(phases)):
-            trained = phases[number].trained
-            wanted.add(self.network.entry(_quantized(phases, number) if trained is None else trained))
-        return wanted
+    def _wanted(self, phases: Sequence[Phase], number: int) -> set[int]:
+        """Positions at which phase `number` or a later one enters or compares."""
+        compared = {self.network.position(term) for phase in phases[number:] for term in phase.terms}
+        return compared | {self.network.entry(_trained(phases, later)) for later in range(number, len(phases))}
 
     def _tuned(self) -> list[torch.nn.Parameter]:
         return [parameter for tuned in self.parameters.values() for parameter in tuned]
@@ -219,6 +210,21 @@ class Finetuner:
         quantization = getattr(self.student, "quantization", None)
         config = replace(self.config, cache=True, recompute=None)  # which change no bit
         return repr((model, quantization, self._images_sha256, tuple(phases), config))
+
+    @torch.no_grad()
+    def _resume(self, phases: Sequence[Phase]) -> tuple[int, list[Record]]:
+        """Take up an earlier run of `phases`, wherever its tensors lay; (finished phases, their history)."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return 0, []
+        tuned = self._tuned()
+        with saved_state(self.checkpoint) as state:
+            same_shapes = [tensor.shape for tensor in state["tuned"]] == [tensor.shape for tensor in tuned]
+            if state["plan"] != self._plan(phases) or not same_shapes:
+                raise QartsrError(f"{self.checkpoint}: belongs to another run; delete it or choose another folder")
+            for tensor, value in zip(tuned, state["tuned"], strict=True):
+                tensor.copy_(value)
+            self.optimizer.load_state_dict(state["optimizer"])
+            return state["done"], state["history"]
 
     def _check(self, phases: Sequence[Phase]) -> None:
         if not phases:
@@ -248,38 +254,6 @@ def _quantized(phases: Sequence[Phase], number: int) -> list[str]:
     return [name for phase in phases[: number + 1] for name in phase.blocks]
 
 
-def save_checkpoint(
-    path: Path,
-    plan: str,
-    done: int,
-    tuned: Sequence[torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    history: Sequence[Record],
-) -> None:
-    """Write what `load_checkpoint` needs to continue after `done` phases of `plan`."""
-    content = {"plan": plan, "done": done, "tuned": [tensor.detach() for tensor in tuned]}
-    content |= {"optimizer": optimizer.state_dict(), "history": list(history)}
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
-
-
-@torch.no_grad()
-def load_checkpoint(
-    path: Path, plan: str, tuned: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
-) -> tuple[int, list[Record]]:
-    """Restore `tuned` and `optimizer` in place, wherever they lie; return (finished phases, their history).
-
-    Raises:
-        QartsrError: damaged file, or one of another plan.
-    """
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        names = ("plan", "done", "tuned", "optimizer", "history")
-        found, done, kept, state, history = (content[name] for name in names)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise QartsrError(f"{path}: not a readable checkpoint; delete it to start again") from error
-    if found != plan or [tensor.shape for tensor in kept] != [tensor.shape for tensor in tuned]:
-        raise QartsrError(f"{path}: belongs to another run; delete it or choose another folder")
-    for tensor, value in zip(tuned, kept, strict=True):
-        tensor.copy_(value)
-    optimizer.load_state_dict(state)
-    return done, history
+def _trained(phases: Sequence[Phase], number: int) -> Sequence[str]:
+    trained = phases[number].trained
+    return _quantized(phases, number) if trained is None else trained

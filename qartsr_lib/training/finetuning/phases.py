@@ -102,8 +102,8 @@ def three_parts(backbone: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...], 
 def block_groups(model: OneStepSR) -> list[tuple[str, ...]]:
     """The modules of RPQ in inference order: blocks, with single layers joined to the block beside them.
 
-    A single layer at the beginning of encoder, UNet or decoder joins what follows, one at the end
-    what precedes it, as the bars of the paper's Fig. 4 suggest.
+    One at the beginning of encoder, UNet or decoder joins what follows, one at the end what precedes it, as the bars of
+    the paper's Fig. 4 suggest.
     """
     groups: list[tuple[str, ...]] = []
     waiting: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.images.image import list_images
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.training.trq.loop import TrqConfig, train
-from qartsr_lib.training.trq.networks import REGULARIZERS, Generator
+from qartsr_lib.training.trq.networks import Generator
 from qartsr_lib.training.trq.objectives import Distillation, Objective, OSEDiffLosses
 
 #: What the frozen model is guided away from (scripts/train/train_osediff.sh).
@@ -38,33 +38,27 @@ def _distillation(options: argparse.Namespace, base: Path, unet: torch.nn.Module
     return Distillation(lambda upscaled: teacher.to_z_h(z_l := teacher.encode(upscaled), teacher.predict_noise(z_l)))
 
 
-#: Name -> function that makes the objective.
+#: TrqConfig.variant -> function that makes the objective.
 VARIANTS = {"osediff": _osediff_losses, "distil": _distillation}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the command; the names of `TrqConfig` are among them."""
-    add, default = parser.add_argument, TrqConfig
-    add("--timestep", type=int, required=True, help="label T: 1, 500 or 1000")
+    """The options of the command, those of `TrqConfig` among them."""
+    for option in fields(TrqConfig):
+        given = {name: value for name, value in option.metadata.items() if value is not None}
+        if option.default is MISSING:
+            given |= {"type": int, "required": True}
+        else:
+            given |= {"type": type(option.default), "default": option.default}
+        parser.add_argument(f"--{option.name.replace('_', '-')}", **given)
+    add = parser.add_argument
     add("--images", type=Path, required=True, metavar="DIR", help="photographs of at least the crop's size")
     add("--base", metavar="DIR", help="Stable Diffusion 2.1-base (default: in the folder of weights)")
     add("--out", type=Path, metavar="DIR", help="folder for the weights (default: where the backbone looks for them)")
-    variants = "osediff: its own losses; distil: the latents of a trained OSEDiff, much cheaper, another training"
-    add("--variant", choices=list(VARIANTS), default="osediff", help=variants)
     add("--teacher", metavar="FILE", help="of distil: OSEDiff's file (default: osediff.pkl in the folder of weights)")
-    regularizers = "of osediff: LoRA of the regularizing network in all layers, or in the middle block as released"
-    add("--regularizer", choices=REGULARIZERS, default=default.regularizer, help=regularizers)
     add("--image-loss", default="lpips+mse", help="of osediff: a name in finetuning.losses.IMAGE_LOSSES")
     add("--prompt", default="", help="one for all images; the quantized models are used with an empty one")
     add("--negative-prompt", default=NEGATIVE_PROMPT, help="of osediff")
-    add("--steps", type=int, default=default.steps, help="optimizer steps")
-    add("--batch", type=int, default=default.batch, help="pairs per device and pass")
-    add("--accumulate", type=int, default=default.accumulate, help="passes per optimizer step")
-    add("--crop", type=int, default=default.crop, help="side of the crops in pixels")
-    add("--learning-rate", type=float, default=default.learning_rate, help="of AdamW")
-    add("--precision", choices=("no", "bf16", "fp16"), default=default.precision, help="mixed precision")
-    add("--seed", type=int, default=default.seed, help="same seed, same training on one machine")
-    add("--checkpoint-every", type=int, default=default.checkpoint_every, help="steps")
     add("--workers", type=int, default=2, help="processes that make training pairs")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.degrade import SCALE, Stage, blur_kernel, sinc_kernel
 from qartsr_lib.images.image import read_image
+from qartsr_lib.images.image_files import explained
 
 FIRST = Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95))
 SECOND = Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
@@ -77,11 +78,8 @@ class DegradedCrops(Dataset):
 
 def _size(path: Path) -> tuple[int, int]:
     """From the header alone."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise QartsrError(f"{path}: not a readable image; replace or remove it") from error
+    with explained(path), Image.open(path) as image:
+        return image.size
 
 
 def degraded(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

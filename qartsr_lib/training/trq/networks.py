@@ -9,14 +9,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.backbones.lora import attach_
-from qartsr_lib.backbones.osediff_checkpoint import unet_targets, vae_targets
+from qartsr_lib.backbones.osediff_checkpoint import attach_, unet_targets, vae_targets
 from qartsr_lib.training.embedded.stages import keep_float32
 
 RANK = 4
 #: LoRA in all layers that OSEDiff adapts, as its paper says; or in the middle block alone (16 of 258), as its released
-#: code trains it: each add_adapter of diffusers leaves only the newest adapter active, and for this network (unlike
-#: the generator) none is switched on again.
+#: code trains it: each add_adapter of diffusers leaves only the newest adapter active, here none is switched on again.
 REGULARIZERS = ("paper", "released")
 
 

@@ -63,7 +63,6 @@ class OSEDiffLosses:
     """L = MSE + 2 LPIPS (the image loss) + VSD: what OSEDiff is trained on.
 
     Args:
-        image_loss: a function of finetuning.losses.IMAGE_LOSSES.
         frozen: the base UNet.
         prompt, negative: text embeddings (1, tokens, dim); the frozen UNet is guided away from the second.
         regularizer: one of networks.REGULARIZERS.
@@ -119,12 +118,9 @@ class OSEDiffLosses:
 
 
 class Distillation:
-    """MSE of z_H to that of a trained OSEDiff for the same image: no decoder, no LPIPS, no second UNet.
+    """MSE of z_H to that of `teacher` (upscaled image -> z_H, frozen): no decoder, no LPIPS, no second UNet.
 
     This is *not* OSEDiff's training: the student can become as good as its teacher, and no better.
-
-    Args:
-        teacher: upscaled image -> its z_H; frozen.
     """
 
     decodes = False

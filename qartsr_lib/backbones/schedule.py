@@ -40,3 +40,19 @@ def estimate_z_h(z_l: torch.Tensor, eps: torch.Tensor, timestep: int) -> torch.T
     """z_H = (z_L - sqrt(1 - alpha_T) eps) / sqrt(alpha_T): QArtSR Eq. (6), shapes (N, C, h, w), label T 1..1000."""
     a = alpha(timestep)
     return (z_l - (1.0 - a) ** 0.5 * eps) / a**0.5
+
+
+def _alphas(index: torch.Tensor) -> torch.Tensor:
+    return alphas_cumprod()[index.cpu()].float().view(-1, 1, 1, 1).to(index.device)
+
+
+def add_noise(z: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """sqrt(alpha_t) z + sqrt(1 - alpha_t) eps at the schedule's indices (N,)."""
+    a = _alphas(index)
+    return a.sqrt() * z + (1 - a).sqrt() * eps
+
+
+def clean(noisy: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The clean latent that `noisy` is made of if its noise is `eps`."""
+    a = _alphas(index)
+    return (noisy - (1 - a).sqrt() * eps) / a.sqrt()

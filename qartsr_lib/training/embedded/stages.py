@@ -67,11 +67,9 @@ def train_prior(vae: State, crops: Crops, schedule: Schedule, folder: Path, devi
         with torch.no_grad():
             latents = model.encode(hr).float()
         index = torch.randint(noise.NUM_STEPS, (len(latents),), generator=generator)
-        alpha = noise.alphas_cumprod()[index].float().view(-1, 1, 1, 1).to(latents)
-        eps = torch.randn(latents.shape, generator=generator).to(latents)
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * eps
+        index, eps = index.to(latents.device), torch.randn(latents.shape, generator=generator).to(latents)
         prompt = model.prompt_embedding.expand(len(latents), -1, -1)
-        return F.mse_loss(unet(noisy, index.to(noisy.device), prompt).sample.float(), eps)
+        return F.mse_loss(unet(noise.add_noise(latents, eps, index), index, prompt).sample.float(), eps)
 
     batch = partial(crops.hr, schedule.batch_size, schedule.seed)
     train(unet, unet.parameters(), batch, loss, schedule, folder, "initial UNet")

@@ -6,40 +6,7 @@ import argparse
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-
-from qartsr_lib.backbones import schedule
-from qartsr_lib.backbones.osediff import FOLDER, NETWORKS, embed_prompt, load_osediff
-from qartsr_lib.backbones.osediff_files import load_network, resolve_base
-from qartsr_lib.base import paths
-from qartsr_lib.images.image import list_images
-from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.training.trq.loop import TrqConfig, train
-from qartsr_lib.training.trq.networks import Generator
-from qartsr_lib.training.trq.objectives import Distillation, Objective, OSEDiffLosses
-
-#: What the frozen model is guided away from (scripts/train/train_osediff.sh).
-NEGATIVE_PROMPT = (
-    "painting, oil painting, illustration, drawing, art, sketch, cartoon, CG Style, 3D render, unreal engine, "
-    "blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, jpeg artifacts, deformed, "
-    "lowres, over-smooth"
-)
-
-
-def _osediff_losses(options: argparse.Namespace, base: Path, unet: torch.nn.Module, device: torch.device) -> Objective:
-    image_loss = IMAGE_LOSSES.get(options.image_loss)(device)
-    prompt, negative = (embed_prompt(base, text).to(device) for text in (options.prompt, options.negative_prompt))
-    return OSEDiffLosses(image_loss, unet, prompt, negative, options.seed + 2, options.regularizer)
-
-
-def _distillation(options: argparse.Namespace, base: Path, unet: torch.nn.Module, device: torch.device) -> Objective:
-    teacher = load_osediff(base=base, osediff=options.teacher, prompt=options.prompt).to(device)
-    return Distillation(lambda upscaled: teacher.to_z_h(z_l := teacher.encode(upscaled), teacher.predict_noise(z_l)))
-
-
-#: TrqConfig.variant -> function that makes the objective.
-VARIANTS = {"osediff": _osediff_losses, "distil": _distillation}
+from qartsr_lib.training.trq.config import NEGATIVE_PROMPT, TrqConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +32,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train and name the file; returns 0."""
+    """Train and name the file; returns 0. Imports what takes seconds only here, not for a list of options."""
+    from accelerate import Accelerator
+
+    from qartsr_lib.backbones import schedule
+    from qartsr_lib.backbones.osediff import FOLDER, NETWORKS, embed_prompt, load_osediff
+    from qartsr_lib.backbones.osediff_files import load_network, resolve_base
+    from qartsr_lib.base import paths
+    from qartsr_lib.images.image import list_images
+    from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
+    from qartsr_lib.training.trq.loop import train
+    from qartsr_lib.training.trq.networks import Generator
+    from qartsr_lib.training.trq.objectives import Distillation, OSEDiffLosses
+
     schedule.timestep_index(options.timestep)
     images, base = list_images(options.images), resolve_base(options.base)
     config = TrqConfig(**{field.name: getattr(options, field.name) for field in fields(TrqConfig)})
@@ -74,7 +53,13 @@ def run(options: argparse.Namespace) -> int:
     )
     device = accelerator.device
     unet, vae = (load_network(kind, base / name).to(device) for name, kind in NETWORKS.items())
-    objective = VARIANTS[options.variant](options, base, unet, device)
+    if config.variant == "osediff":
+        image_loss = IMAGE_LOSSES.get(options.image_loss)(device)
+        prompts = [embed_prompt(base, text).to(device) for text in (options.prompt, options.negative_prompt)]
+        objective = OSEDiffLosses(image_loss, unet, *prompts, config.seed + 2, config.regularizer)
+    else:
+        teacher = load_osediff(base=base, osediff=options.teacher, prompt=options.prompt).to(device)
+        objective = Distillation(lambda image: teacher.to_z_h(z_l := teacher.encode(image), teacher.predict_noise(z_l)))
     prompt = embed_prompt(base, options.prompt).to(device)
     generator = Generator(unet, vae, config.timestep, prompt, objective.decodes, config.seed)
     if options.gradient_checkpointing:

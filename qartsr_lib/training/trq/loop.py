@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +18,12 @@ from qartsr_lib.backbones.osediff_checkpoint import write_checkpoint
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.training.states import append_line, save_state, saved_state
+from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops
-from qartsr_lib.training.trq.networks import REGULARIZERS, Generator, trained
+from qartsr_lib.training.trq.networks import Generator, trained
 from qartsr_lib.training.trq.objectives import Draw, Objective
 
 UNFINISHED = "unfinished.pt"
-
-
-def _option(text: str, default: Any = MISSING, choices: Sequence[str] | None = None) -> Any:
-    """A field that is an option of the command line, too."""
-    return field(default=default, metadata={"help": text, "choices": choices})
-
-
-@dataclass(frozen=True)
-class TrqConfig:
-    """OSEDiff's settings (scripts/train/train_osediff.sh), but for precision, see DEVIATIONS.md."""
-
-    timestep: int = _option("label T: 1, 500 or 1000")
-    variant: str = _option(
-        "osediff: its own losses; distil: the latents of a trained OSEDiff, much cheaper, another training",
-        "osediff",
-        ("osediff", "distil"),
-    )
-    steps: int = _option("optimizer steps", 100_000)
-    batch: int = _option("pairs per device and pass", 4)
-    accumulate: int = _option("passes per optimizer step", 1)
-    crop: int = _option("side of the crops in pixels", 512)
-    learning_rate: float = _option("of AdamW, constant", 5e-5)
-    precision: str = _option("mixed precision", "no", ("no", "bf16", "fp16"))
-    seed: int = _option("of the LoRA's start, the pairs, and all noise: same seed, same training on one machine", 123)
-    checkpoint_every: int = _option("steps", 500)
-    regularizer: str = _option(
-        "of osediff: LoRA of the regularizing network in all layers, or in the middle block alone "
-        "as the released code trains it",
-        REGULARIZERS[0],
-        REGULARIZERS,
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise QartsrError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least 1")
-        if self.crop < 8 or self.crop % 8:
-            raise QartsrError(f"--crop {self.crop}: choose a multiple of 8, such as 512")
 
 
 def train(

@@ -11,11 +11,9 @@ from torch import nn
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.osediff_checkpoint import attach_, unet_targets, vae_targets
 from qartsr_lib.training.embedded.stages import keep_float32
+from qartsr_lib.training.trq.config import REGULARIZERS
 
 RANK = 4
-#: LoRA in all layers that OSEDiff adapts, as its paper says; or in the middle block alone (16 of 258), as its released
-#: code trains it: each add_adapter of diffusers leaves only the newest adapter active, here none is switched on again.
-REGULARIZERS = ("paper", "released")
 
 
 class Generator(nn.Module):

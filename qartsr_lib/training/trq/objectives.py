@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.backbones import schedule
+from qartsr_lib.backbones.schedule import NUM_STEPS, add_noise, clean
 from qartsr_lib.training.finetuning.losses import ImageLoss
-from qartsr_lib.training.trq.networks import REGULARIZERS, Regularizer
+from qartsr_lib.training.trq.config import REGULARIZERS
+from qartsr_lib.training.trq.networks import Regularizer
 
 GUIDANCE = 7.5
 VSD_INDICES = (20, 980)  # drawn from this range, end excluded
@@ -43,29 +44,13 @@ class Draw:
         return torch.randint(low, high, (count,), generator=self._generator).to(device)
 
 
-def _alpha(index: torch.Tensor) -> torch.Tensor:
-    return schedule.alphas_cumprod()[index.cpu()].float().view(-1, 1, 1, 1).to(index.device)
-
-
-def add_noise(z: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """sqrt(alpha_t) z + sqrt(1 - alpha_t) eps at the schedule's indices (N,)."""
-    alpha = _alpha(index)
-    return alpha.sqrt() * z + (1 - alpha).sqrt() * eps
-
-
-def clean(noisy: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The clean latent that `noisy` is made of if its noise is `eps`."""
-    alpha = _alpha(index)
-    return (noisy - (1 - alpha).sqrt() * eps) / alpha.sqrt()
-
-
 class OSEDiffLosses:
     """L = MSE + 2 LPIPS (the image loss) + VSD: what OSEDiff is trained on.
 
     Args:
         frozen: the base UNet.
         prompt, negative: text embeddings (1, tokens, dim); the frozen UNet is guided away from the second.
-        regularizer: one of networks.REGULARIZERS.
+        regularizer: one of config.REGULARIZERS.
     """
 
     decodes = True
@@ -112,7 +97,7 @@ class OSEDiffLosses:
     def regularizer_loss(self, network: nn.Module, z_h: torch.Tensor, draw: Draw) -> torch.Tensor:
         """The diffusion loss by which the regularizer follows the generator; `network` is it, as prepared."""
         z = z_h.detach()
-        index = draw.indices(len(z), 0, schedule.NUM_STEPS, z.device)
+        index = draw.indices(len(z), 0, NUM_STEPS, z.device)
         eps = draw.noise(z)
         return F.mse_loss(network(add_noise(z, eps, index), index, self.prompt), eps)
 

@@ -1,7 +1,7 @@
 # make reproduce [PROFILE=tiny|study|paper|smoke] [DATA_ROOT=folder] [NOTEBOOKS="00 02"] [WORKERS=2] [DEVICE=cuda]
 # make report [ARGS=--single-file] (figures/index.html, README's tables), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
 # make test [ARGS="-k quant"], make test-processors [ARGS=--short] (numbers under the instructions that other processors have)
-# make lab, make lint, make bench, make faults, make backbone [IMAGES=folder] [OUT=build/backbone]
+# make lab, make lint, make bench, make faults, make backbone IMAGES=folder [OUT=build/backbone]
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
 
 PROFILE ?= tiny

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from qartsr_lib.backbones import load_backbone
-from qartsr_lib.backbones.steps import Flow, run, steps
+from qartsr_lib.backbones.steps import Flow, steps
+
+
+def run(chain, flow):
+    """Pass `flow` through all steps."""
+    for _, step in chain:
+        flow = step(flow)
+    return flow
 
 
 @pytest.fixture(scope="module", params=[("embedded", 1000), ("embedded-scaled", 1)], ids=lambda cell: cell[0])

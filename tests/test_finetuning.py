@@ -10,12 +10,13 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.backbones.features import FeatureDistance
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.methods import qartsr_layers  # noqa: F401  registers the layers of Eq. 9
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import parse_bits
 from qartsr_lib.quant.scheme import SHARED_SETTING
 from qartsr_lib.quant.states import QuantState, calibrate, quant_modules
-from qartsr_lib.training.finetuning.checkpoint import load_checkpoint, save_checkpoint
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
+from qartsr_lib.training.finetuning.flows import GIB, FlowStore
 from qartsr_lib.training.finetuning.losses import normalized_mse, perceptual_and_squared
 from qartsr_lib.training.finetuning.phases import Phase, Term, block_groups, in_order, split
 
@@ -61,24 +62,25 @@ def reverse_phases(model, images=4, order="reverse"):
     return [Phase(group, images, (Term("features", group[-1]), IMAGE)) for group in groups]
 
 
+#: Options, and the share of GIB of flows that is kept in memory, and in files.
 WAYS = {
-    "cached": ({}, ""),
-    "partly cached": ({}, "0.0005"),  # gibibytes in memory, nothing on disk: most is computed again
-    "nothing kept": ({}, "0"),
-    "less memory": ({"recompute": True}, ""),
+    "cached": ({}, 1.0, 0),
+    "partly cached": ({}, 0.0005, 0),  # most is computed again
+    "in files": ({}, 0.0005, 1.0),
+    "nothing kept": ({}, 0, 0),
+    "less memory": ({"recompute": True}, 1.0, 0),
 }
 
 
 @pytest.mark.parametrize("order", ["reverse", "inference", "random"])
-def test_the_cache_changes_nothing_but_the_time(teacher, start, order, monkeypatch):
+def test_the_cache_changes_nothing_but_the_time(teacher, start, order):
     phases = reverse_phases(teacher, 2, order)
-    monkeypatch.setenv("QARTSR_SPILL_GIB", "0")
     plain = copy.deepcopy(start)
     expected = finetuner(teacher, plain, cache=False).run(phases)
-    for way, (config, gibibytes) in WAYS.items():
-        monkeypatch.setenv("QARTSR_KEEP_GIB", gibibytes)
-        model = copy.deepcopy(start)
-        history = finetuner(teacher, model, **config).run(phases)
+    for way, (config, memory, files) in WAYS.items():
+        run = finetuner(teacher, model := copy.deepcopy(start), **config)
+        run.store = FlowStore(memory * GIB, files * GIB)
+        history = run.run(phases)
         assert [{**record, "seconds": 0} for record in history] == [{**record, "seconds": 0} for record in expected], (
             way
         )
@@ -236,7 +238,7 @@ def test_interrupted_run_ends_with_the_same_numbers(teacher, start, tmp_path):
         with pytest.raises(QartsrError, match="state.pt: belongs to another run"):
             changed.run(phases)
     (tmp_path / "state.pt").write_bytes(b"nothing of the kind")
-    with pytest.raises(QartsrError, match="state.pt: not a readable checkpoint"):
+    with pytest.raises(QartsrError, match="state.pt: damaged, or of another version"):
         finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases)
 
 
@@ -312,15 +314,16 @@ def test_normalized_mse_of_a_constant_guess_is_one():
 def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):
     import torchvision
 
-    from qartsr_lib.training.finetuning import lpips_loss
+    from qartsr_lib.images.metrics import weights
+    from qartsr_lib.training.finetuning import losses
 
     torch.manual_seed(0)
     features = torchvision.models.vgg16(weights=None).features
     torch.save({f"features.{key}": value for key, value in features.state_dict().items()}, tmp_path / "vgg16.pth")
-    monkeypatch.setattr(lpips_loss, "obtain", lambda file, folder: tmp_path / "vgg16.pth")
+    monkeypatch.setattr(weights, "obtain", lambda file, folder: tmp_path / "vgg16.pth")
     seen = []
-    monkeypatch.setattr(lpips_loss, "perceptual_and_squared", lambda distance: seen.append(distance) or distance)
-    distance = lpips_loss.lpips_and_mse(torch.device("cpu"))
+    monkeypatch.setattr(losses, "perceptual_and_squared", lambda distance: seen.append(distance) or distance)
+    distance = losses.lpips_and_mse(torch.device("cpu"))
     network = distance.__closure__[0].cell_contents
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(network.net(x).relu3_3, features[:16](x))
@@ -337,21 +340,16 @@ def test_lpips_loss_without_weights_is_told_in_one_line(monkeypatch):
         IMAGE_LOSSES.get("lpips+mse")(torch.device("cpu"))
 
 
-def test_a_gpus_checkpoint_is_continued_on_a_cpu(tmp_path, monkeypatch):
-    def parts():
-        tuned = [torch.nn.Parameter(torch.arange(4.0))]
-        return tuned, torch.optim.Adam([{"params": tuned, "lr": 0.1}], fused=True)
-
-    tuned, optimizer = parts()
-    tuned[0].square().sum().backward()
-    optimizer.step()
+def test_a_gpus_checkpoint_is_continued_on_a_cpu(teacher, start, tmp_path, monkeypatch):
+    phases = reverse_phases(teacher)[:2]
+    first = finetuner(teacher, copy.deepcopy(start), checkpoint=tmp_path / "state.pt")
     with monkeypatch.context() as patch:  # the file says what one that a GPU wrote does
         patch.setattr("torch.serialization.location_tag", lambda storage: "cuda:0")
-        save_checkpoint(tmp_path / "state.pt", "plan", 1, tuned, optimizer, [{"loss": 1.0}])
-    again, continued = parts()
-    assert load_checkpoint(tmp_path / "state.pt", "plan", again, continued) == (1, [{"loss": 1.0}])
-    for one, other, optimized in ((tuned, again, continued), (tuned, tuned, optimizer)):
-        assert torch.equal(one[0], other[0])
-        state = optimized.state[other[0]]
-        assert all(value.device.type == "cpu" for value in state.values()) and float(state["step"]) == 1
-        assert torch.equal(state["exp_avg"], optimizer.state[tuned[0]]["exp_avg"])
+        history = first.run(phases)
+    again = finetuner(teacher, copy.deepcopy(start), checkpoint=tmp_path / "state.pt")
+    assert again.run(phases) == history
+    ours, theirs = again.optimizer.state, first.optimizer.state
+    assert len(ours) == len(theirs) > 0
+    for (one, state), (other, expected) in zip(ours.items(), theirs.items(), strict=True):
+        assert torch.equal(one, other) and all(value.device.type == "cpu" for value in state.values())
+        assert state["step"] == expected["step"] > 0 and torch.equal(state["exp_avg"], expected["exp_avg"])

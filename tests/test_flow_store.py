@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from qartsr_lib.backbones.steps import Flow
-from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.training.finetuning.flow_store import GIB, FlowStore, default_store, free_memory
+from qartsr_lib.training.finetuning.flows import FlowStore, free_memory
 
 SIZE = 4 * (2 * 3 + 5)  # bytes of one flow
 
@@ -54,17 +53,12 @@ def test_a_full_disk_ends_the_keeping_and_nothing_else(tmp_path, monkeypatch, ca
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("qartsr_lib.training.finetuning.flow_store.torch.save", full)
+    monkeypatch.setattr("qartsr_lib.training.finetuning.flows.torch.save", full)
     assert not store.put(0, flow(0)) and not store.put(1, flow(1))
     assert capsys.readouterr().out.count("No space left on device") == 1
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_limits_by_environment(monkeypatch):
-    monkeypatch.setenv("QARTSR_KEEP_GIB", "1.5")
-    monkeypatch.setenv("QARTSR_SPILL_GIB", "0")
-    assert (default_store().memory_left, default_store().files_left) == (1.5 * GIB, 0)
-    monkeypatch.setenv("QARTSR_SPILL_GIB", "much")
-    with pytest.raises(QartsrError, match="QARTSR_SPILL_GIB='much'"):
-        default_store()
-    assert free_memory() > 2**20
+def test_limits_are_shares_of_what_is_free():
+    store, free = FlowStore(), free_memory()
+    assert 2**20 < store.memory_left < 0.75 * free and store.files_left > 0

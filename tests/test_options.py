@@ -10,7 +10,7 @@ COMMANDS = {
     "fullsize": (fullsize.main, []),
     "fullsize_training": (fullsize_training.main, []),
     "fullsize_deployment": (fullsize_deployment.main, []),
-    "training": (training.main, ["--out", "absent"]),
+    "training": (training.main, ["--out", "absent", "--images", "absent"]),
 }
 
 

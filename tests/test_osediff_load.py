@@ -1,8 +1,10 @@
 """Loading OSEDiff: merge against an unmerged forward, every key used, a kept copy, and one clear line for bad files."""
 
+import dataclasses
 import json
 import shutil
 import warnings
+from copy import deepcopy
 
 import pytest
 import torch
@@ -12,8 +14,7 @@ from osediff_stand_in import checkpoint, tiny_networks, write_base, write_checkp
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qartsr_lib.backbones import load_backbone
-from qartsr_lib.backbones import osediff_merged as merged
+from qartsr_lib.backbones import load_backbone, osediff
 from qartsr_lib.backbones.osediff_checkpoint import read_checkpoint
 from qartsr_lib.backbones.osediff_files import load_tensors
 from qartsr_lib.base.errors import QartsrError
@@ -114,25 +115,33 @@ def test_merged_forward_equals_pefts(home, base, file):
     assert torch.allclose(ours_unet(model, latent), theirs, atol=1e-5 * float(theirs.abs().max()))
 
 
-def test_every_key_of_the_file_changes_the_model(file):
-    """Both factors of every layer, and conv_in: adding to one tensor changes its layer's merged weight only."""
-    content = checkpoint()
-    for network, entry in enumerate(("state_dict_unet", "state_dict_vae")):
-        read = (read_checkpoint(file).unet, read_checkpoint(file).vae)[network]
-        tensors = content[entry]
-        used = {key for key in tensors if ".lora_" in key and key.split(".lora_")[0] in read.adapters}
-        used |= {key for key in tensors if key.replace(".base_layer.", ".") in read.weights}
-        assert used == set(tensors) and not read.left_out
-        for layer, adapter in read.adapters.items():
-            a = next(key for key in tensors if key.startswith(layer + ".lora_A."))
-            assert torch.equal(adapter.a, tensors[a]) and torch.equal(adapter.b, tensors[a.replace("_A", "_B")])
+@torch.no_grad()
+def test_every_key_of_the_file_changes_its_layer_alone(file):
+    plain, base = read_checkpoint(file), tiny_networks()
+    for place, (name, tensors) in enumerate(plain.tensors.items()):
+        assert tensors.keys() == checkpoint()[f"state_dict_{name}"].keys()
+        expected = applied(plain, base)[place]
+        for key in [*sorted(tensors)[::9], *(key for key in tensors if "base_layer" in key)]:
+            other = dataclasses.replace(plain, tensors=plain.tensors | {name: tensors | {key: tensors[key] + 1}})
+            changed = {
+                parameter
+                for parameter, value in applied(other, base)[place].items()
+                if not torch.equal(value, expected[parameter])
+            }
+            layer = key.split(".lora_")[0] + ".weight" if ".lora_" in key else key.replace(".base_layer.", ".")
+            assert changed == {layer}
+
+
+def applied(read, base):
+    networks = deepcopy(base)
+    read.apply_(*networks)
+    return [network.state_dict() for network in networks]
 
 
 def test_second_start_reads_the_kept_copy(home, base, file, monkeypatch):
     first = load(base, file)
-    for name in ("load_unet", "load_vae", "read_checkpoint", "embed_prompt"):
-        monkeypatch.setattr(f"qartsr_lib.backbones.osediff.{name}", lambda *_, name=name: pytest.fail(name))
-    monkeypatch.setattr(merged, "sha256", lambda path: pytest.fail(f"hashed {path} again"))
+    for name in ("load_network", "read_checkpoint", "embed_prompt", "sha256"):
+        monkeypatch.setattr(osediff, name, lambda *_, name=name: pytest.fail(name))
     second = load(base, file, 1000)
     assert same(first, second)
     assert first.weights_sha256 == second.weights_sha256
@@ -144,22 +153,27 @@ def test_kept_copy_belongs_to_its_sources_and_damage_heals(home, base, file, tmp
     changed = load(base, write_checkpoint(tmp_path / "other.pkl", other))
     assert changed.weights_sha256 != first.weights_sha256
     assert not torch.equal(changed.unet.conv_in.weight, first.unet.conv_in.weight)
-    copies = sorted((home / ".cache/osediff").glob("*/unet/diffusion_pytorch_model.safetensors"))
+    copies = kept_networks(home)
     assert len(copies) == 2
     for copy in copies:
         copy.write_bytes(copy.read_bytes()[:1000])
     assert torch.equal(load(base, file).unet.conv_in.weight, first.unet.conv_in.weight)
-    assert not list((home / ".cache/osediff").glob(".new-*"))
+    assert not list((home / ".cache/osediff").glob(".*"))
+
+
+def kept_networks(home):
+    """The copies but for those of the prompt's embedding."""
+    return [path for path in (home / ".cache/osediff").glob("*.safetensors") if path.stat().st_size > 50_000]
 
 
 def test_full_disk_costs_the_copy_only(home, base, file, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffusers.UNet2DConditionModel.save_pretrained", full)
-    with pytest.warns(UserWarning, match="could not be kept"):
+    monkeypatch.setattr(osediff, "save_file", full)
+    with pytest.warns(UserWarning, match="could not be kept: .*the disk is full"):
         model = load(base, file)
-    assert model.timestep == 1000 and not list((home / ".cache/osediff").glob("*/unet"))
+    assert model.timestep == 1000 and not list((home / ".cache/osediff").glob("*"))
 
 
 def test_prompts_are_embedded_once_and_differ(home, base, file, monkeypatch):
@@ -234,10 +248,6 @@ def swap(content):
     content["rank_unet"] = 8
 
 
-def unlisted(content):
-    content["unet_lora_others_modules"].remove("mid_block.resnets.0.conv1")
-
-
 DOWN = "down_blocks.0.resnets.0.conv1"
 FACTOR = f"{DOWN}.lora_B.default_encoder.weight"
 
@@ -245,22 +255,26 @@ FACTOR = f"{DOWN}.lora_B.default_encoder.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (drop("state_dict_unet", FACTOR), f"{DOWN}.lora_B is missing"),
+        (drop("state_dict_unet", FACTOR), f"{FACTOR} is missing"),
         (drop("state_dict_unet", "conv_in.base_layer.bias"), "conv_in.base_layer.bias is missing"),
-        (drop("state_dict_vae", "quant_conv.lora_A.default_encoder.weight"), "quant_conv.lora_A is missing"),
+        (
+            drop("state_dict_vae", "quant_conv.lora_A.default_encoder.weight"),
+            "quant_conv.lora_A.default_encoder.weight is missing",
+        ),
         (
             put("state_dict_unet", "conv_in.extra", torch.ones(1)),
-            "conv_in.extra is in no layer of the base model's UNet",
+            "conv_in.extra is in no layer of the base model's unet",
         ),
-        (put("state_dict_unet", FACTOR, torch.ones(8, 3, 1, 1)), f"the LoRA factors of {DOWN} do not fit together"),
-        (put("state_dict_unet", FACTOR, torch.ones(9, 4, 1, 1)), f"{DOWN}.weight is (9, 8, 3, 3) in the file"),
+        (
+            put("state_dict_unet", FACTOR, torch.ones(8, 3, 1, 1)),
+            f"{FACTOR} is (8, 3, 1, 1) in the file, but for rank 4",
+        ),
+        (put("state_dict_unet", FACTOR, torch.ones(9, 4, 1, 1)), f"{FACTOR} is (9, 4, 1, 1) in the file"),
         (put("state_dict_unet", FACTOR, torch.full((8, 4, 1, 1), torch.nan)), f"{FACTOR} holds numbers that are not"),
-        (put("state_dict_unet", "conv_in.lora_magnitude", torch.ones(1)), "which layer 'conv_in.lora_magnitude'"),
+        (put("state_dict_unet", "conv_in.lora_magnitude", torch.ones(1)), "conv_in.lora_magnitude is in no layer"),
         (put("state_dict_unet", f"{DOWN}.lora_A.second.weight", torch.ones(1)), "more than one adapter"),
         (put("state_dict_vae", "quant_conv.weight", [1.0]), "quant_conv.weight'] is no tensor"),
-        (swap, "has rank 4, but rank_unet is 8"),
-        (unlisted, "mid_block.resnets.0.conv1 has LoRA tensors, but no list"),
-        (lambda c: c["unet_lora_others_modules"].append("mid_block.x"), "others_modules lists mid_block.x, but"),
+        (swap, "but for rank 8 and the base model's unet it has to be (8,"),
         (lambda c: c.pop("state_dict_vae"), "entry 'state_dict_vae' is missing"),
         (lambda c: c.update(optimizer={}), "unknown entry 'optimizer'"),
         (lambda c: c.update(qartsr={"timestep": "one"}), "entry 'qartsr' is damaged"),
@@ -358,8 +372,12 @@ def _shard(folder):
 @pytest.mark.parametrize(
     ("part", "spoil", "words"),
     [
-        ("unet", missing_key, "missing key"),
-        ("unet", extra_key, "unexpected key other"),
+        ("unet", missing_key, "Missing key(s) in state_dict"),
+        (
+            "unet",
+            extra_key,
+            'Unexpected key(s) in state_dict: "other"',
+        ),
         ("unet", lambda f: _rewrite(f, lambda state: state["conv_in.bias"].__setitem__(1, torch.nan)), "conv_in.bias"),
         ("vae", lambda f: _safetensors(f).write_bytes(b"\0" * 100), "damaged"),
         ("vae", lambda f: _safetensors(f).write_bytes(LFS_POINTER), "Git LFS pointer"),
@@ -375,7 +393,7 @@ def _shard(folder):
         (
             "unet",
             lambda f: _rewrite(f, lambda state: state.update({"conv_in.bias": torch.ones(3)})),
-            "conv_in.bias is (3,",
+            "size mismatch for conv_in.bias",
         ),
         ("text_encoder", lambda f: _safetensors(f).write_bytes(b"<html>"), "model.safetensors: a web page"),
         ("tokenizer", lambda f: (f / "vocab.json").write_bytes(b"x"), "text_encoder or tokenizer is damaged"),
@@ -460,8 +478,6 @@ def test_half_precision_is_used_and_said_once(home, base, file, tmp_path, varian
     bias = "decoder.conv_in.bias"
     assert ours.vae.state_dict()[bias].dtype == torch.float32
     assert torch.equal(ours.vae.state_dict()[bias], load(base, file).vae.state_dict()[bias].half().float())
-    described = [json.loads(path.read_text()) for path in (home / ".cache/osediff").glob("*/merged.json")]
-    assert {"unet": "float16", "vae": "float16"} in [one["base_stored_as"] for one in described]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(copy, file)  # the kept copy is float32

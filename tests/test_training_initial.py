@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from generated_images import generated_image
 from scipy.fft import dctn
 
 from qartsr_lib.backbones.embedded import build_vae
-from qartsr_lib.training.embedded.fallback import generated_image
 from qartsr_lib.training.embedded.initial import block_transform, start_as_block_transform
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)

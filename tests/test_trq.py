@@ -14,9 +14,8 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import write_png
 from qartsr_lib.training.trq import loop
 from qartsr_lib.training.trq.__main__ import main
-from qartsr_lib.training.trq.data import DegradedCrops
-from qartsr_lib.training.trq.degradation import degraded
-from qartsr_lib.training.trq.loop import TrqConfig
+from qartsr_lib.training.trq.config import TrqConfig
+from qartsr_lib.training.trq.degradation import DegradedCrops, degraded
 from qartsr_lib.training.trq.networks import Generator, Regularizer, trained
 from qartsr_lib.training.trq.objectives import Draw, OSEDiffLosses, add_noise, clean
 
@@ -111,11 +110,11 @@ def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tm
         assert run(folder, tmp_path, *rate, option, value, steps=8) == 2
         assert f"was begun with {begun}; use that again" in capsys.readouterr().err
     older = torch.load(tmp_path / "unfinished.pt", weights_only=True)
-    older["config"].pop("regularizer")
+    older["config"].pop("regularizer")  # as the first versions wrote it
     kept = (tmp_path / "unfinished.pt").read_bytes()
     torch.save(older, tmp_path / "unfinished.pt")
     assert run(folder, tmp_path, *rate, steps=8) == 2
-    assert "unfinished.pt: was begun by an older version" in capsys.readouterr().err
+    assert "unfinished.pt: damaged, or of another version; remove it" in capsys.readouterr().err
     (tmp_path / "unfinished.pt").write_bytes(kept)
     assert run(folder, tmp_path, *rate, steps=8) == 0
     one, other = (torch.load(out / "osediff-T0001.pkl", weights_only=True) for out in (whole, tmp_path))

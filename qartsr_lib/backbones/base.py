@@ -1,7 +1,7 @@
-"""The seam that every backbone fills: an OSEDiff-shaped one-step SR network and its registry.
+"""What every backbone is: an OSEDiff-shaped one-step SR network, and its registry.
 
-Data flow (QArtSR section 3.1, OSEDiff arXiv:2406.08177): bicubic-upscaled LQ image -> VAE encoder
--> z_L -> one UNet call at timestep T -> Eq. (6) -> z_H -> VAE decoder -> image.
+QArtSR section 3.1, OSEDiff (arXiv:2406.08177): bicubic-upscaled LQ image -> VAE encoder -> z_L -> one UNet call at
+timestep T -> Eq. (6) -> z_H -> VAE decoder -> image.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ from qartsr_lib.images.image import pad_to_multiple, upscale_bicubic
 BACKBONES: Registry[Callable[..., OneStepSR]] = Registry("backbone", __package__)
 #: Name -> subclass of OneStepSR with `assemble`, so that a packed model can be built without the backbone's files.
 ARCHITECTURES: Registry[type[OneStepSR]] = Registry("architecture", __package__)
+_BLOCKS = (
+    *(f"vae.encoder.{name}" for name in ("conv_in", "down_blocks", "mid_block", "conv_out")),
+    "vae.quant_conv",
+    *(f"unet.{name}" for name in ("time_embedding", "conv_in", "down_blocks", "mid_block", "up_blocks", "conv_out")),
+    "vae.post_quant_conv",
+    *(f"vae.decoder.{name}" for name in ("conv_in", "mid_block", "up_blocks", "conv_out")),
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,8 @@ class Stages:
     """The staged outputs of one forward pass (the columns of the paper's Fig. 7).
 
     Attributes:
-        z_l: latent of the upscaled LQ image, (N, C, h, w), in the UNet's scaled latent space.
-        eps: predicted noise, same shape.
-        z_h: estimated HR latent, Eq. (6), same shape.
-        image: decoded image, (N, 3, H, W); nominally in [0, 1], not clamped.
+        z_l, eps, z_h: latent of the upscaled LQ image, predicted noise, estimated HR latent; (N, C, h, w) each.
+        image: decoded, (N, 3, H, W), nominally in [0, 1], not clamped.
     """
 
     z_l: torch.Tensor
@@ -47,13 +52,11 @@ class OneStepSR(nn.Module):
     """A x4 one-step diffusion SR model made of diffusers' AutoencoderKL and UNet2DConditionModel.
 
     Args:
-        name: registry name.
         timestep: label T, 1..1000 (index T - 1).
         vae: with `config.scaling_factor` set; the posterior's mode is used, never a sample.
         unet: predicts noise.
         prompt_embedding: (1, tokens, dim), constant.
-        scaled: give the UNet sqrt(alpha_T) z_L instead of z_L, so that Eq. (6), applied to that
-            input, becomes z_H = z_L - sqrt((1 - alpha_T) / alpha_T) eps.
+        scaled: give the UNet sqrt(alpha_T) z_L, so that Eq. (6) becomes z_H = z_L - sqrt((1 - alpha_T) / alpha_T) eps.
         weights_sha256: hash of the weight files, for run records.
     """
 
@@ -113,7 +116,7 @@ class OneStepSR(nn.Module):
         return z_l * schedule.alpha(self.timestep) ** 0.5 if self.scaled else z_l
 
     def to_z_h(self, z_l: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-        """Eq. (6), in the scaled recipe with sqrt(alpha_T) z_L in the place of z_L."""
+        """z_H by Eq. (6) of `unet_input`."""
         return schedule.estimate_z_h(self.unet_input(z_l), eps, self.timestep)
 
     def decode(self, z_h: torch.Tensor) -> torch.Tensor:
@@ -143,22 +146,13 @@ class OneStepSR(nn.Module):
         return self(self.prepare(lq))[..., :height, :width].clamp(0, 1)
 
     def blocks_in_order(self) -> list[tuple[str, nn.Module]]:
-        """The blocks that per-module quantization walks through, in inference order, by full name.
-
-        Every Conv2d and Linear of the network lies in exactly one of them.
-        """
-        encoder, decoder, unet = "vae.encoder.", "vae.decoder.", "unet."
-        names = [encoder + "conv_in"]
-        names += [f"{encoder}down_blocks.{i}" for i in range(len(self.vae.encoder.down_blocks))]
-        names += [encoder + "mid_block", encoder + "conv_out", "vae.quant_conv"]
-        names += [unet + "time_embedding", unet + "conv_in"]
-        names += [f"{unet}down_blocks.{i}" for i in range(len(self.unet.down_blocks))]
-        names += [unet + "mid_block"]
-        names += [f"{unet}up_blocks.{i}" for i in range(len(self.unet.up_blocks))]
-        names += [unet + "conv_out", "vae.post_quant_conv", decoder + "conv_in", decoder + "mid_block"]
-        names += [f"{decoder}up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))]
-        names += [decoder + "conv_out"]
-        return [(name, self.get_submodule(name)) for name in names]
+        """The blocks of per-module quantization, in inference order, by full name; every layer lies in exactly one."""
+        blocks = []
+        for name in _BLOCKS:
+            block = self.get_submodule(name)
+            several = isinstance(block, nn.ModuleList)
+            blocks += [(f"{name}.{index}", one) for index, one in enumerate(block)] if several else [(name, block)]
+        return blocks
 
 
 ARCHITECTURES.register("one-step")(OneStepSR)
@@ -179,7 +173,6 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
     """Load a registered backbone for evaluation: float32, channels_last, gradients off.
 
     Args:
-        name: registry name.
         timestep: label T; None for the backbone's default.
         options: the backbone's own, see `BACKBONES`.
 

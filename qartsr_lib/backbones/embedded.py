@@ -1,21 +1,18 @@
 """The embedded backbones: OSEDiff's shape at a few million parameters, trained here, shipped with the package.
 
-The recipes share one VAE (pretrained once, decoder frozen for all T) and one initial UNet:
-
-* `embedded` (OSEDiff's recipe): the encoder trains along with the UNet, which sees z_L itself;
-* `embedded-scaled`: the encoder is frozen and the UNet sees sqrt(alpha_T) z_L;
-* `embedded-frozen`, a control that is not shipped: the encoder is frozen and the UNet sees z_L itself.
-
-The files hold float16 values. They load as float32, and those rounded weights are the W32A32 reference.
+The recipes share one VAE (pretrained once, decoder frozen for all T) and one initial UNet; `embedded` is OSEDiff's,
+`embedded-frozen` a control that is not shipped. The files hold float16 values; loaded as float32, those rounded weights
+are the W32A32 reference.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -61,40 +58,42 @@ UNET_CONFIG = {
 PROMPT_TOKENS = 8
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """What distinguishes one family of embedded backbones.
 
     Attributes:
-        name: registry name and beginning of the weight files' names.
         scaled: the UNet sees sqrt(alpha_T) z_L.
         trains_encoder: the encoder belongs to what each timestep trains, else it is the pretrained one.
     """
 
-    name: str
     scaled: bool
     trains_encoder: bool
 
 
-SHIPPED_RECIPES = ("embedded", "embedded-scaled")
+#: By registry name, which begins the weight files' names.
 RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("embedded", scaled=False, trains_encoder=True),
-        Recipe("embedded-scaled", scaled=True, trains_encoder=False),
-        Recipe("embedded-frozen", scaled=False, trains_encoder=False),
-    )
+    "embedded": Recipe(scaled=False, trains_encoder=True),
+    "embedded-scaled": Recipe(scaled=True, trains_encoder=False),
+    "embedded-frozen": Recipe(scaled=False, trains_encoder=False),
 }
+SHIPPED_RECIPES = ("embedded", "embedded-scaled")
 
 
-def build_vae(scaling_factor: float = 1.0) -> AutoencoderKL:
-    """An untrained VAE: (N, 3, H, W) <-> (N, 16, H/4, W/4)."""
-    return AutoencoderKL(**VAE_CONFIG, scaling_factor=scaling_factor)
+def build_vae(state: Mapping[str, torch.Tensor] | None = None) -> AutoencoderKL:
+    """A VAE, (N, 3, H, W) <-> (N, 16, H/4, W/4), with the weights and scaling factor of `state`, else untrained."""
+    state = dict(state or {"scaling_factor": 1.0})
+    vae = AutoencoderKL(**VAE_CONFIG, scaling_factor=float(state.pop("scaling_factor")))
+    if state:
+        vae.load_state_dict(state)
+    return vae
 
 
-def build_unet() -> UNet2DConditionModel:
-    """An untrained UNet on (N, 16, h, w), h and w divisible by 4."""
-    return UNet2DConditionModel(**UNET_CONFIG)
+def build_unet(state: Mapping[str, torch.Tensor] | None = None) -> UNet2DConditionModel:
+    """A UNet on (N, 16, h, w), h and w divisible by 4, with the weights of `state`, else untrained."""
+    unet = UNet2DConditionModel(**UNET_CONFIG)
+    if state:
+        unet.load_state_dict(state)
+    return unet
 
 
 def build_prompt_embedding() -> torch.Tensor:
@@ -116,18 +115,19 @@ def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = No
     Raises:
         QartsrError: a file is missing, damaged or not finite, or its keys do not fit the architecture.
     """
-    vae_path, recipe_path = _find("vae.safetensors", folder), _find(weights_name(recipe, timestep), folder)
-    vae_state, recipe_state = _read(vae_path), _read(recipe_path)
-    vae = build_vae(float(vae_state.pop("scaling_factor")))
-    trained_encoder = {key.removeprefix("vae."): value for key, value in recipe_state.items() if key.startswith("vae.")}
-    unet_state = {key.removeprefix("unet."): value for key, value in recipe_state.items() if key.startswith("unet.")}
-    unet = build_unet()
-    _fill(vae, vae_state | trained_encoder, vae_path)
-    _fill(unet, unet_state, recipe_path)
-    digest = hashlib.sha256(vae_path.read_bytes() + recipe_path.read_bytes()).hexdigest()
-    return OneStepSR(
-        recipe, timestep, vae, unet, build_prompt_embedding(), scaled=RECIPES[recipe].scaled, weights_sha256=digest
-    )
+    vae_path, path = _find("vae.safetensors", folder), _find(weights_name(recipe, timestep), folder)
+    vae_state, state = _read(vae_path), _read(path)
+    unet_state = {key.removeprefix("unet."): value for key, value in state.items() if key.startswith("unet.")}
+    vae_state |= {key.removeprefix("vae."): value for key, value in state.items() if key.startswith("vae.")}
+    try:
+        vae, unet = build_vae(vae_state), build_unet(unet_state)
+    except (RuntimeError, KeyError) as error:
+        raise QartsrError(
+            f"{path} and {vae_path.name}: does not fit this version's architecture; run `make backbone` again"
+        ) from error
+    digest = hashlib.sha256(vae_path.read_bytes() + path.read_bytes()).hexdigest()
+    scaled = RECIPES[recipe].scaled
+    return OneStepSR(recipe, timestep, vae, unet, build_prompt_embedding(), scaled=scaled, weights_sha256=digest)
 
 
 def _find(name: str, folder: str | Path | None) -> Path:
@@ -153,13 +153,6 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise QartsrError(f"{path}: damaged weight file; {_MEND}") from error
     check_finite(state.items(), path, _MEND)
     return state
-
-
-def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise QartsrError(f"{path}: does not fit this version's architecture; run `make backbone` again") from error
 
 
 for _name in RECIPES:

@@ -12,14 +12,10 @@ from qartsr_lib.images.distances import DISTANCES
 
 
 class FeatureDistance(nn.Module):
-    """A perceptual distance that needs no download: LPIPS's form on the features of a frozen VAE encoder.
+    """LPIPS's form (arXiv:1801.03924, without learned weights) on the features of a frozen VAE encoder; *not* LPIPS.
 
-    After each of the encoder's stages features are normalized to unit length over the channels, and
-    the squared differences are averaged over positions and stages (LPIPS, arXiv:1801.03924, without
-    learned weights). It is *not* LPIPS and never called so.
-
-    Args:
-        encoder: of an AutoencoderKL; not changed.
+    After each of the encoder's stages features are normalized to unit length over the channels, and the squared
+    differences are averaged over positions and stages. It needs no download.
     """
 
     def __init__(self, encoder: nn.Module) -> None:

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
 
-from qartsr_lib.backbones import osediff_merged as merged
 from qartsr_lib.backbones.base import BACKBONES
-from qartsr_lib.backbones.lora import PEFT_ALPHA
-from qartsr_lib.backbones.osediff_base import load_unet, load_vae, resolve_base
-from qartsr_lib.backbones.osediff_checkpoint import RELEASED_TIMESTEP, read_checkpoint
+from qartsr_lib.backbones.osediff_checkpoint import PEFT_ALPHA, RELEASED_TIMESTEP, read_checkpoint
+from qartsr_lib.backbones.osediff_files import (
+    empty_network,
+    first_line,
+    load_network,
+    load_tensors,
+    read_weights,
+    resolve_base,
+)
 from qartsr_lib.backbones.osediff_model import Inference, OSEDiff
-from qartsr_lib.backbones.osediff_prompt import EMPTY_EMBEDDING, embed_prompt, empty_embedding
 from qartsr_lib.base import paths
+from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import sha256
 
 FOLDER = "osediff"
+#: PassionSR's cached embedding of the empty prompt; looked for beside OSEDiff's file.
+EMPTY_EMBEDDING = "empty_context_embedding.pt"
+NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+Tensors = dict[str, torch.Tensor]
+Kept = tuple[Tensors, dict[str, str]]
 
 
 def weights_name(timestep: int) -> str:
@@ -36,47 +53,58 @@ def load_osediff(
     tile: int = Inference.tile,
     posterior: str = Inference.posterior,
     seed: int = Inference.seed,
-    alpha: float = PEFT_ALPHA,
 ) -> OSEDiff:
-    """Load OSEDiff; the first time the LoRA is merged and a merged copy kept, see `osediff_merged`.
+    """Load OSEDiff; the first time the LoRA is merged and a merged copy kept.
 
     Args:
         timestep: label T; None for the one that `osediff` was trained at.
-        base: Stable Diffusion 2.1-base, a folder in diffusers' layout or a hub name; by default
-            `stable-diffusion-2-1-base` in the folder of weights (`paths.weights_dir`).
+        base: Stable Diffusion 2.1-base, see `resolve_base`.
         osediff: OSEDiff's or TRQ's file; by default `osediff/` and `weights_name(timestep)` there.
         prompt: text or tags for all images; empty as for PassionSR (and most likely QArtSR).
         tile, posterior, seed: see `Inference`.
-        alpha: of the LoRA, which no file states; PEFT's default.
 
     Raises:
         QartsrError: a file is missing, damaged, does not fit the others, or was trained at another T.
     """
     inference = Inference(tile=tile, posterior=posterior, seed=seed)
-    folder = resolve_base(base)
-    file = _weights(osediff, timestep)
-    sources = merged.hashes(merged.network_files(folder, file))
-    checkpoint = None
-    key = merged.merged_key(sources, alpha)
-    trained_at = merged.trained_at(key)
-    if trained_at is None:
-        checkpoint = read_checkpoint(file)
-        trained_at = checkpoint.timestep
+    folder, file = resolve_base(base), _weights(osediff, timestep)
+    files = _network_files(folder)
+    tensors, notes = _kept("merged", [file, *files], lambda: _merged(folder, file, files, timestep))
+    trained_at = int(notes["timestep"])
+    _check_timestep(file, trained_at, timestep)
+    unet, vae = (_network(name, folder, tensors) for name in NETWORKS)
+    embedding = _embedding(folder, file, prompt, unet.config.cross_attention_dim)
+    digest = hashlib.sha256(f"{notes['sha256']} {prompt}".encode()).hexdigest()
+    return OSEDiff(trained_at, vae, unet, embedding, inference, digest)
+
+
+def _merged(base: Path, file: Path, files: Iterable[Path], timestep: int | None) -> Kept:
+    """The tensors of both networks with the LoRA merged; timestep label and sha256 of all sources."""
+    checkpoint = read_checkpoint(file)
+    _check_timestep(file, checkpoint.timestep, timestep)
+    networks = {name: load_network(kind, base / name) for name, kind in NETWORKS.items()}
+    checkpoint.apply_(**networks)
+    sources = {path.relative_to(base).as_posix(): sha256(path) for path in files} | {"osediff": sha256(file)}
+    digest = stable_hash({"version": 1, "sources": sources, "alpha": PEFT_ALPHA})
+    states = {name: network.state_dict() for name, network in networks.items()}
+    tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+    return tensors, {"timestep": str(checkpoint.timestep), "sha256": digest}
+
+
+def _check_timestep(file: Path, trained_at: int, timestep: int | None) -> None:
     if timestep not in (None, trained_at):
         raise QartsrError(
             f"{file}: was trained at T = {trained_at}, not at T = {timestep}; choose --timestep {trained_at}, "
             "or train weights with python -m qartsr_lib.training.trq"
         )
-    networks = merged.load_merged(key)
-    if networks is None:
-        checkpoint = checkpoint or read_checkpoint(file)
-        networks = load_unet(folder), load_vae(folder)
-        checkpoint.apply_(*networks, alpha)
-        merged.save_merged(key, *networks, sources, trained_at)
-    unet, vae = networks
-    embedding = _embedding(folder, file, prompt, unet)
-    digest = hashlib.sha256(f"{key} {prompt}".encode()).hexdigest()
-    return OSEDiff(trained_at, vae, unet, embedding, inference, digest)
+
+
+def _network(name: str, base: Path, tensors: Tensors) -> nn.Module:
+    """A network whose tensors are those of a file, not copies of them: nothing is initialized first."""
+    state = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    network = empty_network(NETWORKS[name], base / name)
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def _weights(osediff: str | Path | None, timestep: int | None) -> Path:
@@ -93,22 +121,95 @@ def _weights(osediff: str | Path | None, timestep: int | None) -> Path:
     return file
 
 
-def _embedding(base: Path, file: Path, prompt: str, unet: UNet2DConditionModel) -> torch.Tensor:
-    """The prompt's embedding: kept, made by the text encoder, or (empty prompt) from PassionSR's file."""
-    width, cached = unet.config.cross_attention_dim, file.parent / EMPTY_EMBEDDING
-    sources = merged.prompt_files(base)
+def _network_files(base: Path) -> list[Path]:
+    """All of the base model that the merged networks depend on."""
+    found = [base / name / "config.json" for name in NETWORKS]
+    for name in NETWORKS:
+        found += sorted((base / name).glob("*.safetensors")) or sorted((base / name).glob("*.bin"))
+    return found
+
+
+def _kept(what: str, files: Iterable[Path], make: Callable[[], Kept]) -> Kept:
+    """What `make` gives, kept in `.cache/osediff` while its sources `files` stay as they are.
+
+    It is read back even when it was just made: kernels round by where a tensor begins in memory.
+    """
+    marks = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    path = paths.cache_dir() / FOLDER / f"{stable_hash([what, marks])}.safetensors"
+    try:
+        return _read(path)
+    except (OSError, SafetensorError):  # not there, or damaged
+        tensors, notes = make()
+    try:
+        for leftover in path.parent.glob(".*.safetensors"):  # of processes that were killed, gigabytes perhaps
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink(missing_ok=True)
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, notes))
+        return _read(path)
+    except (QartsrError, OSError, SafetensorError) as error:
+        warnings.warn(f"what makes the next start fast could not be kept: {error}", stacklevel=2)
+    return tensors, notes
+
+
+def _read(path: Path) -> Kept:
+    with safe_open(path, "pt") as stream:
+        return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
+
+
+def _embedding(base: Path, file: Path, prompt: str, width: int) -> torch.Tensor:
+    """The prompt's embedding by the text encoder, or (empty prompt) from PassionSR's file: (1, tokens, `width`)."""
+    cached = file.parent / EMPTY_EMBEDDING
     if not prompt and not (base / "text_encoder").is_dir() and cached.is_file():
-        return empty_embedding(cached, width)
-    key = stable_hash({"prompt": prompt, "sources": merged.hashes(sources)})
-    embedding = merged.load_prompt(key) if sources else None
-    if embedding is None:
-        embedding = embed_prompt(base, prompt)
-        merged.save_prompt(key, embedding)
+        found = load_tensors(cached)
+        if not isinstance(found, torch.Tensor) or found.ndim not in (2, 3) or found.shape[-1] != width:
+            raise QartsrError(f"{cached}: no text embedding of width {width}; remove the file or get it again")
+        return found.float().reshape(1, -1, width)
+    sources = sorted(path for part in ("text_encoder", "tokenizer") for path in (base / part).glob("*.*"))
+    kept, _ = _kept(prompt, sources, lambda: ({"embedding": embed_prompt(base, prompt)}, {}))
+    embedding = kept["embedding"].clone()
     if embedding.shape[-1] != width:
         raise QartsrError(
             f"{base}: text embeddings have width {embedding.shape[-1]}, the UNet needs {width}; use one base model"
         )
     return embedding
+
+
+@torch.no_grad()
+def embed_prompt(base: Path, prompt: str) -> torch.Tensor:
+    """Last hidden state of the base model's text encoder, final normalization applied: (1, 77, 1024) float32.
+
+    The prompt is taken as it is given, and cut after 77 tokens; the tagger RAM separates tags by commas.
+
+    Raises:
+        QartsrError: text_encoder/ or tokenizer/ in `base` is missing or damaged.
+    """
+    # Imported here: the text encoder is needed once per prompt, and transformers takes seconds to import.
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    for part in ("text_encoder", "tokenizer"):
+        if not (base / part).is_dir():
+            raise QartsrError(
+                f"{base / part}: missing, the prompt cannot be embedded; complete the base model's folder "
+                f"(or, without a prompt, put {EMPTY_EMBEDDING} beside OSEDiff's file)"
+            )
+    folder = base / "text_encoder"
+    state = read_weights(folder, "model.safetensors", "pytorch_model.bin")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+        config = CLIPTextConfig.from_pretrained(folder)
+        encoder, report = CLIPTextModel.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+        )
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        tokens = tokenizer(prompt, max_length=length, padding="max_length", truncation=True, return_tensors="pt")
+        embedding = encoder.eval()(tokens.input_ids).last_hidden_state
+    except Exception as error:  # transformers and tokenizers raise many kinds for damaged files
+        raise QartsrError(
+            f"{base}: text_encoder or tokenizer is damaged ({first_line(error)}); get them again"
+        ) from error
+    if report.get("missing_keys"):
+        raise QartsrError(f"{folder}: key {min(report['missing_keys'])} is missing; get it again")
+    return embedding.contiguous()
 
 
 BACKBONES.register("osediff")(load_osediff)

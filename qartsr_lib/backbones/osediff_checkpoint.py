@@ -1,10 +1,8 @@
-"""OSEDiff's weight file: read without running what a pickle may contain, every key accounted for.
+"""OSEDiff's LoRA (arXiv:2106.09685), W' = W + (alpha / r) B A, and its file: read, merged, trained, written.
 
-Two layouts are known. `osediff.pkl` (OSEDiff's releases) has the networks' tensors in
-`state_dict_unet` and `state_dict_vae`: LoRA factors, and the retrained `conv_in` of the UNet. The
-second, `osediff.ckpt` (PassionSR's), calls them `unet_state_dict` and `vae_state_dict`; it was
-never published, so its layout is known only from the code that reads it: diffusers' names,
-perhaps behind "unet.", perhaps with further full weights, and a LoRA of the VAE's decoder that
+`state_dict_unet` and `state_dict_vae` of osediff.pkl hold LoRA factors, named as the library PEFT names them, and the
+retrained `conv_in` of the UNet. PassionSR's `osediff.ckpt`, known only from the code that reads it, names them
+`unet_state_dict` and `vae_state_dict`, its keys perhaps behind "unet.", and has a LoRA of the VAE's decoder that
 PassionSR itself leaves out.
 """
 
@@ -19,189 +17,218 @@ from typing import Any
 import torch
 from torch import nn
 
-from qartsr_lib.backbones.lora import Adapter, merge_
-from qartsr_lib.backbones.osediff_files import load_tensors, named_tensors, stored_type
+from qartsr_lib.backbones.osediff_files import load_tensors, named_tensors, warn_of_coarse
+from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import QartsrError
 
 RELEASED_TIMESTEP = 1000
+PEFT_ALPHA = 8.0  # PEFT's default; it stands in no file
 EXTRA = "qartsr"  # our own entry beside the released ones, which OSEDiff's loader does not look at
-
-#: Entry of a layout -> what it holds. An entry that is in neither is an error.
-_TENSORS = {
-    "state_dict_unet": "unet",
-    "unet_state_dict": "unet",
-    "state_dict_vae": "vae",
-    "vae_state_dict": "vae",
-}
-_RANKS = {"rank_unet": "unet", "rank_vae": "vae"}
-_LISTS = {
-    "unet_lora_encoder_modules": "unet",
-    "unet_lora_decoder_modules": "unet",
-    "unet_lora_others_modules": "unet",
-    "vae_lora_encoder_modules": "vae",
-}
-#: PassionSR's reader drops these too: the decoder stays Stable Diffusion's.
-_LEFT_OUT_LISTS = ("vae_lora_decoder_modules",)
-_LEFT_OUT_ADAPTERS = {"vae": ("default_decoder",), "unet": ()}
-_KNOWN = (*_TENSORS, *_RANKS, *_LISTS, *_LEFT_OUT_LISTS, EXTRA)
-
-_LORA_KEY = re.compile(r"(?P<layer>.+)\.lora_(?P<factor>[AB])\.(?P<adapter>[^.]+)\.weight")
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a file holds for one network.
-
-    Attributes:
-        adapters: layer name -> LoRA factors.
-        weights: parameter name -> tensor that replaces the base model's.
-        left_out: keys that are not used on purpose.
-    """
-
-    adapters: Mapping[str, Adapter]
-    weights: Mapping[str, torch.Tensor]
-    left_out: tuple[str, ...] = ()
+_TENSORS = {"unet": ("state_dict_unet", "unet_state_dict"), "vae": ("state_dict_vae", "vae_state_dict")}
+_LISTS = [f"unet_lora_{part}_modules" for part in ("encoder", "decoder", "others")]  # of layers, which keys name too
+_LISTS += [f"vae_lora_{part}_modules" for part in ("encoder", "decoder")]
+_KNOWN = {"rank_unet", "rank_vae", EXTRA}.union(_LISTS, *_TENSORS.values())
+_LEFT_OUT = re.compile(r"decoder\..+\.default_decoder\.weight")  # of the VAE
+_LORA_KEY = re.compile(r"(?P<layer>.+)\.lora_[AB]\.(?P<adapter>[^.]+)\.weight")
+_AGAIN = "get the file again"
+_BASE = "use the base that the file was trained on, Stable Diffusion 2.1-base"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's content, checked for consistency but not yet against a network.
+    """A file's content, not yet checked against a network.
 
     Attributes:
-        path: the file.
-        unet, vae: content by network.
+        tensors: of "unet" and "vae", by the file's keys; float32.
+        ranks: of their LoRA.
         timestep: label T it was trained at; 1000 unless the file says otherwise.
-        extra: what TRQ noted about the training; empty for released files.
     """
 
     path: Path
-    unet: Part
-    vae: Part
+    tensors: Mapping[str, Mapping[str, torch.Tensor]]
+    ranks: Mapping[str, int]
     timestep: int
-    extra: Mapping[str, Any]
 
-    def apply_(self, unet: nn.Module, vae: nn.Module, alpha: float) -> None:
+    @torch.no_grad()
+    def apply_(self, unet: nn.Module, vae: nn.Module) -> None:
         """Replace and merge into the base model's networks, in place.
 
         Raises:
-            QartsrError: a key names nothing in the network, or has another shape there.
+            QartsrError: a key is missing, names nothing in the network, or has another shape there.
         """
-        for network, part, label in ((unet, self.unet, "UNet"), (vae, self.vae, "VAE")):
-            self._check(network, part, label)
-            with torch.no_grad():
-                for name, tensor in part.weights.items():
-                    network.get_parameter(name).copy_(tensor)
-            merge_(network, part.adapters, alpha)
+        for name, network in (("unet", unet), ("vae", vae)):
+            tensors, parameters = self.tensors[name], dict(network.named_parameters())
+            replaced, adapters = self._sorted(name, parameters)
+            for target, key in replaced.items():
+                parameters[target].copy_(tensors[key])
+            for target, (a, b) in adapters.items():
+                merge_(parameters[target], tensors[a], tensors[b])
 
-    def _check(self, network: nn.Module, part: Part, label: str) -> None:
-        shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
-        wanted = {name: tensor.shape for name, tensor in part.weights.items()}
-        wanted |= {f"{layer}.weight": adapter.shape for layer, adapter in part.adapters.items()}
-        for name, shape in wanted.items():
-            if name not in shapes:
+    def _sorted(
+        self, name: str, parameters: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
+        """Parameter -> key of what replaces it, parameter -> keys of its LoRA factors; all are there and fit."""
+        tensors, rank = self.tensors[name], self.ranks[name]
+        replaced, adapters, wanted = {}, {}, {}
+        for key in tensors:
+            match = _LORA_KEY.fullmatch(key)
+            target = f"{match['layer']}.weight" if match else key.replace(".base_layer.", ".")
+            if target not in parameters:
+                raise QartsrError(f"{self.path}: {key} is in no layer of the base model's {name}; {_BASE}")
+            shape = tuple(parameters[target].shape)
+            if not match:
+                replaced[target], wanted[key] = key, shape
+                continue
+            a, b = (f"{match['layer']}.lora_{factor}.{match['adapter']}.weight" for factor in "AB")
+            if adapters.setdefault(target, (a, b)) != (a, b):
+                raise QartsrError(f"{self.path}: {target} has more than one adapter ({key}); one per layer is known")
+            wanted |= {a: (rank, *shape[1:]), b: (shape[0], rank, *(1,) * len(shape[2:]))}
+        for kind in ("weight", "bias") if name == "unet" else ():
+            wanted.setdefault(replaced.get(f"conv_in.{kind}", f"conv_in.base_layer.{kind}"), ())
+        for key, shape in wanted.items():
+            if key not in tensors:
+                raise QartsrError(f"{self.path}: {key} is missing; {_AGAIN}")
+            if tuple(tensors[key].shape) != shape:
                 raise QartsrError(
-                    f"{self.path}: {name} is in no layer of the base model's {label}; "
-                    "use the base that the file was trained on, Stable Diffusion 2.1-base"
+                    f"{self.path}: {key} is {tuple(tensors[key].shape)} in the file, but for rank {rank} and the base "
+                    f"model's {name} it has to be {shape}; {_BASE}"
                 )
-            if shapes[name] != shape:
-                raise QartsrError(
-                    f"{self.path}: {name} is {tuple(shape)} in the file and {tuple(shapes[name])} in the base model's "
-                    f"{label}; use the base that the file was trained on, Stable Diffusion 2.1-base"
-                )
+        return replaced, adapters
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file of either layout; tensors as float32.
+    """Read a file of either layout.
 
     Raises:
-        QartsrError: the file is missing, damaged, would run code, or has entries or keys that are
-            unknown, incomplete or contradict each other; the message names the key.
+        QartsrError: the file is missing, damaged, would run code, or has an entry that is unknown or damaged.
     """
     path = Path(path)
     content = load_tensors(path)
-    if not isinstance(content, dict) or not set(content) & set(_TENSORS):
+    if not isinstance(content, dict) or not set(content) & {entry for names in _TENSORS.values() for entry in names}:
         raise QartsrError(f"{path}: holds no entry state_dict_unet; name an osediff.pkl")
     for entry in content:
         if entry not in _KNOWN:
             raise QartsrError(f"{path}: unknown entry {entry!r}; name an unmodified osediff.pkl")
-    tensors: dict[str, dict[str, torch.Tensor]] = {}
-    for entry, network in _TENSORS.items():
-        if entry in content:
-            tensors[network] = _named_tensors(path, entry, content[entry])
-    for network, entry in (("unet", "state_dict_unet"), ("vae", "state_dict_vae")):
-        if network not in tensors:
-            raise QartsrError(f"{path}: entry {entry!r} is missing; get the file again")
-    parts = {network: _part(path, network, tensors[network]) for network in ("unet", "vae")}
-    for name in ("conv_in.weight", "conv_in.bias"):
-        if name not in parts["unet"].weights:
-            key = name.replace(".", ".base_layer.")
-            raise QartsrError(f"{path}: {key} is missing (OSEDiff retrains the UNet's conv_in); get the file again")
-    for entry, network in _RANKS.items():
-        _check_rank(path, entry, content.get(entry), parts[network])
-    _check_lists(path, content, parts)
+    tensors = {name: _tensors(path, name, content) for name in _TENSORS}
+    ranks = {}
+    for name, found in tensors.items():
+        factors = [len(value) for key, value in found.items() if ".lora_A." in key]
+        ranks[name] = content.get(f"rank_{name}", factors[0] if factors else 0)
     extra = content.get(EXTRA, {})
     timestep = extra.get("timestep", RELEASED_TIMESTEP) if isinstance(extra, dict) else None
     if not isinstance(timestep, int):
-        raise QartsrError(f"{path}: entry {EXTRA!r} is damaged; get the file again")
-    return Checkpoint(path, parts["unet"], parts["vae"], timestep, extra)
+        raise QartsrError(f"{path}: entry {EXTRA!r} is damaged; {_AGAIN}")
+    return Checkpoint(path, tensors, ranks, timestep)
 
 
-def _named_tensors(path: Path, entry: str, found: object) -> dict[str, torch.Tensor]:
+def _tensors(path: Path, name: str, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a network, by their names in it."""
+    entry = next((entry for entry in _TENSORS[name] if entry in content), None)
+    if entry is None:
+        raise QartsrError(f"{path}: entry {_TENSORS[name][0]!r} is missing; {_AGAIN}")
+    found = content[entry]
     if not isinstance(found, dict):
-        raise QartsrError(f"{path}: entry {entry!r} holds no tensors; get the file again")
+        raise QartsrError(f"{path}: entry {entry!r} holds no tensors; {_AGAIN}")
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise QartsrError(f"{path}: {entry}[{key!r}] is no tensor; get the file again")
-    stored_type(path, {value.dtype for value in found.values()})
-    return {key.removeprefix("unet.").removeprefix("vae."): value for key, value in named_tensors(path, found).items()}
+            raise QartsrError(f"{path}: {entry}[{key!r}] is no tensor; {_AGAIN}")
+    warn_of_coarse(path, {value.dtype for value in found.values()})
+    named = {key.removeprefix("unet.").removeprefix("vae."): value for key, value in named_tensors(path, found).items()}
+    return {key: value for key, value in named.items() if name == "unet" or not _LEFT_OUT.fullmatch(key)}
 
 
-def _part(path: Path, network: str, tensors: Mapping[str, torch.Tensor]) -> Part:
-    """Sort the keys of one network into LoRA factors and full weights."""
-    factors: dict[str, dict[str, torch.Tensor]] = {}
-    weights: dict[str, torch.Tensor] = {}
-    left_out = []
-    for key, value in tensors.items():
-        match = _LORA_KEY.fullmatch(key)
-        if match is None and "lora" in key:
-            raise QartsrError(f"{path}: cannot tell which layer {key!r} belongs to; name an unmodified osediff.pkl")
-        if match is None:
-            weights[key.replace(".base_layer.", ".")] = value
-        elif match["adapter"] in _LEFT_OUT_ADAPTERS[network]:
-            left_out.append(key)
-        elif match["factor"] in factors.setdefault(match["layer"], {}):
-            raise QartsrError(f"{path}: {match['layer']} has more than one adapter ({key}); one per layer is known")
+@torch.no_grad()
+def merge_(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add (alpha / r) B A to `weight`, (out, in, ...), in place; `a` is (r, in, ...), `b` (out, r, ...)."""
+    update = PEFT_ALPHA / len(a) * (b.float().flatten(1) @ a.float().flatten(1))
+    weight.add_(update.view(weight.shape).to(weight))
+
+
+class LoraLayer(nn.Module):
+    """A layer with a low-rank branch, base(x) + (alpha / r) B(A(x)), its tensors named as PEFT names them.
+
+    A starts normal with standard deviation 1 / r, B at zero, so that training starts from the base.
+
+    Args:
+        base: nn.Linear or nn.Conv2d (groups = 1); kept, not copied.
+        adapter: name in the tensors' keys, `lora_A.<adapter>.weight`.
+    """
+
+    def __init__(self, base: nn.Module, adapter: str, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if isinstance(base, nn.Conv2d):
+            shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
+            down = nn.Conv2d(base.in_channels, rank, base.kernel_size, **shape, bias=False)
+            up = nn.Conv2d(rank, base.out_channels, 1, bias=False)
         else:
-            factors[match["layer"]][match["factor"]] = value
-    adapters = {}
-    for layer, pair in factors.items():
-        for factor in "AB":
-            if factor not in pair:
-                raise QartsrError(f"{path}: {layer}.lora_{factor} is missing; get the file again")
-        adapters[layer] = Adapter(pair["A"], pair["B"])
-        if not adapters[layer].is_consistent:
-            shapes = f"{tuple(pair['A'].shape)} and {tuple(pair['B'].shape)}"
-            raise QartsrError(f"{path}: the LoRA factors of {layer} do not fit together, {shapes}; get the file again")
-    return Part(adapters, weights, tuple(left_out))
+            down = nn.Linear(base.in_features, rank, bias=False)
+            up = nn.Linear(rank, base.out_features, bias=False)
+        with torch.no_grad():
+            down.weight.copy_(torch.randn(down.weight.shape, generator=generator) / rank)
+            up.weight.zero_()
+        self.base_layer, self.adapter, self.scale = base, adapter, PEFT_ALPHA / rank
+        self.lora_A, self.lora_B = nn.ModuleDict({adapter: down}), nn.ModuleDict({adapter: up})
+        self.to(base.weight.device)
+
+    def forward(self, x: torch.Tensor, *ignored: object) -> torch.Tensor:
+        """As the base layer; further positional arguments (diffusers passes a scale) are not used."""
+        return self.base_layer(x) + self.scale * self.lora_B[self.adapter](self.lora_A[self.adapter](x))
 
 
-def _check_rank(path: Path, entry: str, stated: object, part: Part) -> None:
-    """The tensors' shapes give the rank; the stated one must not contradict them."""
-    for layer, adapter in part.adapters.items():
-        if stated is not None and adapter.rank != stated:
-            raise QartsrError(f"{path}: {layer} has rank {adapter.rank}, but {entry} is {stated}; get the file again")
+def attach_(network: nn.Module, targets: Mapping[str, str], rank: int, seed: int = 0) -> list[LoraLayer]:
+    """Give layers a low-rank branch, in place; returns them in the order of `targets`.
+
+    Args:
+        targets: full name of an nn.Linear or nn.Conv2d -> name of its adapter.
+        seed: of the branches' start.
+    """
+    generator, layers = torch.Generator().manual_seed(seed), []
+    for name, adapter in targets.items():
+        layers.append(LoraLayer(network.get_submodule(name), adapter, rank, generator))
+        network.set_submodule(name, layers[-1])
+    return layers
 
 
-def _check_lists(path: Path, content: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
-    """The layers that the file lists are those that it has tensors for."""
-    for network, part in parts.items():
-        entries = [entry for entry, owner in _LISTS.items() if owner == network and entry in content]
-        listed = {name.removeprefix("module."): entry for entry in entries for name in content[entry]}
-        for name, entry in listed.items():
-            if name not in part.adapters:
-                raise QartsrError(f"{path}: {entry} lists {name}, but its LoRA tensors are missing; get the file again")
-        for layer in part.adapters:
-            if entries and layer not in listed:
-                raise QartsrError(
-                    f"{path}: {layer} has LoRA tensors, but no list of layers names it; get the file again"
-                )
+def unet_targets(unet: nn.Module) -> dict[str, str]:
+    """Layers of the UNet that OSEDiff adapts -> adapter name: 258 of the full-size UNet's 282.
+
+    All but the time embedding and its projections.
+    """
+    adapters = (("down_blocks", "default_encoder"), ("conv_in", "default_encoder"))
+    adapters += (("up_blocks", "default_decoder"), ("conv_out", "default_decoder"), ("", "default_others"))
+    names = [name for name in _layers(unet) if "time_emb" not in name]
+    return {name: next(adapter for part, adapter in adapters if part in name) for name in names}
+
+
+def vae_targets(vae: nn.Module) -> dict[str, str]:
+    """Layers of the VAE that OSEDiff adapts: the whole encoder and quant_conv, 32 at full size."""
+    names = [name for name in _layers(vae) if name.startswith("encoder.") or name == "quant_conv"]
+    return dict.fromkeys(names, "default_encoder")
+
+
+def _layers(network: nn.Module) -> list[str]:
+    return [name for name, module in network.named_modules() if type(module) in (nn.Linear, nn.Conv2d)]
+
+
+def write_checkpoint(path: str | Path, unet: nn.Module, vae: nn.Module, extra: Mapping[str, Any]) -> Path:
+    """Write adapted networks (`attach_` by the targets above) in the layout of osediff.pkl, atomically.
+
+    Args:
+        extra: plain values; at least {"timestep": label T}.
+    """
+    content: dict[str, Any] = {"vae_lora_encoder_modules": _adapted(vae, "default_encoder")}
+    for part in ("encoder", "decoder", "others"):
+        content[f"unet_lora_{part}_modules"] = _adapted(unet, f"default_{part}")
+    for network, words in ((unet, ("lora", "conv_in")), (vae, ("lora",))):
+        name = "unet" if network is unet else "vae"
+        layer = next(module for module in network.modules() if isinstance(module, LoraLayer))
+        content[f"rank_{name}"] = len(layer.lora_A[layer.adapter].weight)
+        state = network.state_dict().items()
+        content[f"state_dict_{name}"] = {k: v.float().cpu() for k, v in state if any(word in k for word in words)}
+    content[EXTRA] = dict(extra)
+    return write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+def _adapted(network: nn.Module, adapter: str) -> list[str]:
+    modules = network.named_modules()
+    return [name for name, module in modules if isinstance(module, LoraLayer) and module.adapter == adapter]

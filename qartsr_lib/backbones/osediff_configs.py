@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
+
+from qartsr_lib.backbones import schedule
 
 UNET_CONFIG = {
     "sample_size": 64,
@@ -47,9 +48,9 @@ VAE_CONFIG = {
 #: What Eq. (6) rests on; a base model with another schedule is not the one OSEDiff was trained from.
 SCHEDULER_CONFIG = {
     "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "num_train_timesteps": 1000,
+    "beta_start": schedule.BETA_START,
+    "beta_end": schedule.BETA_END,
+    "num_train_timesteps": schedule.NUM_STEPS,
     "prediction_type": "epsilon",
 }
 
@@ -57,7 +58,7 @@ PROMPT_TOKENS = 77
 
 
 def build_unet(config: Mapping[str, object] = UNET_CONFIG, device: str = "cpu") -> UNet2DConditionModel:
-    """An untrained UNet on (N, 4, h, w); on the device "meta" it has shapes and no memory."""
+    """An untrained UNet on (N, 4, h, w); on the device "meta" without memory."""
     with torch.device(device):
         return UNet2DConditionModel(**config)
 
@@ -66,21 +67,3 @@ def build_vae(config: Mapping[str, object] = VAE_CONFIG, device: str = "cpu") ->
     """An untrained VAE, (N, 3, 8h, 8w) <-> (N, 4, h, w); on the device "meta" without memory."""
     with torch.device(device):
         return AutoencoderKL(**config)
-
-
-@torch.no_grad()
-def fill_randomly_(network: nn.Module, device: str = "cpu", seed: int = 0) -> nn.Module:
-    """Give a network of the meta device random weights that keep the size of what flows through.
-
-    Weights are uniform with variance 1 / fan-in, normalizations the identity, biases zero. This is
-    for measuring time and memory, which do not depend on the values.
-    """
-    network.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim > 1:
-                parameter.uniform_(-1, 1, generator=generator).mul_((3 / parameter[0].numel()) ** 0.5)
-            else:
-                parameter.fill_(1.0 if name == "weight" else 0.0)
-    return network

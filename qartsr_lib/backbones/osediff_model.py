@@ -1,7 +1,6 @@
 """OSEDiff at inference: preprocessing, tiles, posterior, and the one UNet call.
 
-Source: OSEDiff's released `test_osediff.py` and `osediff.py` (arXiv:2406.08177). What is done
-otherwise, because the script is wrong or cannot be repeated there, is listed in DEVIATIONS.md.
+Source: OSEDiff's released `test_osediff.py` and `osediff.py` (arXiv:2406.08177); DEVIATIONS.md lists what differs.
 """
 
 from __future__ import annotations
@@ -28,11 +27,9 @@ class Inference:
     """How an image is taken through the networks.
 
     Attributes:
-        tile: side of the UNet's tiles in latent positions (8 pixels each); a latent of at most
-            tile x tile positions is not cut.
-        overlap: of neighbouring UNet tiles.
-        encoder_tile, encoder_overlap, encoder_whole: of the VAE's encoder in pixels; images whose
-            longer side is at most `encoder_whole` are not cut.
+        tile, overlap: of the UNet's tiles in latent positions (8 pixels); a latent of tile x tile positions is not cut.
+        encoder_tile, encoder_overlap, encoder_whole: of the VAE's encoder in pixels; images whose longer side is at
+            most `encoder_whole` are not cut.
         decoder_tile, decoder_overlap, decoder_whole: the same for the decoder, in latent positions.
         posterior: z_L is the posterior's "mode", or a "sample" (as in the released script).
         seed: of the sample; the same image always gets the same one.
@@ -60,14 +57,11 @@ class Inference:
 
 @ARCHITECTURES.register("osediff")
 class OSEDiff(OneStepSR):
-    """OSEDiff on Stable Diffusion 2.1-base, LoRA merged: 949.6 M parameters.
+    """OSEDiff on Stable Diffusion 2.1-base, LoRA merged and conv_in replaced: 949.6 M parameters.
 
     Args:
         timestep: label T that the weights were trained at; T = 1000 for the released ones.
-        vae, unet: with the LoRA merged and conv_in replaced.
         prompt_embedding: (1, 77, 1024), constant.
-        inference: sizes of tiles and the like.
-        weights_sha256: hash of the sources, for run records.
     """
 
     colour_fix = "adain"
@@ -107,11 +101,8 @@ class OSEDiff(OneStepSR):
             lambda part: self.vae.encode(part).latent_dist.parameters, signed, tile, how.encoder_overlap, scale
         )
         posterior = DiagonalGaussianDistribution(moments)
-        if how.posterior == "sample":
-            # drawn on the CPU, so that all devices draw the same
-            z_l = posterior.sample(torch.Generator().manual_seed(how.seed))
-        else:
-            z_l = posterior.mode()
+        generator = torch.Generator().manual_seed(how.seed)  # of the CPU, so that all devices draw the same
+        z_l = posterior.sample(generator) if how.posterior == "sample" else posterior.mode()
         return z_l * self.vae.config.scaling_factor
 
     def predict_noise(self, z_l: torch.Tensor) -> torch.Tensor:
@@ -132,8 +123,8 @@ class OSEDiff(OneStepSR):
     def prepare(self, lq: torch.Tensor) -> torch.Tensor:
         """LQ image (N, 3, h, w) in [0, 1] -> network input, as the released script makes it.
 
-        Enlarged where a side is under `smallest`, upscaled four times by Pillow's bicubic filter in
-        8 bits, then padded by reflection to a multiple of 8 (the script rescales instead).
+        Enlarged where a side is under `smallest`, upscaled four times by Pillow's bicubic filter in 8 bits, then padded
+        by reflection to a multiple of 8 (the script rescales instead).
         """
         height, width = self.working_size(*lq.shape[-2:])
         if (height, width) != tuple(lq.shape[-2:]):

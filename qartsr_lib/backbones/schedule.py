@@ -18,11 +18,7 @@ PAPER_TIMESTEPS = (1000, 500, 1)
 
 
 def timestep_index(timestep: int) -> int:
-    """Index into the schedule of a timestep label: T = 1000, 500, 1 are 999, 499, 0.
-
-    Raises:
-        QartsrError: the label is outside 1..1000.
-    """
+    """Index into the schedule of a timestep label: T = 1000, 500, 1 are 999, 499, 0; QartsrError outside 1..1000."""
     if not 1 <= timestep <= NUM_STEPS:
         raise QartsrError(f"timestep {timestep}: outside 1..{NUM_STEPS}; choose a label such as 1000, 500 or 1")
     return timestep - 1
@@ -41,12 +37,22 @@ def alpha(timestep: int) -> float:
 
 
 def estimate_z_h(z_l: torch.Tensor, eps: torch.Tensor, timestep: int) -> torch.Tensor:
-    """z_H = (z_L - sqrt(1 - alpha_T) eps) / sqrt(alpha_T): QArtSR Eq. (6).
-
-    Args:
-        z_l: latent of the low-resolution image, (N, C, h, w).
-        eps: predicted noise, same shape.
-        timestep: label 1..1000.
-    """
+    """z_H = (z_L - sqrt(1 - alpha_T) eps) / sqrt(alpha_T): QArtSR Eq. (6), shapes (N, C, h, w), label T 1..1000."""
     a = alpha(timestep)
     return (z_l - (1.0 - a) ** 0.5 * eps) / a**0.5
+
+
+def _alphas(index: torch.Tensor) -> torch.Tensor:
+    return alphas_cumprod()[index.cpu()].float().view(-1, 1, 1, 1).to(index.device)
+
+
+def add_noise(z: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """sqrt(alpha_t) z + sqrt(1 - alpha_t) eps at the schedule's indices (N,)."""
+    a = _alphas(index)
+    return a.sqrt() * z + (1 - a).sqrt() * eps
+
+
+def clean(noisy: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The clean latent that `noisy` is made of if its noise is `eps`."""
+    a = _alphas(index)
+    return (noisy - (1 - a).sqrt() * eps) / a.sqrt()

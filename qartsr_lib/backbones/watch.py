@@ -19,22 +19,21 @@ STAGES = {
 
 
 def watch_(model: OneStepSR, weights: object) -> None:
-    """Let `model` raise Diverged, in place, as soon as a stage's output is not finite.
+    """Let `model`, loaded from `weights`, raise Diverged, in place, as soon as a stage's output is not finite.
 
     Codes know no NaN, and infinity is cut off with all that is out of range: at the end neither need be seen any more.
-
-    Args:
-        weights: what the model was loaded from, for the message.
     """
+
+    def watched(compute: Callable[..., torch.Tensor], what: str) -> Callable[..., torch.Tensor]:
+        def checked(*inputs: torch.Tensor) -> torch.Tensor:
+            output = compute(*inputs)
+            if not torch.isfinite(output).all():
+                raise Diverged(
+                    f"{what} is not finite (NaN or infinity); weights {weights}: use sound ones or more bits"
+                )
+            return output
+
+        return checked
+
     for stage, what in STAGES.items():
-        setattr(model, stage, _watched(getattr(model, stage), what, weights))
-
-
-def _watched(compute: Callable[..., torch.Tensor], what: str, weights: object) -> Callable[..., torch.Tensor]:
-    def watched(*inputs: torch.Tensor) -> torch.Tensor:
-        output = compute(*inputs)
-        if not torch.isfinite(output).all():
-            raise Diverged(f"{what} is not finite (NaN or infinity); weights {weights}: use sound ones or more bits")
-        return output
-
-    return watched
+        setattr(model, stage, watched(getattr(model, stage), what))

@@ -16,8 +16,7 @@ from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_ra
 from qartsr_lib.methods.lsq import StepLayer
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLinear
-from qartsr_lib.training.finetuning.parts import LATENT, NOISE, PIXELS, everything
-from qartsr_lib.training.finetuning.phases import Phase
+from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Phase, everything
 
 LORA_SHARE = 1 / 2500
 """Learning rate of A and B over the mean step size of the layer's weight (train_efficientdm.py)."""

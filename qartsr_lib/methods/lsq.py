@@ -20,8 +20,7 @@ from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantL
 from qartsr_lib.quant.learned import power_of_two
 from qartsr_lib.quant.primitives import SCALE_FLOOR
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
-from qartsr_lib.training.finetuning.parts import everything
-from qartsr_lib.training.finetuning.phases import Phase, Term
+from qartsr_lib.training.finetuning.phases import Phase, Term, everything
 
 
 class StepQuantizer(Quantizer):

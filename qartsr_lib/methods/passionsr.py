@@ -23,8 +23,7 @@ from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig, QuantConv2d, QuantLinear
 from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
-from qartsr_lib.training.finetuning.parts import LATENT, NOISE, PIXELS, Z_H, three_parts
-from qartsr_lib.training.finetuning.phases import Phase, split
+from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Z_H, Phase, split, three_parts
 
 
 class EquivalentLayer(ChannelScaledLayer):

@@ -13,8 +13,7 @@ from torch import nn
 
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.lsq import LSQ
-from qartsr_lib.training.finetuning.parts import LATENT, NOISE, PIXELS, everything
-from qartsr_lib.training.finetuning.phases import Phase
+from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Phase, everything
 
 
 class QDM(LSQ):

@@ -18,11 +18,9 @@ from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import quant_modules
-from qartsr_lib.training.finetuning.batches import batches_of
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.training.finetuning.parts import losses_of
-from qartsr_lib.training.finetuning.phases import Phase
+from qartsr_lib.training.finetuning.phases import Phase, batches_of, losses_of
 
 DEFAULT_IMAGE_LOSS = "vae-features+mse"
 TEACHERS = ("float32", "bfloat16")

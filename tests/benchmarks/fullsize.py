@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import load_backbone, parameter_count
-from qartsr_lib.backbones.lora import attach_
+from qartsr_lib.backbones.osediff import EMPTY_EMBEDDING
+from qartsr_lib.backbones.osediff_checkpoint import attach_, unet_targets, vae_targets, write_checkpoint
 from qartsr_lib.backbones.osediff_configs import (
     PROMPT_TOKENS,
     UNET_CONFIG,
     VAE_CONFIG,
     build_unet,
     build_vae,
-    fill_randomly_,
 )
 from qartsr_lib.backbones.osediff_model import OSEDiff
-from qartsr_lib.backbones.osediff_prompt import EMPTY_EMBEDDING
-from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets, write_checkpoint
 from qartsr_lib.base import paths, provenance
 from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
@@ -41,6 +40,24 @@ SIDE = 128
 LIMIT_GIB = 24
 RANDOM = "random"  # in the place of the weights' hash
 RECORD = "osediff_fullsize_cpu.json"
+
+
+@torch.no_grad()
+def fill_randomly_(network: nn.Module, device: str = "cpu", seed: int = 0) -> nn.Module:
+    """Give a network of the meta device random weights that keep the size of what flows through.
+
+    Weights are uniform with variance 1 / fan-in, normalizations the identity, biases zero. This is
+    for measuring time and memory, which do not depend on the values.
+    """
+    network.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim > 1:
+                parameter.uniform_(-1, 1, generator=generator).mul_((3 / parameter[0].numel()) ** 0.5)
+            else:
+                parameter.fill_(1.0 if name == "weight" else 0.0)
+    return network
 
 
 def random_osediff(

@@ -27,10 +27,9 @@ from qartsr_lib.base.options import positive
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.profiles import get_profile
-from qartsr_lib.training.finetuning.batches import batches_of
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, Record
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.training.finetuning.phases import Phase, block_groups
+from qartsr_lib.training.finetuning.phases import Phase, batches_of, block_groups
 from tests.benchmarks import fullsize
 
 METHOD, IMAGE_LOSS = "qartsr", "vae-features+mse"

@@ -1,4 +1,4 @@
-"""Training batches cut from a folder of photographs: a pure function of (seed, step), so training can resume."""
+"""Training batches cut from photographs: a pure function of (seed, step), so that training can resume."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from qartsr_lib.base.progress import progress
 from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import from_uint8, read_image, resize_bicubic, to_uint8, upscale_bicubic
 
+CROP = 64
+REALISTIC_SHARE = 0.25
+"""Of the crops, degraded by the second-order pipeline; the rest bicubic."""
 #: Photographs are also offered shrunk: smaller copies are sharper and carry finer structure.
 SHRINK_FACTORS = (1.0, 0.8, 0.6)
 
@@ -23,22 +26,18 @@ class Crops:
     Args:
         paths: images; those smaller than `size` are left out.
         size: side of the HR crops in pixels, a multiple of 16.
-        realistic_share: fraction of the crops degraded by the second-order pipeline, the rest bicubic.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, realistic_share: float = 0.25) -> None:
-        self.size, self.realistic_share = size, realistic_share
-        self._images: list[np.ndarray] = []
+    def __init__(self, paths: Sequence[Path], size: int = CROP) -> None:
+        self.size, self._images = size, []
         for path in progress(paths, "reading photographs"):
-            self._add(read_image(path))
+            image = read_image(path)
+            for factor in SHRINK_FACTORS:
+                height, width = (round(side * factor) for side in image.shape[-2:])
+                if min(height, width) >= size:
+                    self._images.append(to_uint8(image if factor == 1.0 else resize_bicubic(image, height, width)))
         if not self._images:
             raise QartsrError(f"no image is at least {size}x{size} pixels; name a folder with larger images")
-
-    def _add(self, image: torch.Tensor) -> None:
-        for factor in SHRINK_FACTORS:
-            height, width = (round(side * factor) for side in image.shape[-2:])
-            if min(height, width) >= self.size:
-                self._images.append(to_uint8(image if factor == 1.0 else resize_bicubic(image, height, width)))
 
     def hr(self, count: int, seed: int, step: int) -> torch.Tensor:
         """`count` HR crops, randomly flipped and turned: (count, 3, size, size) in [0, 1]."""
@@ -49,12 +48,11 @@ class Crops:
         """`count` pairs (HR crop, upscaled LQ crop), both (count, 3, size, size) in [0, 1]."""
         hr = self.hr(count, seed, step)
         rng = np.random.default_rng((seed, step, 1))
-        lq = [self._degrade(crop[None], rng) for crop in hr]
+        lq = []
+        for crop in hr:
+            kind = "realistic" if rng.random() < REALISTIC_SHARE else "bicubic"
+            lq.append(degrade(crop[None], kind, int(rng.integers(2**31))))
         return hr, upscale_bicubic(torch.cat(lq))
-
-    def _degrade(self, crop: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        kind = "realistic" if rng.random() < self.realistic_share else "bicubic"
-        return degrade(crop, kind, int(rng.integers(2**31)))
 
     def _crop(self, rng: np.random.Generator) -> np.ndarray:
         image = self._images[rng.integers(len(self._images))]

@@ -1,10 +1,9 @@
 """A head start for the VAE: its encoder begins as a 4x4 block cosine transform, its decoder as block colours.
 
-From a random start, training stays for hundreds of steps on a plateau where the VAE transmits
-brightness but no colour, and keeps losing half of the fine structure long after. A convolutional
-VAE can hold a linear transform, because silu(x) - silu(-x) = x: each coefficient travels as the pair
-(+c, -c) to the last normalization, and the last convolution takes the difference. (Up to scale and
-offset: the normalization scales, and biases keep their random start.)
+From a random start, training stays for hundreds of steps on a plateau without colour, and keeps losing half of the fine
+structure long after. A convolutional VAE can hold a linear transform, because silu(x) - silu(-x) = x: each coefficient
+travels as the pair (+c, -c) to the last normalization, and the last convolution takes the difference (up to scale and
+offset: the normalization scales, and biases keep their random start).
 """
 
 from __future__ import annotations
@@ -50,7 +49,9 @@ def start_as_block_transform(vae: AutoencoderKL) -> None:
             if module.conv_shortcut is not None:
                 _pass_on(module.conv_shortcut, min(module.in_channels, module.out_channels))
     _start_encoder(vae.encoder, block_transform(latents))
-    _start_moments(vae.quant_conv, latents)
+    _pass_on(vae.quant_conv, latents)
+    vae.quant_conv.weight[latents:].mul_(0.1)
+    vae.quant_conv.bias[latents:].fill_(_POSTERIOR_LOGVAR)
     _pass_on(vae.post_quant_conv, latents)
     _start_decoder(vae.decoder, latents)
 
@@ -70,12 +71,6 @@ def _start_encoder(encoder: nn.Module, basis: torch.Tensor) -> None:
                 combine.weight[:latents, tap, upper, left] = weight
                 combine.weight[latents : 2 * latents, tap, upper, left] = -weight
     _difference(encoder.conv_out, latents, latents, 1.0)
-
-
-def _start_moments(conv: nn.Conv2d, latents: int) -> None:
-    _pass_on(conv, latents)
-    conv.weight[latents:].mul_(0.1)
-    conv.bias[latents:].fill_(_POSTERIOR_LOGVAR)
 
 
 def _start_decoder(decoder: nn.Module, latents: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,11 +13,10 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from qartsr_lib.base.atomic import write_atomically
-from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
+from qartsr_lib.training.states import append_line, save_state, saved_state
 
 T = TypeVar("T")
 
@@ -56,27 +53,28 @@ def train(
 ) -> None:
     """Minimize `loss(batch(step), step)` over `parameters`, continuing from `folder`/checkpoint.pt when it is there.
 
-    The state of `model` after the call is that of the last step, whether or not the run was
-    interrupted: batches depend on the step alone. `folder`/history.jsonl gets a line per
-    validation with the mean loss since the line before.
-
-    Raises:
-        QartsrError: the checkpoint cannot be read or does not fit.
+    An interrupted run ends with the same weights, as batches depend on the step alone. `folder`/history.jsonl gets a
+    line per validation with the mean loss since the line before.
 
     Args:
         model: whose state_dict is checkpointed.
         parameters: what the optimizer updates; training runs on their device.
         batch: step -> training data, made in float32.
         loss: data, step -> scalar loss, computed under bfloat16 autocast.
+
+    Raises:
+        QartsrError: the checkpoint cannot be read or does not fit.
     """
     parameters = [parameter.requires_grad_(True) for parameter in parameters]
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    checkpoint = folder / "checkpoint.pt"
-    first = _resume(checkpoint, model, optimizer)
-    losses: list[float] = []
-    started = time.monotonic()
-    steps = range(first, schedule.steps)
+    checkpoint, first = folder / "checkpoint.pt", 0
+    if checkpoint.exists():
+        with saved_state(checkpoint) as state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            first = state["step"]
+    losses, started, steps = [], time.monotonic(), range(first, schedule.steps)
     for step, data in zip(steps, progress(_prefetched(batch, steps, device), label), strict=True):
         with torch.autocast(device.type, dtype=torch.bfloat16):
             value = loss(_moved(data, device), step)
@@ -90,36 +88,12 @@ def train(
         done = step + 1
         if done % schedule.validate_every == 0 or done == schedule.steps:
             record = {"step": done, "loss": sum(losses) / len(losses), "seconds": round(time.monotonic() - started, 1)}
-            _log(folder / "history.jsonl", record | (validate() if validate else {}))
+            append_line(folder / "history.jsonl", record | (validate() if validate else {}))
             losses.clear()
         if done % schedule.checkpoint_every == 0 or done == schedule.steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-            write_atomically(checkpoint, lambda path, state=state: torch.save(state, path))
+            save_state(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done})
     for parameter in parameters:
         parameter.requires_grad_(False)
-
-
-def _resume(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load a checkpoint if there is one; returns the number of steps already done."""
-    if not checkpoint.exists():
-        return 0
-    try:
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise QartsrError(
-            f"{checkpoint}: damaged, or of another version; remove it to train this stage anew"
-        ) from error
-    return state["step"]
-
-
-class _Steps(Dataset):
-    def __init__(self, batch: Callable[[int], T]) -> None:
-        self.batch = batch
-
-    def __getitem__(self, step: int) -> T:
-        return self.batch(step)
 
 
 def _prefetched(batch: Callable[[int], T], steps: range, device: torch.device) -> DataLoader:
@@ -130,7 +104,7 @@ def _prefetched(batch: Callable[[int], T], steps: range, device: torch.device) -
     workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
     if "fork" not in multiprocessing.get_all_start_methods():
         workers = 0
-    return DataLoader(_Steps(batch), batch_size=None, sampler=steps, num_workers=workers)
+    return DataLoader(steps, batch_size=None, collate_fn=batch, num_workers=workers)
 
 
 def _moved(data: T, device: torch.device) -> T:
@@ -138,9 +112,3 @@ def _moved(data: T, device: torch.device) -> T:
     if isinstance(data, torch.Tensor):
         return data.to(device, non_blocking=True)
     return tuple(item.to(device, non_blocking=True) for item in data)
-
-
-def _log(path: Path, record: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones import schedule as noise
 from qartsr_lib.backbones.base import OneStepSR, Stages
-from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
+from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.training.embedded.crops import Crops
 from qartsr_lib.training.embedded.initial import start_as_block_transform
 from qartsr_lib.training.embedded.loop import Schedule, train
 
 LATENT_WEIGHT = 0.3  # on the distance of z_H to the latents that the decoder was made for; DEVIATIONS.md
 KL_WEIGHT = 1e-4  # on the KL divergence per image value; keeps latents bounded, hardly blurs
+State = Mapping[str, torch.Tensor]
 Validate = Callable[[OneStepSR], dict[str, float]]
 
 
-def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str = "cpu") -> AutoencoderKL:
+def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str) -> State:
     """Pretrain the VAE to reconstruct HR crops and upscaled LQ crops: L1 + KL_WEIGHT x KL, images in [-1, 1].
 
-    LQ crops are a third of each batch, because the encoder will see such images only.
-
-    Returns:
-        The VAE with `config.scaling_factor` = 1 / standard deviation of the HR latents.
+    LQ crops, which alone the encoder will see, are a third of each batch. The state has a `scaling_factor` as well,
+    1 / standard deviation of the HR latents.
     """
     torch.manual_seed(schedule.seed)
     vae = build_vae()
@@ -52,41 +51,33 @@ def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str = "cpu
     train(vae, vae.parameters(), batch, loss, schedule, folder, "VAE")
     with torch.no_grad():
         latents = vae.encode(_signed(crops.hr(64, schedule.seed, schedule.steps)).to(device)).latent_dist.mode()
-    vae.register_to_config(scaling_factor=float(1.0 / latents.std()))
-    return vae
+    return vae.state_dict() | {"scaling_factor": (1.0 / latents.std()).cpu()}
 
 
-def train_prior(vae: AutoencoderKL, crops: Crops, schedule: Schedule, folder: Path) -> UNet2DConditionModel:
+def train_prior(vae: State, crops: Crops, schedule: Schedule, folder: Path, device: str) -> State:
     """Pretrain the UNet as Stable Diffusion's is: predict the noise added to HR latents at a random t."""
+    frozen = build_vae(vae).eval().requires_grad_(False)
     torch.manual_seed(schedule.seed)
     unet = build_unet()
-    model = OneStepSR("prior", 1000, vae.eval().requires_grad_(False), unet, build_prompt_embedding())
-    model.to(vae.device, memory_format=torch.channels_last)
-
-    def batch(step: int) -> torch.Tensor:
-        return crops.hr(schedule.batch_size, schedule.seed, step)
+    model = OneStepSR("prior", 1000, frozen, unet, build_prompt_embedding())
+    model.to(device, memory_format=torch.channels_last)
 
     def loss(hr: torch.Tensor, step: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
             latents = model.encode(hr).float()
         index = torch.randint(noise.NUM_STEPS, (len(latents),), generator=generator)
-        alpha = noise.alphas_cumprod()[index].float().view(-1, 1, 1, 1).to(latents)
-        eps = torch.randn(latents.shape, generator=generator).to(latents)
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * eps
+        index, eps = index.to(latents.device), torch.randn(latents.shape, generator=generator).to(latents)
         prompt = model.prompt_embedding.expand(len(latents), -1, -1)
-        return F.mse_loss(unet(noisy, index.to(noisy.device), prompt).sample.float(), eps)
+        return F.mse_loss(unet(noise.add_noise(latents, eps, index), index, prompt).sample.float(), eps)
 
+    batch = partial(crops.hr, schedule.batch_size, schedule.seed)
     train(unet, unet.parameters(), batch, loss, schedule, folder, "initial UNet")
-    return unet
+    return unet.state_dict()
 
 
 class OutputGain(nn.Module):
-    """conv_out followed by a constant factor, so that its weights train at one scale for every T.
-
-    With scaled input the noise that moves z_H by one unit is sqrt(alpha_T / (1 - alpha_T)): 0.07 at
-    T = 1000 and 34 at T = 1. `folded` multiplies the factor into the convolution afterwards.
-    """
+    """conv_out followed by a constant factor (`noise_per_unit`), so that its weights train at one scale for every T."""
 
     def __init__(self, conv: nn.Conv2d, gain: float) -> None:
         super().__init__()
@@ -97,13 +88,14 @@ class OutputGain(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> nn.Conv2d:
+        """The convolution with the factor multiplied into it."""
         self.conv.weight.mul_(self.gain)
         self.conv.bias.mul_(self.gain)
         return self.conv
 
 
 def noise_per_unit(timestep: int) -> float:
-    """sqrt(alpha_T / (1 - alpha_T)), the noise that moves a scaled recipe's z_H by one unit."""
+    """The noise that moves a scaled recipe's z_H by one unit: 0.07 at T = 1000 and 34 at T = 1."""
     alpha = noise.alpha(timestep)
     return (alpha / (1.0 - alpha)) ** 0.5
 
@@ -119,39 +111,51 @@ def keep_float32(module: nn.Module) -> None:
     module.forward = float32_forward
 
 
-def train_warm_up(
-    vae: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    timesteps: tuple[int, ...],
-    crops: Crops,
-    schedule: Schedule,
-    folder: Path,
-) -> UNet2DConditionModel:
-    """The scaled recipe's common start for all T: restore latents, T drawn anew for each step.
+def train_warm_up(vae: State, prior: State, crops: Crops, schedule: Schedule, folder: Path, device: str) -> State:
+    """The scaled recipe's common start for all T: restore latents, at the paper's T in turn.
 
-    conv_out starts at zero, so that every T starts from the VAE's identity, z_H = z_L. The loss is
-    taken on latents, without the decoder: a fifth of the cost of a step on images. The returned
-    UNet's conv_out is not folded: it predicts noise / `noise_per_unit(T)`.
+    conv_out starts at zero, so that every T starts from the VAE's identity, z_H = z_L. The loss is on latents, at a
+    fifth of the cost of images. conv_out of the result is not folded: it predicts noise / `noise_per_unit(T)`.
     """
+    frozen, unet = build_vae(vae).eval().requires_grad_(False), build_unet(prior)
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
-    model = OneStepSR("warm-up", 1000, vae.eval().requires_grad_(False), unet, build_prompt_embedding(), scaled=True)
-    model.to(vae.device)
-
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return crops.pairs(schedule.batch_size, schedule.seed, step)
+    model = OneStepSR("warm-up", 1000, frozen, unet, build_prompt_embedding(), scaled=True)
+    model.to(device, memory_format=torch.channels_last)
 
     def loss(pair: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         hr, upscaled = pair
-        timestep = timesteps[step % len(timesteps)]
+        timestep = noise.PAPER_TIMESTEPS[step % len(noise.PAPER_TIMESTEPS)]
         with torch.no_grad():
             z_l, z_h = model.encode(torch.cat([upscaled, hr])).float().chunk(2)
         prompt = model.prompt_embedding.expand(len(z_l), -1, -1)
         unit_noise = unet(z_l * noise.alpha(timestep) ** 0.5, noise.timestep_index(timestep), prompt).sample
         return F.l1_loss(z_l - unit_noise.float(), z_h)
 
+    batch = partial(crops.pairs, schedule.batch_size, schedule.seed)
     train(unet, unet.parameters(), batch, loss, schedule, folder, "scaled warm-up")
-    return unet
+    return unet.state_dict()
+
+
+def train_recipe(
+    recipe: str,
+    timestep: int,
+    vae: State,
+    start: State,
+    validate: Validate | None,
+    crops: Crops,
+    schedule: Schedule,
+    folder: Path,
+    device: str,
+) -> State:
+    """What `recipe` trains for one T, from the VAE and the UNet's `start`."""
+    kind = RECIPES[recipe]
+    parts = build_vae(vae), build_unet(start), build_prompt_embedding()
+    model = OneStepSR(recipe, timestep, *parts, scaled=kind.scaled)
+    model.to(device, memory_format=torch.channels_last)
+    train_one_step(model, crops, schedule, folder, validate, kind.trains_encoder)
+    trained = ("unet.", "vae.encoder.", "vae.quant_conv.") if kind.trains_encoder else ("unet.",)
+    return {key: value for key, value in model.state_dict().items() if key.startswith(trained)}
 
 
 def train_one_step(
@@ -164,8 +168,8 @@ def train_one_step(
 ) -> OneStepSR:
     """Train one recipe at one T by `restoration_loss`, with latents of the VAE as it is at the start.
 
-    UNet and, if asked, encoder train at one learning rate; the decoder never changes. With scaled
-    input, the UNet's conv_out is taken to predict noise / `noise_per_unit(T)` at the start.
+    UNet and, if asked, encoder train at one learning rate; the decoder never changes. With scaled input, the UNet's
+    conv_out is taken to predict noise / `noise_per_unit(T)` at the start.
     """
     torch.manual_seed(schedule.seed)
     model.requires_grad_(False)
@@ -177,17 +181,14 @@ def train_one_step(
         parameters += [*model.vae.encoder.parameters(), *model.vae.quant_conv.parameters()]
     keep_float32(model.unet.conv_out)
 
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return crops.pairs(schedule.batch_size, schedule.seed, step)
-
     def loss(pair: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         hr, upscaled = pair
         with torch.no_grad():
             target = pretrained.encode(hr)
         return restoration_loss(model.stages(upscaled), hr, target)
 
-    label = f"{model.name} T={model.timestep}"
-    train(model, parameters, batch, loss, schedule, folder, label, (lambda: validate(model)) if validate else None)
+    batch, label = partial(crops.pairs, schedule.batch_size, schedule.seed), f"{model.name} T={model.timestep}"
+    train(model, parameters, batch, loss, schedule, folder, label, partial(validate, model) if validate else None)
     del model.unet.conv_out.forward  # back to the method of its class
     if model.scaled:
         model.unet.conv_out = model.unet.conv_out.folded()
@@ -197,8 +198,8 @@ def train_one_step(
 def restoration_loss(stages: Stages, hr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 of image to `hr` + LATENT_WEIGHT x L1 of z_H to `target`, `hr`'s latent in the pretrained VAE.
 
-    The second term plays the part of OSEDiff's VSD regularizer (arXiv:2406.08177): the decoder's
-    normalizations hide z_H's scale, so that the image alone lets it drift without bound.
+    The second term plays the part of OSEDiff's VSD regularizer: the decoder's normalizations hide z_H's scale, so that
+    the image alone lets it drift without bound.
     """
     return F.l1_loss(stages.image.float(), hr) + LATENT_WEIGHT * F.l1_loss(stages.z_h.float(), target.float())
 

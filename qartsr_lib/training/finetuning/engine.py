@@ -18,12 +18,11 @@ from qartsr_lib.backbones.steps import in_bfloat16, steps
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.quant.states import QuantModule, QuantState, quant_modules
-from qartsr_lib.training.finetuning.checkpoint import load_checkpoint, save_checkpoint
-from qartsr_lib.training.finetuning.flow_store import default_store
-from qartsr_lib.training.finetuning.flows import Flows
+from qartsr_lib.training.finetuning.flows import Flows, FlowStore, Network
 from qartsr_lib.training.finetuning.losses import ImageLoss
-from qartsr_lib.training.finetuning.objective import Network, Objective
+from qartsr_lib.training.finetuning.phase_loss import PhaseLoss
 from qartsr_lib.training.finetuning.phases import Phase
+from qartsr_lib.training.states import save_state, saved_state
 
 Record = dict[str, float]
 LARGE = 10**8
@@ -39,7 +38,7 @@ class FinetuneConfig:
         decay: share of all images over which the rates fall linearly to zero, at the end.
         seed: of the order of the batches.
         cache: compute what does not change once; False is the plain loop, for comparison.
-        recompute: spare memory, see Objective; None where the network has more than LARGE parameters. Same bits.
+        recompute: spare memory, see PhaseLoss; None where the network has more than LARGE parameters. Same bits.
         teacher: "bfloat16" runs the teacher under autocast; what it gives stays float32.
         image_loss: name of the image loss, so that another one's checkpoint is not continued.
     """
@@ -54,14 +53,11 @@ class FinetuneConfig:
 
 
 class Finetuner:
-    """Trains the tuned parameters of a quantized copy towards the full-precision network.
+    """Trains the tuned parameters of `student`, a calibrated, quantized copy of `teacher`, in place.
 
     Args:
-        teacher: full precision, not changed.
-        student: a calibrated, quantized copy; trained in place.
         batches: LQ images, (N, 3, h, w) each; all batches are used in turn, in shuffled order.
         image_loss: for "image" terms.
-        config: learning rates and options.
         label: of the progress bar.
         checkpoint: file that keeps the state after every phase; a run of the same plan continues there.
 
@@ -94,7 +90,7 @@ class Finetuner:
             raise QartsrError(f"{label}: no learning rate for parameters of kind {unknown[0]!r}; add it to the rates")
         groups = [{"params": tuned, "lr": rates[kind], "peak": rates[kind]} for kind, tuned in self.parameters.items()]
         self.optimizer = torch.optim.Adam(groups, fused=True)
-        self.store = default_store() if config.cache else None
+        self.store = FlowStore() if config.cache else FlowStore(0, 0)
         self.recompute = is_large(student) if config.recompute is None else config.recompute
 
     def run(self, phases: Sequence[Phase]) -> list[Record]:
@@ -124,8 +120,7 @@ class Finetuner:
     def schedule(self, phases: Sequence[Phase]) -> list[list[int]]:
         """Numbers of the batches of every phase: all of them shuffled, again and again.
 
-        A phase ends as soon as all images planned up to its end have passed, so that whole batches
-        never add up to more than the plan and a part of one batch.
+        A phase ends as soon as all images planned up to its end have passed: never more than a part of a batch late.
         """
         schedule, planned, passed = [], 0, 0
         sizes = [len(batch) for batch in self.network.upscaled]
@@ -142,44 +137,43 @@ class Finetuner:
     def steps(self, phases: Sequence[Phase], done: int = 0, history: Sequence[Record] = ()) -> Iterator[Record]:
         """Carry out `phases` from number `done` on, a step whenever the next record is asked for.
 
-        Args:
-            history: records of the phases before; the caller appends what this yields.
+        `history` has the records of the phases before; the caller appends what this yields.
         """
         schedule = self.schedule(phases)
-        targets = Flows(
-            self.teacher_network.chain, self.network.upscaled, self._wanted(phases[done:], phases), self.store
-        )
+        targets = Flows(self.teacher_network, self._wanted(phases, done), self.store)
         sizes = [len(batch) for batch in self.network.upscaled]
-        total, passed = sum(sizes[batch] for order in schedule for batch in order), _passed(history)
+        total = sum(sizes[batch] for order in schedule for batch in order)
+        passed = int(history[-1]["images"]) if history else 0
         for number in range(done, len(phases)):
-            targets.narrow(self._wanted(phases[number:], phases))
-            objective = self._objective(phases, number, targets)
+            targets.narrow(self._wanted(phases, number))
+            phase_loss = self._phase_loss(phases, number, targets)
             for batch in schedule[number]:
                 started = time.monotonic()
-                loss, parts = self._step(objective, batch, passed / total)
+                loss, parts = self._step(phase_loss, batch, passed / total)
                 passed += sizes[batch]
                 if not math.isfinite(loss):
                     raise Diverged(f"{self.label}: loss is not finite after {passed} images; use smaller rates")
                 seconds = round(time.monotonic() - started, 4)
                 yield {"phase": number, "images": passed, "loss": loss, **parts, "seconds": seconds}
-            objective.close()
+            phase_loss.close()
             if self.checkpoint is not None:
-                save_checkpoint(self.checkpoint, self._plan(phases), number + 1, self._tuned(), self.optimizer, history)
+                state = {"plan": self._plan(phases), "done": number + 1, "history": list(history)}
+                state |= {"tuned": [tensor.detach() for tensor in self._tuned()]}
+                save_state(self.checkpoint, state | {"optimizer": self.optimizer.state_dict()})
 
-    def _step(self, objective: Objective, batch: int, share: float) -> tuple[float, dict[str, float]]:
+    def _step(self, phase_loss: PhaseLoss, batch: int, share: float) -> tuple[float, dict[str, float]]:
         left = min(1.0, (1.0 - share) / self.config.decay) if self.config.decay else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * left
         self.optimizer.zero_grad(set_to_none=True)
-        loss, parts = objective(batch)
+        loss, parts = phase_loss(batch)
         loss.backward()
         self.optimizer.step()
         return float(loss.detach()), parts
 
-    def _objective(self, phases: Sequence[Phase], number: int, targets: Flows) -> Objective:
+    def _phase_loss(self, phases: Sequence[Phase], number: int, targets: Flows) -> PhaseLoss:
         """Switch blocks and gradients to what phase `number` needs."""
-        phase, quantized = phases[number], _quantized(phases, number)
-        trained = quantized if phase.trained is None else phase.trained
+        phase, quantized, trained = phases[number], _quantized(phases, number), _trained(phases, number)
         for module in quant_modules(self.student):
             module.set_state(QuantState.FULL_PRECISION)
         for name in quantized:
@@ -191,16 +185,13 @@ class Finetuner:
             for kind, tuned in by_kind(quant_modules(self.blocks[name])).items():
                 for parameter in tuned:
                     parameter.requires_grad_(phase.kinds is None or kind in phase.kinds)
-        means = {"store": self.store, "recompute": self.recompute}
-        return Objective(self.network, phase, quantized, trained, targets, self.image_loss, **means)
+        means = self.store, self.config.cache, self.recompute
+        return PhaseLoss(self.network, phase, quantized, trained, targets, self.image_loss, *means)
 
-    def _wanted(self, left: Sequence[Phase], phases: Sequence[Phase]) -> set[int]:
-        """Positions at which one of the phases that are left enters or compares."""
-        wanted = {self.network.position(term) for phase in left for term in phase.terms}
-        for number in range(len(phases) - len(left), len(phases)):
-            trained = phases[number].trained
-            wanted.add(self.network.entry(_quantized(phases, number) if trained is None else trained))
-        return wanted
+    def _wanted(self, phases: Sequence[Phase], number: int) -> set[int]:
+        """Positions at which phase `number` or a later one enters or compares."""
+        compared = {self.network.position(term) for phase in phases[number:] for term in phase.terms}
+        return compared | {self.network.entry(_trained(phases, later)) for later in range(number, len(phases))}
 
     def _tuned(self) -> list[torch.nn.Parameter]:
         return [parameter for tuned in self.parameters.values() for parameter in tuned]
@@ -220,11 +211,20 @@ class Finetuner:
         config = replace(self.config, cache=True, recompute=None)  # which change no bit
         return repr((model, quantization, self._images_sha256, tuple(phases), config))
 
+    @torch.no_grad()
     def _resume(self, phases: Sequence[Phase]) -> tuple[int, list[Record]]:
-        """(number of finished phases, their history)."""
+        """Take up an earlier run of `phases`, wherever its tensors lay; (finished phases, their history)."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return 0, []
-        return load_checkpoint(self.checkpoint, self._plan(phases), self._tuned(), self.optimizer)
+        tuned = self._tuned()
+        with saved_state(self.checkpoint) as state:
+            same_shapes = [tensor.shape for tensor in state["tuned"]] == [tensor.shape for tensor in tuned]
+            if state["plan"] != self._plan(phases) or not same_shapes:
+                raise QartsrError(f"{self.checkpoint}: belongs to another run; delete it or choose another folder")
+            for tensor, value in zip(tuned, state["tuned"], strict=True):
+                tensor.copy_(value)
+            self.optimizer.load_state_dict(state["optimizer"])
+            return state["done"], state["history"]
 
     def _check(self, phases: Sequence[Phase]) -> None:
         if not phases:
@@ -250,9 +250,10 @@ def is_large(network: torch.nn.Module) -> bool:
     return parameter_count(network) > LARGE
 
 
-def _passed(history: Sequence[Record]) -> int:
-    return int(history[-1]["images"]) if history else 0
-
-
 def _quantized(phases: Sequence[Phase], number: int) -> list[str]:
     return [name for phase in phases[: number + 1] for name in phase.blocks]
+
+
+def _trained(phases: Sequence[Phase], number: int) -> Sequence[str]:
+    trained = phases[number].trained
+    return _quantized(phases, number) if trained is None else trained

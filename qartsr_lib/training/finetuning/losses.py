@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from qartsr_lib.backbones.features import pretrained_distance
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
 
 #: Image loss: (student's images, full-precision images), both (N, 3, H, W) nominally in [0, 1] -> scalar.
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: Name -> function(device) -> ImageLoss. The name stands in every row that was trained with it.
-IMAGE_LOSSES: Registry[Callable[[torch.device], ImageLoss]] = Registry("image loss", __package__)
+IMAGE_LOSSES: Registry[Callable[[torch.device], ImageLoss]] = Registry("image loss")
 
 PERCEPTUAL_WEIGHT, SQUARED_WEIGHT = 2.0, 1.0
 """a1 and a2 of Eq. (8), with images in [-1, 1] as in OSEDiff (arXiv:2406.08177)."""
@@ -44,3 +45,25 @@ def vae_features_and_mse(device: torch.device) -> ImageLoss:
     return perceptual_and_squared(pretrained_distance(device))
 
 
+@IMAGE_LOSSES.register("lpips+mse")
+def lpips_and_mse(device: torch.device) -> ImageLoss:
+    """2 x LPIPS (VGG, as OSEDiff trains) + MSE, by the package lpips; its VGG16 weights (0.5 GB) are not shipped.
+
+    Raises:
+        QartsrError: VGG16's weights are neither here nor to be fetched.
+    """
+    import lpips  # a second, and only needed here
+
+    from qartsr_lib.images.metrics.iqa import VGG16
+    from qartsr_lib.images.metrics.weights import obtain
+
+    try:
+        file = obtain(VGG16, None)
+    except QartsrError as error:
+        raise QartsrError(f"image loss lpips+mse: {error}; or choose vae-features+mse") from error
+    network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    saved = torch.load(file, weights_only=True)
+    # lpips cuts torchvision's features into slices and keeps their numbers: slice2.5.weight is features.5.weight.
+    network.net.load_state_dict({key: saved["features." + key.split(".", 1)[1]] for key in network.net.state_dict()})
+    network = network.to(device).eval().requires_grad_(False)
+    return perceptual_and_squared(lambda images, targets: network(images * 2.0 - 1.0, targets * 2.0 - 1.0).mean())

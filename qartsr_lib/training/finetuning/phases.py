@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
@@ -13,6 +14,8 @@ from qartsr_lib.base.errors import QartsrError
 
 ORDERS = ("reverse", "inference", "random")
 QUANTITIES = ("features", "noise", "image")
+#: The last blocks of a backbone's three parts.
+ENCODER_END, UNET_END, DECODER_END = "vae.quant_conv", "unet.conv_out", "vae.decoder.conv_out"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Term:
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
             raise QartsrError(f"loss term {self.quantity!r}: choose one of {', '.join(QUANTITIES)}")
+
+
+LATENT, Z_H, PIXELS = Term("features", ENCODER_END), Term("features", UNET_END), Term("features", DECODER_END)
+"""Normalized squared errors of z_L, z_H and the image."""
+NOISE = Term("noise")
+_NAMES = {LATENT: "z_L", NOISE: "noise", Z_H: "z_H", PIXELS: "image"}
 
 
 @dataclass(frozen=True)
@@ -70,17 +79,37 @@ def split(images: int, parts: int) -> list[int]:
     return [share + (index < left) for index in range(parts)]
 
 
+def batches_of(images: Sequence[torch.Tensor], size: int) -> list[torch.Tensor]:
+    """Join images (1, 3, h, w) of equal size to batches (up to `size`, 3, h, w), the order kept within a size."""
+    by_shape: dict[torch.Size, list[torch.Tensor]] = {}
+    for image in images:
+        by_shape.setdefault(image.shape, []).append(image)
+    return [torch.cat(same[i : i + size]) for same in by_shape.values() for i in range(0, len(same), size)]
+
+
+def everything(backbone: nn.Module) -> tuple[str, ...]:
+    """All blocks in inference order."""
+    return tuple(name for name, _ in backbone.blocks_in_order())
+
+
+def three_parts(backbone: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Blocks of encoder, UNet and decoder."""
+    names = everything(backbone)
+    encoder, unet = names.index(ENCODER_END) + 1, names.index(UNET_END) + 1
+    return names[:encoder], names[encoder:unet], names[unet:]
+
+
 def block_groups(model: OneStepSR) -> list[tuple[str, ...]]:
     """The modules of RPQ in inference order: blocks, with single layers joined to the block beside them.
 
-    A single layer at the beginning of encoder, UNet or decoder joins what follows, one at the end
-    what precedes it, as the bars of the paper's Fig. 4 suggest.
+    One at the beginning of encoder, UNet or decoder joins what follows, one at the end what precedes it, as the bars of
+    the paper's Fig. 4 suggest.
     """
     groups: list[tuple[str, ...]] = []
     waiting: tuple[str, ...] = ()
     for name, block in model.blocks_in_order():
         single = sum(isinstance(layer, (nn.Linear, nn.Conv2d)) for layer in block.modules()) <= 2
-        at_the_end = name.endswith("conv_out") or name == "vae.quant_conv"
+        at_the_end = name.endswith("conv_out") or name == ENCODER_END
         if single and at_the_end and not waiting:
             groups[-1] += (name,)
         elif single:
@@ -89,3 +118,14 @@ def block_groups(model: OneStepSR) -> list[tuple[str, ...]]:
             groups.append((*waiting, name))
             waiting = ()
     return groups
+
+
+def losses_of(plan: Sequence[Phase], image_loss: str) -> str:
+    """What `plan` trains by, in words for a table's note: `image_loss` where it is used, else the squared errors."""
+    terms = list(dict.fromkeys(term for phase in plan for term in phase.terms))
+    if any(term.quantity == "image" for term in terms):
+        return f"image loss {image_loss}"
+    if not all(term in _NAMES for term in terms):
+        return "squared errors of modules"
+    names = [_NAMES[term] for term in terms]
+    return "squared errors of " + " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,23 +1,29 @@
-"""OSEDiff's degradation of its training images, step by step as its released code does it.
+"""OSEDiff's training pairs, degraded step by step as its released code does it.
 
-Source: OSEDiff's `dataloaders/realesrgan.py` with `params_realesrgan.yml`, which calls BasicSR
-(Real-ESRGAN, arXiv:2107.10833). Equal to it in distribution, so its peculiarities are kept: nothing
-is antialiased, the second resize is relative to a quarter of the original and not to what the first
-left, nothing is rounded between the steps, and the JPEG tables of luminance are transposed.
+Source: OSEDiff's `dataloaders/realesrgan.py` with `params_realesrgan.yml`, which calls BasicSR (Real-ESRGAN,
+arXiv:2107.10833). Equal to it in distribution, so its peculiarities are kept: nothing is antialiased, the second resize
+is relative to a quarter of the original and not to what the first left, nothing is rounded between the steps, and the
+JPEG tables of luminance are transposed.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.fft import dctn, idctn
+from torch.utils.data import Dataset
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.degrade import SCALE, Stage, blur_kernel, sinc_kernel
+from qartsr_lib.images.image import read_image
+from qartsr_lib.images.image_files import explained
 
 FIRST = Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95))
 SECOND = Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
@@ -35,6 +41,45 @@ _MODES = ("area", "bilinear", "bicubic")
 _GREY = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 _TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
+
+
+class DegradedCrops(Dataset):
+    """Pairs (HR crop, degraded and upscaled crop), both (3, size, size) float32 in [0, 1]; half of them are mirrored.
+
+    Pair number n depends on `seed` and n alone, so that an interrupted training continues with the pairs that it would
+    have seen, on any number of processes. Images are read when needed.
+
+    Args:
+        paths: photographs; those with a side under `size` are left out.
+        size: side of the crops, a multiple of 8.
+        first, count: numbers of the pairs, first .. first + count - 1.
+
+    Raises:
+        QartsrError: no photograph is large enough, or one cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, seed: int, first: int, count: int) -> None:
+        self.paths = [path for path in paths if min(_size(path)) >= size]
+        if not self.paths:
+            raise QartsrError(f"--images: no image is at least {size}x{size} pixels; name a folder with larger ones")
+        self.size, self.seed, self.first, self.count = size, seed, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, self.first + index))
+        image = read_image(self.paths[rng.integers(len(self.paths))])
+        top, left = (int(rng.integers(side - self.size + 1)) for side in image.shape[-2:])
+        hr = image[..., top : top + self.size, left : left + self.size]
+        hr = hr.flip(-1) if rng.random() < 0.5 else hr
+        return hr[0].contiguous(), degraded(hr, rng)[0]
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """From the header alone."""
+    with explained(path), Image.open(path) as image:
+        return image.size
 
 
 def degraded(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

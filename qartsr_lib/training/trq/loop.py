@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +14,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from qartsr_lib.backbones.osediff import weights_name
-from qartsr_lib.backbones.osediff_targets import write_checkpoint
-from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.backbones.osediff_checkpoint import write_checkpoint
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
-from qartsr_lib.training.trq.data import DegradedCrops
-from qartsr_lib.training.trq.networks import REGULARIZERS, Generator, trained
+from qartsr_lib.training.states import append_line, save_state, saved_state
+from qartsr_lib.training.trq.config import TrqConfig
+from qartsr_lib.training.trq.degradation import DegradedCrops
+from qartsr_lib.training.trq.networks import Generator, trained
 from qartsr_lib.training.trq.objectives import Draw, Objective
 
-_FIRST, _SECOND = 0, 1  # streams of random numbers: the generator's step, the regularizer's
 UNFINISHED = "unfinished.pt"
-
-
-@dataclass(frozen=True)
-class TrqConfig:
-    """OSEDiff's settings (scripts/train/train_osediff.sh), but for precision, see DEVIATIONS.md.
-
-    Attributes:
-        timestep: label T.
-        variant: name in `__main__.VARIANTS`; here for the record.
-        steps: optimizer steps.
-        batch: pairs per process and step.
-        accumulate: batches per optimizer step.
-        crop: side of the HR crops.
-        learning_rate: of AdamW, constant.
-        precision: "no", "bf16" or "fp16", accelerate's mixed precision.
-        seed: fixes the LoRA's start, the pairs, and all noise.
-        checkpoint_every: steps between checkpoints.
-        regularizer: one of networks.REGULARIZERS; of variant osediff.
-    """
-
-    timestep: int
-    variant: str
-    steps: int = 100_000
-    batch: int = 4
-    accumulate: int = 1
-    crop: int = 512
-    learning_rate: float = 5e-5
-    precision: str = "no"
-    seed: int = 123
-    checkpoint_every: int = 500
-    regularizer: str = REGULARIZERS[0]
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise QartsrError(f"--{name.replace('_', '-')} {getattr(self, name)}: choose at least 1")
-        if self.crop < 8 or self.crop % 8:
-            raise QartsrError(f"--crop {self.crop}: choose a multiple of 8, such as 512")
 
 
 def train(
@@ -86,58 +46,43 @@ def train(
         The weight file, in the layout of osediff.pkl.
 
     Raises:
-        QartsrError: no usable photograph, a damaged or different earlier run; Diverged when the
-            loss is not finite.
+        QartsrError: no usable photograph, a damaged or different earlier run; Diverged when the loss is not finite.
     """
     networks: list[nn.Module] = [generator]
     if objective.regularizer is not None:
         networks.append(objective.regularizer.to(accelerator.device))
-    optimizers = [_adamw(network, config.learning_rate) for network in networks]
+    optimizers = [
+        torch.optim.AdamW(trained(network).values(), lr=config.learning_rate, weight_decay=1e-2) for network in networks
+    ]
     done = _resume(folder / UNFINISHED, networks, optimizers, config)
     per_step = config.batch * config.accumulate * accelerator.num_processes
     data = DegradedCrops(paths, config.crop, config.seed, done * per_step, (config.steps - done) * per_step)
     loader = DataLoader(data, config.batch, num_workers=workers, drop_last=True)
-    prepared = accelerator.prepare(*networks, *optimizers, loader)
-    loader, step, started, terms = prepared[-1], done, time.monotonic(), {}
-    if not accelerator.is_main_process:
-        folder = None
+    *prepared, loader = accelerator.prepare(*networks, *optimizers, loader)
+    models, optimizers = prepared[: len(networks)], prepared[len(networks) :]
+    step, started = done, time.monotonic()
     for number, batch in enumerate(progress(loader, f"TRQ T={config.timestep}", len(loader))):
-        seed = (config.seed, done * config.accumulate + number, accelerator.process_index)
-        with accelerator.accumulate(*prepared[: len(networks)]):
-            terms = _step(prepared, networks, objective, batch, seed, accelerator)
+        seed = config.seed, done * config.accumulate + number, accelerator.process_index
+        with accelerator.accumulate(*models):  # generator first, then the regularizer on what it made, as released
+            with accelerator.autocast():
+                z_h, image = models[0](batch[1])
+                loss, terms = objective.loss(batch, z_h, image, Draw(*seed, 0))
+            _update(loss, networks[0], optimizers[0], accelerator)
+            if objective.regularizer is not None:
+                with accelerator.autocast():
+                    loss = objective.regularizer_loss(models[1], z_h, Draw(*seed, 1))
+                _update(loss, networks[1], optimizers[1], accelerator)
+                terms["regularizer"] = loss.item()
         if not accelerator.sync_gradients:
             continue
         step += 1
-        if folder and (step % config.checkpoint_every == 0 or step == config.steps):
+        if accelerator.is_main_process and (step % config.checkpoint_every == 0 or step == config.steps):
             record = {"step": step, **terms, "seconds": round(time.monotonic() - started, 1)}
-            _save(folder, networks, prepared[len(networks) : 2 * len(networks)], config, record)
+            _save(folder, networks, optimizers, config, record)
     accelerator.wait_for_everyone()
-    if folder:
+    if accelerator.is_main_process:
         (folder / UNFINISHED).unlink(missing_ok=True)
-    return (folder or Path()) / weights_name(config.timestep)
-
-
-def _step(
-    prepared: Sequence[Any],
-    networks: Sequence[nn.Module],
-    objective: Objective,
-    batch: tuple[torch.Tensor, torch.Tensor],
-    seed: tuple[int, ...],
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Generator first, then the regularizer on what the generator made, as in the released script."""
-    count = len(networks)
-    models, optimizers = prepared[:count], prepared[count : 2 * count]
-    with accelerator.autocast():
-        z_h, image = models[0](batch[1])
-        loss, terms = objective.loss(batch, z_h, image, Draw(*seed, _FIRST))
-    _update(loss, networks[0], optimizers[0], accelerator)
-    if count > 1:
-        with accelerator.autocast():
-            loss = objective.regularizer_loss(models[1], z_h, Draw(*seed, _SECOND))
-        _update(loss, networks[1], optimizers[1], accelerator)
-        terms["regularizer"] = loss.item()
-    return terms
+    return folder / weights_name(config.timestep)
 
 
 def _update(loss: torch.Tensor, network: nn.Module, optimizer: Any, accelerator: Accelerator) -> None:
@@ -148,10 +93,6 @@ def _update(loss: torch.Tensor, network: nn.Module, optimizer: Any, accelerator:
         accelerator.clip_grad_norm_(trained(network).values(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def _adamw(network: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(trained(network).values(), lr=learning_rate, weight_decay=1e-2)
 
 
 def _save(
@@ -167,39 +108,25 @@ def _save(
         "trained": [{name: value.detach().cpu() for name, value in trained(network).items()} for network in networks],
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    write_atomically(folder / UNFINISHED, lambda path: torch.save(state, path))
-    with open(folder / "history.jsonl", "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    save_state(folder / UNFINISHED, state)
+    append_line(folder / "history.jsonl", record)
 
 
-def _resume(
-    path: Path, networks: Sequence[nn.Module], optimizers: Sequence[torch.optim.Optimizer], config: TrqConfig
-) -> int:
+def _resume(path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any], config: TrqConfig) -> int:
     """Load an earlier run's state; returns the number of steps that it did."""
     if not path.exists():
         return 0
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if "regularizer" not in state["config"]:
-            raise QartsrError(
-                f"{path}: was begun by an older version, with weaker degradation and unclamped images; "
-                "finish it with that version, or remove the file to start anew"
-            )
-        different = [name for name, value in asdict(config).items() if state["config"][name] != value]
-        different = [name for name in different if name not in ("steps", "checkpoint_every")]
-        if different:
-            begun = f"{different[0]} {state['config'][different[0]]}"
-            raise QartsrError(f"{path}: was begun with {begun}; use that again, or remove the file to start anew")
-        for network, saved, optimizer, kept in zip(
-            networks, state["trained"], optimizers, state["optimizers"], strict=True
-        ):
-            parameters = trained(network)
-            if parameters.keys() != saved.keys():
+    with saved_state(path) as state:
+        for name, value in asdict(config).items():
+            begun = state["config"][name]
+            if begun != value and name not in ("steps", "checkpoint_every"):
+                raise QartsrError(
+                    f"{path}: was begun with {name} {begun}; use that again, or remove the file to start anew"
+                )
+        for network, saved in zip(networks, state["trained"], strict=True):
+            if trained(network).keys() != saved.keys():
                 raise KeyError("names")
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(saved[name])
+            network.load_state_dict(saved, strict=False)
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         return int(state["step"])
-    except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
-        raise QartsrError(f"{path}: damaged, or of another version; remove it to start anew") from error

@@ -9,15 +9,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.backbones.lora import attach_
-from qartsr_lib.backbones.osediff_targets import unet_targets, vae_targets
+from qartsr_lib.backbones.osediff_checkpoint import attach_, unet_targets, vae_targets
 from qartsr_lib.training.embedded.stages import keep_float32
+from qartsr_lib.training.trq.config import REGULARIZERS
 
 RANK = 4
-#: LoRA in all layers that OSEDiff adapts, as its paper says; or in the middle block alone (16 of 258), as its released
-#: code trains it: each add_adapter of diffusers leaves only the newest adapter active, and for this network (unlike
-#: the generator) none is switched on again.
-REGULARIZERS = ("paper", "released")
 
 
 class Generator(nn.Module):
@@ -25,8 +21,6 @@ class Generator(nn.Module):
 
     Args:
         unet, vae: the frozen base model; not changed, weights shared.
-        timestep: label T.
-        prompt_embedding: (1, tokens, dim).
         decodes: whether `forward` decodes the latent as well.
     """
 
@@ -65,11 +59,9 @@ class Generator(nn.Module):
 
 
 class Regularizer(nn.Module):
-    """VSD's second network: the base UNet with a LoRA that learns the distribution of the generator's z_H.
+    """VSD's second network: the base UNet, weights shared, with a LoRA that learns the distribution of z_H.
 
-    Args:
-        unet: the frozen base model's; not changed, weights shared.
-        kind: one of `REGULARIZERS`, see there.
+    `kind` is one of REGULARIZERS.
     """
 
     def __init__(self, unet: UNet2DConditionModel, seed: int = 0, kind: str = REGULARIZERS[0]) -> None:

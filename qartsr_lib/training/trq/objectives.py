@@ -1,52 +1,33 @@
 """What the generator is trained on: OSEDiff's losses, or the cheaper distillation of a trained OSEDiff.
 
-Sources: OSEDiff (arXiv:2406.08177), Eqs. for L_data and L_reg, and its released train_osediff.py.
+Both have `decodes` (the generator has to decode), `regularizer` (a second network that learns along, or None) and
+`loss`, the generator's, with its terms for the record. Sources: OSEDiff (arXiv:2406.08177), L_data and L_reg, and its
+released train_osediff.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.backbones import schedule
+from qartsr_lib.backbones.schedule import NUM_STEPS, add_noise, clean
 from qartsr_lib.training.finetuning.losses import ImageLoss
-from qartsr_lib.training.trq.networks import REGULARIZERS, Regularizer
+from qartsr_lib.training.trq.config import REGULARIZERS
+from qartsr_lib.training.trq.networks import Regularizer
 
 GUIDANCE = 7.5
 VSD_INDICES = (20, 980)  # drawn from this range, end excluded
 _SMALLEST_WEIGHT = 1e-4  # the released code divides by zero where z_H meets the frozen model's estimate
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-class Objective(Protocol):
-    """A variant of TRQ.
-
-    Attributes:
-        decodes: the generator has to decode.
-        regularizer: a second network that learns along, or None.
-    """
-
-    decodes: bool
-    regularizer: nn.Module | None
-
-    def loss(
-        self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor | None, draw: Draw
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The generator's loss, and its terms for the record."""
-        ...
+Loss = tuple[torch.Tensor, dict[str, float]]
 
 
 class Draw:
-    """Random numbers of one step, the same on every device.
-
-    Args:
-        seed: anything that numpy-style seeds are made of; determines all that is drawn.
-    """
+    """Random numbers of one step, determined by all parts of `seed` and the same on every device."""
 
     def __init__(self, *seed: int) -> None:
         mixed = 0
@@ -63,30 +44,13 @@ class Draw:
         return torch.randint(low, high, (count,), generator=self._generator).to(device)
 
 
-def _alpha(index: torch.Tensor) -> torch.Tensor:
-    return schedule.alphas_cumprod()[index.cpu()].float().view(-1, 1, 1, 1).to(index.device)
-
-
-def add_noise(z: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """sqrt(alpha_t) z + sqrt(1 - alpha_t) eps at the schedule's indices (N,)."""
-    alpha = _alpha(index)
-    return alpha.sqrt() * z + (1 - alpha).sqrt() * eps
-
-
-def clean(noisy: torch.Tensor, eps: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The clean latent that `noisy` is made of if its noise is `eps`."""
-    alpha = _alpha(index)
-    return (noisy - (1 - alpha).sqrt() * eps) / alpha.sqrt()
-
-
 class OSEDiffLosses:
     """L = MSE + 2 LPIPS (the image loss) + VSD: what OSEDiff is trained on.
 
     Args:
-        image_loss: name and function, see finetuning.losses.IMAGE_LOSSES.
         frozen: the base UNet.
         prompt, negative: text embeddings (1, tokens, dim); the frozen UNet is guided away from the second.
-        regularizer: one of networks.REGULARIZERS.
+        regularizer: one of config.REGULARIZERS.
     """
 
     decodes = True
@@ -103,10 +67,7 @@ class OSEDiffLosses:
         self.image_loss, self.frozen, self.prompt, self.negative = image_loss, frozen, prompt, negative
         self.regularizer: nn.Module = Regularizer(frozen, seed, regularizer)
 
-    def loss(
-        self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor | None, draw: Draw
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """See `Objective.loss`."""
+    def loss(self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor, draw: Draw) -> Loss:
         data, vsd = self.image_loss(image, batch[0]), self.vsd(z_h, draw)
         return data + vsd, {"image": data.item(), "vsd": vsd.item()}
 
@@ -136,18 +97,15 @@ class OSEDiffLosses:
     def regularizer_loss(self, network: nn.Module, z_h: torch.Tensor, draw: Draw) -> torch.Tensor:
         """The diffusion loss by which the regularizer follows the generator; `network` is it, as prepared."""
         z = z_h.detach()
-        index = draw.indices(len(z), 0, schedule.NUM_STEPS, z.device)
+        index = draw.indices(len(z), 0, NUM_STEPS, z.device)
         eps = draw.noise(z)
         return F.mse_loss(network(add_noise(z, eps, index), index, self.prompt), eps)
 
 
 class Distillation:
-    """MSE of z_H to that of a trained OSEDiff for the same image: no decoder, no LPIPS, no second UNet.
+    """MSE of z_H to that of `teacher` (upscaled image -> z_H, frozen): no decoder, no LPIPS, no second UNet.
 
     This is *not* OSEDiff's training: the student can become as good as its teacher, and no better.
-
-    Args:
-        teacher: upscaled image -> its z_H; frozen.
     """
 
     decodes = False
@@ -156,11 +114,11 @@ class Distillation:
     def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.teacher = teacher
 
-    def loss(
-        self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor | None, draw: Draw
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """See `Objective.loss`."""
+    def loss(self, batch: Batch, z_h: torch.Tensor, image: None, draw: Draw) -> Loss:
         with torch.no_grad():
             target = self.teacher(batch[1]).float()
         loss = F.mse_loss(z_h, target)
         return loss, {"latent": loss.item()}
+
+
+Objective = OSEDiffLosses | Distillation

@@ -1,30 +1,13 @@
-"""Training images for a bare machine: the sample photographs of the calibration list and generated images."""
+"""Images that look a little like photographs, for tests of training: the same on every machine."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from qartsr_lib.base import paths
-from qartsr_lib.images.datasets.samples import photographs
-from qartsr_lib.images.image import from_uint8, resize_bicubic, write_png
+from qartsr_lib.images.image import from_uint8, resize_bicubic
 
-GENERATED, SIDE = 60, 256
-
-
-def fallback_images() -> list[Path]:
-    """Paths of the calibration photographs (never the test ones) and of 60 generated images.
-
-    The generated ones are drawn once into the untracked cache, the same on every machine.
-    """
-    folder = paths.cache_dir() / "generated"
-    generated = [folder / f"{index:03d}.png" for index in range(GENERATED)]
-    for index, path in enumerate(generated):
-        if not path.exists():
-            write_png(path, generated_image(index))
-    return [photograph.path for photograph in photographs("calibration")] + generated
+SIDE = 256
 
 
 def generated_image(index: int) -> torch.Tensor:

@@ -1,0 +1,42 @@
+"""Files of a training that may be interrupted: its state, and its history in lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.base.errors import QartsrError
+
+_DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, pickle.UnpicklingError)
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, atomically."""
+    write_atomically(path, lambda temporary: torch.save(dict(state), temporary))
+
+
+@contextmanager
+def saved_state(path: Path) -> Iterator[dict[str, Any]]:
+    """What `save_state` wrote, on the CPU.
+
+    Raises:
+        QartsrError: it cannot be read, or the block cannot use it.
+    """
+    try:
+        yield torch.load(path, weights_only=True, map_location="cpu")
+    except _DAMAGE as error:
+        raise QartsrError(f"{path}: damaged, or of another version; remove it to start anew") from error
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add `record` to a file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")

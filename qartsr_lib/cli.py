@@ -1,25 +1,29 @@
-"""Command line for people with images of their own; `python -m qartsr_lib --help`."""
+"""The command line `qartsr`; `python -m qartsr_lib` is the same. Commands import what they need when they run."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from qartsr_lib.base.command import attempt
 from qartsr_lib.base.errors import Diverged, QartsrError
-from qartsr_lib.base.lean_imports import import_networks
+from qartsr_lib.base.lean_imports import choose_lean_imports, import_networks
 from qartsr_lib.base.options import positive
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
-  python -m qartsr_lib upscale photo.jpg --out upscaled
-  python -m qartsr_lib upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
-  python -m qartsr_lib quantize --method qartsr --bits W4A4 --images photos/ --out quantized
-  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint quantized
-  python -m qartsr_lib export --checkpoint quantized --out model.safetensors
-  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint model.safetensors --runtime int8
-  python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
+  qartsr upscale photo.jpg --out upscaled
+  qartsr upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
+  qartsr quantize --method qartsr --bits W4A4 --images photos/ --out quantized
+  qartsr upscale photos/ --out upscaled --checkpoint quantized
+  qartsr export --checkpoint quantized --out model.safetensors
+  qartsr upscale photos/ --out upscaled --checkpoint model.safetensors --runtime int8
+  qartsr evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
+  qartsr reproduce --profile tiny
+
+`qartsr COMMAND --help` tells a command's options.
 """
 TRIAL_METHOD = (
     "quantization method: fp (none, the default), maxmin, svdquant or another; trained ones get a short trial on the "
@@ -35,36 +39,44 @@ TILE_HELP = (
 )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done, 1 some images failed and the others are done, 2 something the user can mend (one line on stderr).
+    0 done, 1 some images failed and the others are done, 2 something the user can mend (one line on stderr), 130
+    interrupted; programs of their own may have more.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        return options.run(options) or 0
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+    options, rest = _parser().parse_known_args(arguments)
+    if "program" in options:
+        return options.program(rest)
+    if rest:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments is None:  # the process is this command's alone
+        from qartsr_lib.deploy.runtimes import keep_freed_memory
+
+        keep_freed_memory()
+        choose_lean_imports()
+    return attempt(options.run, options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m qartsr_lib",
-        description="Upscale images four times with a (quantized) one-step diffusion model, and score the results.",
+        prog="qartsr",
+        description="Upscale images four times with a (quantized) one-step diffusion model, score the results, and "
+        "reproduce the study.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_upscale(commands.add_parser("upscale", help="upscale images four times", formatter_class=_Help))
-    _add_quantize(commands.add_parser("quantize", help="quantize a model on images of your own", formatter_class=_Help))
-    _add_export(commands.add_parser("export", help="pack a quantized model into one small file", formatter_class=_Help))
-    _add_evaluate(
-        commands.add_parser("evaluate", help="score upscaled images against the originals", formatter_class=_Help)
-    )
+    for name, (add, told) in COMMANDS.items():
+        command = commands.add_parser(name, help=told, formatter_class=_Help)
+        command.set_defaults(parser=command)
+        add(command)
+    for name, (program, told) in PROGRAMS.items():
+        commands.add_parser(name, help=told, add_help=False).set_defaults(program=program)
+    train = commands.add_parser("train", help="train a backbone", description="Train a backbone.")
+    backbones = train.add_subparsers(title="backbones", required=True, metavar="BACKBONE")
+    for name, (program, told) in TRAININGS.items():
+        backbones.add_parser(name, help=told, add_help=False).set_defaults(program=program)
     return parser
 
 
@@ -151,11 +163,16 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _upscale(options: argparse.Namespace) -> int:
-    from qartsr_lib.deploy.upscaler import load_upscaler
     from qartsr_lib.deploy.upscaling import upscale_files
     from qartsr_lib.study.profiles import get_profile
 
-    return upscale_files(options, partial(load_upscaler, trial=get_profile("tiny")))
+    def load(options: argparse.Namespace) -> tuple:
+        import_networks()
+        from qartsr_lib.deploy.upscaler import load_upscaler
+
+        return load_upscaler(options, get_profile("tiny"))
+
+    return upscale_files(options, load)
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -212,3 +229,69 @@ def _evaluate(options: argparse.Namespace) -> None:
         mean = f"{values.mean():.4f}" if len(values) else "n/a"
         print(f"{name:10s} {mean} ({len(values)} of {len(rows)} images{reason})")
     print(f"{options.out} written")
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    import logging
+
+    from qartsr_lib.study.runner import main
+
+    # papermill reports what the notebooks print through logging
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    return main(arguments)
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from qartsr_lib.base import paths
+    from qartsr_lib.show import readme
+    from qartsr_lib.show.webpage.__main__ import main
+
+    status = main(arguments)
+    # QARTSR_HOME may be a folder of results alone, without a README
+    return status if status or not (paths.home() / "README.md").is_file() else readme.main()
+
+
+def _train_embedded(arguments: Sequence[str]) -> int:
+    from qartsr_lib.training.embedded.__main__ import main
+
+    return main(arguments)
+
+
+def _train_trq(arguments: Sequence[str]) -> int:
+    from qartsr_lib.training.trq.__main__ import main
+
+    return main(arguments)
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    import subprocess
+
+    checkout = Path(__file__).resolve().parents[1]
+
+    def bench() -> int:
+        if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
+            raise QartsrError("bench: measures a checkout of this project, and this is an installed package; clone it")
+        return subprocess.run([sys.executable, "-m", "tests.benchmarks.bench", *arguments], cwd=checkout).returncode
+
+    return attempt(bench)
+
+
+Program = Callable[[Sequence[str]], int]
+#: Name -> (function that adds its options and `run`, what it does).
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "upscale": (_add_upscale, "upscale images four times"),
+    "quantize": (_add_quantize, "quantize a model on images of your own"),
+    "export": (_add_export, "pack a quantized model into one small file"),
+    "evaluate": (_add_evaluate, "score upscaled images against the originals"),
+}
+#: Programs with command lines of their own, which are given the remaining words.
+PROGRAMS: dict[str, tuple[Program, str]] = {
+    "reproduce": (_reproduce, "run the study's notebooks in order"),
+    "report": (_report, "write the web page of all results, and the README's tables"),
+    "bench": (_bench, "time a training step, and what it needs of memory (from a checkout)"),
+}
+TRAININGS: dict[str, tuple[Program, str]] = {
+    "embedded": (_train_embedded, "the small backbones that are shipped, from a folder of photographs"),
+    "trq": (_train_trq, "OSEDiff for another timestep, from Stable Diffusion 2.1-base"),
+}

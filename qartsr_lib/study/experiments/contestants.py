@@ -25,7 +25,7 @@ class Contestant:
         runtime: name in RUNTIMES for a packed model; None for the float network.
         dtype: of a float network.
         compiled: whether a float network goes through torch.compile.
-        keeps_memory: whether its process keeps freed memory (deploy.memory).
+        keeps_memory: whether its process keeps freed memory (deploy.runtimes).
     """
 
     runtime: str | None = None

@@ -14,7 +14,7 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base import provenance
-from qartsr_lib.deploy.integer_product import weights_of_8_bits
+from qartsr_lib.deploy.int8 import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
 from qartsr_lib.images.datasets.base import Pair

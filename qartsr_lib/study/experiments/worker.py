@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib.deploy.memory import keep_freed_memory, peak_bytes_of
+from qartsr_lib.deploy.runtimes import keep_freed_memory, peak_bytes_of
 from qartsr_lib.study.experiments.contestants import CONTESTANTS, tensor_bytes
 
 SMALL = 16

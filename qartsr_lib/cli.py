@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qartsr_lib.base.command import attempt
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.lean_imports import choose_lean_imports, import_networks
 from qartsr_lib.base.options import positive
@@ -40,22 +42,26 @@ TILE_HELP = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status.
+    """Run a command (default: the process's own); returns the exit status.
 
     0 done, 1 some images failed and the others are done, 2 something the user can mend (one line on stderr), 130
-    interrupted; programs of their own may have more.
+    interrupted; PROGRAMS may have more.
     """
-    options, rest = _parser().parse_known_args(arguments)
-    if "program" in options:
-        return options.program(rest)
-    if rest:
-        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if arguments is None:  # the process is this command's alone
-        from qartsr_lib.deploy.runtimes import keep_freed_memory
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    for length in (1, 2):
+        program, _ = PROGRAMS.get(" ".join(words[:length]), (None, ""))
+        if program is not None:
+            return program(words[length:])
 
-        keep_freed_memory()
-        choose_lean_imports()
-    return attempt(options.run, options)
+    def run(options: argparse.Namespace) -> int | None:
+        if arguments is None:  # this process does nothing else
+            from qartsr_lib.deploy.runtimes import keep_freed_memory
+
+            keep_freed_memory()
+            choose_lean_imports()
+        return options.run(options)
+
+    return run_command(_parser(), run, words)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,16 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, (add, told) in COMMANDS.items():
-        command = commands.add_parser(name, help=told, formatter_class=_Help)
-        command.set_defaults(parser=command)
-        add(command)
-    for name, (program, told) in PROGRAMS.items():
-        commands.add_parser(name, help=told, add_help=False).set_defaults(program=program)
+    for name, (add_options, told) in COMMANDS.items():
+        add_options(commands.add_parser(name, help=told, formatter_class=_Help))
     train = commands.add_parser("train", help="train a backbone", description="Train a backbone.")
-    backbones = train.add_subparsers(title="backbones", required=True, metavar="BACKBONE")
-    for name, (program, told) in TRAININGS.items():
-        backbones.add_parser(name, help=told, add_help=False).set_defaults(program=program)
+    trained = train.add_subparsers(title="backbones", required=True, metavar="BACKBONE")
+    for name, (_, told) in PROGRAMS.items():  # for the help; `main` starts them
+        (trained if name.startswith("train ") else commands).add_parser(name.split()[-1], help=told)
     return parser
 
 
@@ -232,8 +234,6 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _reproduce(arguments: Sequence[str]) -> int:
-    import logging
-
     from qartsr_lib.study.runner import main
 
     # papermill reports what the notebooks print through logging
@@ -265,19 +265,14 @@ def _train_trq(arguments: Sequence[str]) -> int:
 
 
 def _bench(arguments: Sequence[str]) -> int:
-    import subprocess
-
     checkout = Path(__file__).resolve().parents[1]
-
-    def bench() -> int:
-        if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
-            raise QartsrError("bench: measures a checkout of this project, and this is an installed package; clone it")
-        return subprocess.run([sys.executable, "-m", "tests.benchmarks.bench", *arguments], cwd=checkout).returncode
-
-    return attempt(bench)
+    if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
+        print("error: bench: measures a checkout of this project, and this is an installed package", file=sys.stderr)
+        return 2
+    words = [sys.executable, "-m", "tests.benchmarks.bench", *arguments]
+    return subprocess.run(words, cwd=checkout, check=False).returncode
 
 
-Program = Callable[[Sequence[str]], int]
 #: Name -> (function that adds its options and `run`, what it does).
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "upscale": (_add_upscale, "upscale images four times"),
@@ -286,12 +281,10 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "evaluate": (_add_evaluate, "score upscaled images against the originals"),
 }
 #: Programs with command lines of their own, which are given the remaining words.
-PROGRAMS: dict[str, tuple[Program, str]] = {
+PROGRAMS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "reproduce": (_reproduce, "run the study's notebooks in order"),
     "report": (_report, "write the web page of all results, and the README's tables"),
-    "bench": (_bench, "time a training step, and what it needs of memory (from a checkout)"),
-}
-TRAININGS: dict[str, tuple[Program, str]] = {
-    "embedded": (_train_embedded, "the small backbones that are shipped, from a folder of photographs"),
-    "trq": (_train_trq, "OSEDiff for another timestep, from Stable Diffusion 2.1-base"),
+    "bench": (_bench, "time training steps of this checkout"),
+    "train embedded": (_train_embedded, "the small backbones that are shipped, from a folder of photographs"),
+    "train trq": (_train_trq, "OSEDiff for another timestep, from Stable Diffusion 2.1-base"),
 }

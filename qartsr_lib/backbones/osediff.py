@@ -65,7 +65,7 @@ def load_osediff(
     if timestep not in (None, trained_at):
         raise QartsrError(
             f"{file}: was trained at T = {trained_at}, not at T = {timestep}; choose --timestep {trained_at}, "
-            "or train weights with python -m qartsr_lib.training.trq"
+            "or train weights with qartsr train trq"
         )
     networks = merged.load_merged(key)
     if networks is None:
@@ -88,7 +88,7 @@ def _weights(osediff: str | Path | None, timestep: int | None) -> Path:
     name = weights_name(RELEASED_TIMESTEP if timestep is None else timestep)
     file = paths.weights_dir() / FOLDER / name
     if not file.is_file():
-        hint = "get OSEDiff's release" if name == "osediff.pkl" else "train it with python -m qartsr_lib.training.trq"
+        hint = "get OSEDiff's release" if name == "osediff.pkl" else "train it with qartsr train trq"
         raise QartsrError(f"{file}: no such weights; {hint}, or name a file with --osediff")
     return file
 

@@ -19,13 +19,9 @@ def run_command(
     Returns:
         The exit status: what `run` returns, or 0; 2 for a QartsrError and 130 for Ctrl-C, told in one line.
     """
-    return attempt(run, parser.parse_args(arguments))
-
-
-def attempt(run: Callable[..., int | None], *inputs: object) -> int:
-    """`run(*inputs)` for `run_command`'s exit status."""
+    options = parser.parse_args(arguments)
     try:
-        return run(*inputs) or 0
+        return run(options) or 0
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -63,9 +63,7 @@ def config_to_dict(config: QuantizerConfig | None) -> dict | None:
 
 def config_from_dict(described: dict | None) -> QuantizerConfig | None:
     """Inverse of `config_to_dict`; KeyError or TypeError when `described` is not one."""
-    return described and QuantizerConfig(
-        **described | {"granularity": granularity_from_dict(described["granularity"])}
-    )
+    return described and QuantizerConfig(**described | {"granularity": granularity_from_dict(described["granularity"])})
 
 
 class InferenceLayer(nn.Module):

@@ -181,7 +181,7 @@ def kernel() -> Iterator[None]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m qartsr_lib.study.runner", description="Run the notebooks of the study in order."
+        prog="qartsr reproduce", description="Run the notebooks of the study in order."
     )
     parser.add_argument("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
     parser.add_argument("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")

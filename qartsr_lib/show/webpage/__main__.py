@@ -13,8 +13,8 @@ from qartsr_lib.show.webpage.page import write_page
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: exit status 0, or 2 with one line that says what to mend."""
     parser = argparse.ArgumentParser(
-        prog="python -m qartsr_lib.show.webpage",
-        description="Write figures/index.html from the result files of all profiles.",
+        prog="qartsr report",
+        description="Write figures/index.html and the README's tables from the result files of all profiles.",
     )
     parser.parse_args(arguments)
     try:

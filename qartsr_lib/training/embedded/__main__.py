@@ -157,7 +157,7 @@ def _photographs(folder: Path | None) -> list[Path]:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m qartsr_lib.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="qartsr train embedded", description=__doc__.split(": ", 1)[1])
     parser.add_argument(
         "--images",
         type=Path,

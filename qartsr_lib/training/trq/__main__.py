@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m qartsr_lib.training.trq",
+        prog="qartsr train trq",
         description=__doc__.split(": ", 1)[1],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -60,7 +60,7 @@ class Finish:
     Attributes:
         sum_scale: (c_out,), of the codes' sums under the kernel.
         side_out: (r, c_out), L1 transposed, or None.
-        constants: (row kinds, column kinds, c_out).
+        constants: what the taps inside the image add, and the bias: (row kinds, column kinds, c_out).
         rows, columns: which kind each output row and column is, int32.
     """
 
@@ -115,12 +115,8 @@ def finish_(
 ) -> torch.Tensor | None:
     """Add to y (N, H', W', c_out): sum_scale * (sum of the codes under the kernel) + L1 L2 x + constants, and more.
 
-    Args:
-        sums: (N, H, W), from `encode`.
-        planes: L2 x from `side_products`, or None.
-        added: (N, c_out), or None.
-        residual: like y, or None.
-        moments: whether to return those of the finished y, see `moments_of`.
+    `sums` (N, H, W) come from `encode` and `planes`, L2 x, from `side_products`; the more is `added` (N, c_out) and
+    `residual`, which is like y. Returns y's moments (see `moments_of`) if asked.
     """
     loops = library()
     if loops is None:

@@ -23,13 +23,12 @@ def inference_form(model: nn.Module, half: bool = False) -> nn.Module:
     """A copy of a quantized and calibrated model, in eval mode, whose quantized layers are InferenceLayers.
 
     Args:
-        half: round every float to 16 bits (and the codes to the rounded scales), so that a packed
-            file holds exactly what the result computes with, and multiply by L2 in 16 bits, as the
-            counted operations have it; else the outputs keep their bits.
+        half: round every float to 16 bits (and the codes to the rounded scales), so that a packed file holds exactly
+            what the result computes with, and multiply by L2 in 16 bits, as the counted operations have it; else
+            the outputs keep their bits.
 
     Raises:
-        QartsrError: a layer whose weight is not quantized, a number beyond float16, or a quantized
-            layer that does not say what it is made of (QuantLayer.inference_parts).
+        QartsrError: a layer whose weight is not quantized, or a number beyond float16.
     """
     exported = copy.deepcopy(model)
     replace_layers(

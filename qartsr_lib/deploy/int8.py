@@ -37,10 +37,7 @@ SAFE = 64
 
 
 def int8_form(model: nn.Module) -> nn.Module:
-    """A copy of a packed model whose quantized layers compute with integers; same interface.
-
-    Args:
-        model: from load_packed, or inference_form with half=True.
+    """A copy of a packed model (load_packed, inference_form with half=True) whose quantized layers compute in integers.
 
     Raises:
         QartsrError: not one layer can (scales per group or per token have no plain integer product),
@@ -145,7 +142,7 @@ class IntegerLayer(nn.Module):
             largest=float(layer.input_range[1]),
             half="none" if rows is None else "scaled" if layer.form.side_after_scaling else "input",
         )
-        self._borders: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._finishes: dict[tuple[int, int], Finish] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; x float32 as for the float layer."""
@@ -162,13 +159,8 @@ class IntegerLayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output and, if asked, its moments; a convolution takes in what lies around it.
 
-        Args:
-            x: as for the float layer.
-            norm: applied to x before.
-            added: (N, c_out), to the output.
-            residual: like the output, to the output.
-            moments: of the output, for the next GroupNorm (`moments_of`).
-            size: to which the input is enlarged by nearest neighbours.
+        Before it come `norm` of x, and an input enlarged by nearest neighbours to `size`; to the output are added
+        `added` (N, c_out) and `residual`, which is like it.
         """
         if self.is_convolution:
             pixels = x.permute(0, 2, 3, 1)
@@ -185,24 +177,21 @@ class IntegerLayer(nn.Module):
                 products = F.interpolate(products.flatten(0, 1), size).view(*products.shape[:3], *size)
         y = self.product(codes)
         del codes
-        how = Finish(self.geometry, self.sum_scale, self.side_out, *self._border(*sums.shape[1:]))
         beside = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
-        found = finish_(y, sums, products, how, added, beside, moments)
+        found = finish_(y, sums, products, self._finish(*sums.shape[1:]), added, beside, moments)
         return y.permute(0, 3, 1, 2) if self.is_convolution else y.view(*x.shape[:-1], -1), found
 
-    def _border(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the taps inside an image of this size add, and the bias: (row kinds, column kinds, c_out).
-
-        With it the kind of each output row and column, int32: those with the same taps inside are of one kind.
-        """
-        if (height, width) not in self._borders:
-            if len(self._borders) >= SIZES:
-                self._borders.clear()
+    def _finish(self, height: int, width: int) -> Finish:
+        """For images of this size: rows and columns with the same taps inside are of one kind."""
+        if (height, width) not in self._finishes:
+            if len(self._finishes) >= SIZES:
+                self._finishes.clear()
             rows, row_kinds = self.geometry.inside(height, 0).unique(dim=0, return_inverse=True)
             columns, column_kinds = self.geometry.inside(width, 1).unique(dim=0, return_inverse=True)
             table = torch.einsum("hk,wl,okl->hwo", rows.double(), columns.double(), self.per_tap) + self.bias
-            self._borders[height, width] = (table.float().contiguous(), row_kinds.int(), column_kinds.int())
-        return self._borders[height, width]
+            of_size = (table.float().contiguous(), row_kinds.int(), column_kinds.int())
+            self._finishes[height, width] = Finish(self.geometry, self.sum_scale, self.side_out, *of_size)
+        return self._finishes[height, width]
 
 
 @lru_cache(maxsize=1)

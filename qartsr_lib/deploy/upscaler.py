@@ -48,14 +48,9 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
     watch_(model, checkpoint or f"of {model.name} at T = {model.timestep}")
     if not packed and "tile" in own_options(model.name):
         return model.upscale, model
-    return _tiled(model, options.tile, packed), model
+    chosen, told = options.tile, set()
 
-
-def _tiled(model: OneStepSR, chosen: int | None, packed: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`model.upscale` in tiles of `chosen` pixels a side, else of a default, which is told once."""
-    told: set[int] = set()
-
-    def upscale(lq: torch.Tensor) -> torch.Tensor:
+    def upscale(lq: torch.Tensor) -> torch.Tensor:  # in tiles, of which a default is told once
         height, width = lq.shape[-2:]
         side = chosen or (tiling.TILE if packed else tiling.default_tile(height, width))
         if chosen is None and max(height, width) > side and side not in told:
@@ -67,7 +62,7 @@ def _tiled(model: OneStepSR, chosen: int | None, packed: bool) -> Callable[[torc
             )
         return tiling.upscale_in_tiles(model, lq, side)
 
-    return upscale
+    return upscale, model
 
 
 def _packed_model(options: argparse.Namespace) -> OneStepSR:

@@ -51,15 +51,15 @@ def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespac
     if not os.access(above, os.W_OK | os.X_OK):
         raise QartsrError(f"--out {out}: {above} may not be written; choose another folder")
     colour_fix(options.colour_fix or "none")
-    found = find_inputs(options.inputs, out)
-    batch = Batch(options, result_files(found.paths, out), found.failures)
+    paths, failures, notes = find_inputs(options.inputs, out)
+    batch = Batch(options, result_files(paths, out), failures)
     longer = [place.name for path, place in batch.places.items() if place.stem != path.stem]
     if longer:
-        found.notes.append(f"inputs whose names differ in their endings alone: results are called {named(longer)}")
-    for note in found.notes:
+        notes.append(f"inputs whose names differ in their endings alone: results are called {named(longer)}")
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     try:
-        if any(batch.attempt(path, read) for path in found.paths):  # wrong files are told before a model is loaded
+        if any(batch.attempt(path, read) for path in paths):  # wrong files are told before a model is loaded
             batch.run(*load(options))
     finally:
         batch.tell()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
@@ -22,28 +21,18 @@ _OTHERS = f"file(s) with endings other than {', '.join(IMAGE_SUFFIXES)}"
 _LEFT_OUT = {_FOLDERS: "; name them too", _OTHERS: "; name them too to have them read", _BROKEN: "", _RESULTS: ""}
 
 
-@dataclass
-class Inputs:
-    """What the arguments of a run lead to.
-
-    Attributes:
-        paths: files to read, each once.
-        failures: argument -> why it leads to no image.
-        notes: one line for each folder of which something is left out.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    failures: dict[Path, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def find_inputs(items: Sequence[Path], out: Path) -> Inputs:
+def find_inputs(items: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path, str], list[str]]:
     """Files as they are named, and the images directly in named folders, by name.
 
     Args:
         out: folder of results; where it is also an input, results of earlier runs are no inputs.
+
+    Returns:
+        Files to read, each once; argument -> why it leads to no image; a note for each folder of which something is
+        left out.
     """
-    found, paths = Inputs(), {}
+    paths: dict[str, Path] = {}
+    failures, notes = {}, []
     for item in items:
         images, left_out = [item], ""
         if os.path.isdir(item):
@@ -51,16 +40,15 @@ def find_inputs(items: Sequence[Path], out: Path) -> Inputs:
                 with explained(item):
                     images, left_out = _look_into(item, out)
             except QartsrError as error:
-                found.failures[item] = str(error)
+                failures[item] = str(error)
                 continue
         if not images:
-            found.failures[item] = f"{item}: holds no image{left_out and f', only {left_out}'}; name another folder"
+            failures[item] = f"{item}: holds no image{left_out and f', only {left_out}'}; name another folder"
         elif left_out:
-            found.notes.append(f"{item}: left out: {left_out}")
+            notes.append(f"{item}: left out: {left_out}")
         for path in images:
             paths.setdefault(os.path.realpath(path), path)
-    found.paths += paths.values()
-    return found
+    return list(paths.values()), failures, notes
 
 
 def result_files(paths: Sequence[Path], out: Path) -> dict[Path, Path]:

@@ -2,6 +2,7 @@
 # make report [ARGS=--single-file] (figures/index.html, README's tables), make compare [ARGS="--profile tiny"] (numbers that differ from the committed ones)
 # make test [ARGS="-k quant"], make test-processors [ARGS=--short] (numbers under the instructions that other processors have)
 # make lab, make lint, make bench, make faults, make backbone IMAGES=folder [OUT=build/backbone]
+# make house [REVISION=commit] (lines of code by room, and imports between rooms)
 # Each installs what it needs into .venv first. PYTHON chooses the interpreter that .venv is made from.
 
 PROFILE ?= tiny
@@ -16,19 +17,19 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(RECENT)' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: help reproduce report compare test lab bench faults lint backbone clean test-processors
+.PHONY: help reproduce report compare test lab bench faults lint backbone house clean test-processors
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 reproduce: $(INSTALLED)
-	@$(BIN)/python -m qartsr_lib.study.runner --profile $(PROFILE) \
+	@$(BIN)/python -m qartsr_lib reproduce --profile $(PROFILE) \
 		$(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(NOTEBOOKS),--notebooks $(NOTEBOOKS)) \
 		$(if $(WORKERS),--workers "$(WORKERS)") $(if $(DEVICE),--device "$(DEVICE)")
 
 report: $(INSTALLED)
-	@$(BIN)/python -m qartsr_lib.show.page $(ARGS)
+	@$(BIN)/python -m qartsr_lib report $(ARGS)
 
 compare: $(INSTALLED)
 	@$(BIN)/python -m tests.benchmarks.compare $(ARGS)
@@ -44,7 +45,7 @@ lab: $(INSTALLED)
 	$(BIN)/python -m jupyterlab --notebook-dir=.
 
 bench: $(INSTALLED)
-	$(BIN)/python -m tests.benchmarks.bench
+	$(BIN)/python -m qartsr_lib bench $(ARGS)
 
 faults: $(INSTALLED)
 	$(BIN)/python -m tests.faults $(ARGS)
@@ -53,7 +54,10 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff check qartsr_lib tests notebooks
 
 backbone: $(INSTALLED)
-	$(BIN)/python -m qartsr_lib.training.embedded --out "$(OUT)" $(if $(IMAGES),--images "$(IMAGES)") $(ARGS)
+	$(BIN)/python -m qartsr_lib train embedded --out "$(OUT)" $(if $(IMAGES),--images "$(IMAGES)") $(ARGS)
+
+house: $(INSTALLED)
+	@$(BIN)/python -m tests.benchmarks.house $(REVISION)
 
 clean:
 	rm -rf .cache build

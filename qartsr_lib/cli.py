@@ -1,25 +1,30 @@
-"""Command line for people with images of their own; `python -m qartsr_lib --help`."""
+"""The command line `qartsr`; `python -m qartsr_lib` is the same. Commands import what they need when they run."""
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import Diverged, QartsrError
-from qartsr_lib.base.lean_imports import import_networks
+from qartsr_lib.base.lean_imports import choose_lean_imports, import_networks
 from qartsr_lib.base.options import positive
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
-  python -m qartsr_lib upscale photo.jpg --out upscaled
-  python -m qartsr_lib upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
-  python -m qartsr_lib quantize --method qartsr --bits W4A4 --images photos/ --out quantized
-  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint quantized
-  python -m qartsr_lib export --checkpoint quantized --out model.safetensors
-  python -m qartsr_lib upscale photos/ --out upscaled --checkpoint model.safetensors --runtime int8
-  python -m qartsr_lib evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
+  qartsr upscale photo.jpg --out upscaled
+  qartsr upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
+  qartsr quantize --method qartsr --bits W4A4 --images photos/ --out quantized
+  qartsr upscale photos/ --out upscaled --checkpoint quantized
+  qartsr export --checkpoint quantized --out model.safetensors
+  qartsr upscale photos/ --out upscaled --checkpoint model.safetensors --runtime int8
+  qartsr evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
+  qartsr reproduce --profile tiny
+
+`qartsr COMMAND --help` tells a command's options.
 """
 TRIAL_METHOD = (
     "quantization method: fp (none, the default), maxmin, svdquant or another; trained ones get a short trial on the "
@@ -35,36 +40,44 @@ TILE_HELP = (
 )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command (default: the process's own); returns the exit status.
 
-    0 done, 1 some images failed and the others are done, 2 something the user can mend (one line on stderr).
+    0 done, 1 some images failed and the others are done, 2 something the user can mend (one line on stderr), 130
+    interrupted; PROGRAMS may have more.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        return options.run(options) or 0
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    for length in (1, 2):
+        program, _ = PROGRAMS.get(" ".join(words[:length]), (None, ""))
+        if program is not None:
+            return program(words[length:])
+
+    def run(options: argparse.Namespace) -> int | None:
+        if arguments is None:  # this process does nothing else
+            from qartsr_lib.deploy.runtimes import keep_freed_memory
+
+            keep_freed_memory()
+            choose_lean_imports()
+        return options.run(options)
+
+    return run_command(_parser(), run, words)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m qartsr_lib",
-        description="Upscale images four times with a (quantized) one-step diffusion model, and score the results.",
+        prog="qartsr",
+        description="Upscale images four times with a (quantized) one-step diffusion model, score the results, and "
+        "reproduce the study.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_upscale(commands.add_parser("upscale", help="upscale images four times", formatter_class=_Help))
-    _add_quantize(commands.add_parser("quantize", help="quantize a model on images of your own", formatter_class=_Help))
-    _add_export(commands.add_parser("export", help="pack a quantized model into one small file", formatter_class=_Help))
-    _add_evaluate(
-        commands.add_parser("evaluate", help="score upscaled images against the originals", formatter_class=_Help)
-    )
+    for name, (add_options, told) in COMMANDS.items():
+        add_options(commands.add_parser(name, help=told, formatter_class=_Help))
+    train = commands.add_parser("train", help="train a backbone", description="Train a backbone.")
+    trained = train.add_subparsers(title="backbones", required=True, metavar="BACKBONE")
+    for name, (_, told) in PROGRAMS.items():  # for the help; `main` starts them
+        (trained if name.startswith("train ") else commands).add_parser(name.split()[-1], help=told)
     return parser
 
 
@@ -151,11 +164,16 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _upscale(options: argparse.Namespace) -> int:
-    from qartsr_lib.deploy.upscaler import load_upscaler
     from qartsr_lib.deploy.upscaling import upscale_files
     from qartsr_lib.study.profiles import get_profile
 
-    return upscale_files(options, partial(load_upscaler, trial=get_profile("tiny")))
+    def load(options: argparse.Namespace) -> tuple:
+        import_networks()
+        from qartsr_lib.deploy.upscaler import load_upscaler
+
+        return load_upscaler(options, get_profile("tiny"))
+
+    return upscale_files(options, load)
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -212,3 +230,53 @@ def _evaluate(options: argparse.Namespace) -> None:
         mean = f"{values.mean():.4f}" if len(values) else "n/a"
         print(f"{name:10s} {mean} ({len(values)} of {len(rows)} images{reason})")
     print(f"{options.out} written")
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    from qartsr_lib.study.runner import main
+
+    return main(arguments)
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from qartsr_lib.show.page import main
+
+    return main(arguments)
+
+
+def _train_embedded(arguments: Sequence[str]) -> int:
+    from qartsr_lib.training.embedded.__main__ import main
+
+    return main(arguments)
+
+
+def _train_trq(arguments: Sequence[str]) -> int:
+    from qartsr_lib.training.trq.__main__ import main
+
+    return main(arguments)
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
+        print("error: bench: measures a checkout of this project, and this is an installed package", file=sys.stderr)
+        return 2
+    words = [sys.executable, "-m", "tests.benchmarks.bench", *arguments]
+    return subprocess.run(words, cwd=checkout, check=False).returncode
+
+
+#: Name -> (function that adds its options and `run`, what it does).
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "upscale": (_add_upscale, "upscale images four times"),
+    "quantize": (_add_quantize, "quantize a model on images of your own"),
+    "export": (_add_export, "pack a quantized model into one small file"),
+    "evaluate": (_add_evaluate, "score upscaled images against the originals"),
+}
+#: Programs with command lines of their own, which are given the remaining words.
+PROGRAMS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "reproduce": (_reproduce, "run the study's notebooks in order"),
+    "report": (_report, "write the web page of all results, and the README's tables"),
+    "bench": (_bench, "time training steps of this checkout"),
+    "train embedded": (_train_embedded, "the small backbones that are shipped, from a folder of photographs"),
+    "train trq": (_train_trq, "OSEDiff for another timestep, from Stable Diffusion 2.1-base"),
+}

@@ -62,7 +62,10 @@ def reference_multiply(
     if border.table.shape[:2] != (1, 1):
         constant = border.table[border.row_class.long()][:, border.column_class.long()]
     y = total * scale + under[..., None] * sum_scale + constant
-    return (y if products is None else y + side_output(products, side_out.to(exact), geometry)).to(dtype)
+    if products is not None:
+        side_out = side_out.to(exact)
+        y = y + (side_output(products, side_out, geometry) if geometry else products.to(exact) @ side_out.t())
+    return y.to(dtype)
 
 
 def case(images, height, width, c_in, c_out, rank, kernel, stride, padding, dilation, device="cpu", seed=0):
@@ -84,8 +87,9 @@ def case(images, height, width, c_in, c_out, rank, kernel, stride, padding, dila
         border = (torch.randn(3, 2, c_out), torch.randint(3, size[:1]).int(), torch.randint(2, size[1:]).int())
     products = side_out = None
     if rank:
-        half = x.bfloat16() if geometry is None else x.bfloat16().unflatten(1, (height, width))
-        products = side_products(half, torch.randn(taps * rank, c_in).bfloat16(), geometry).to(device)
+        half, rows = x.bfloat16().unflatten(1, (height, width)), torch.randn(taps * rank, c_in).bfloat16()
+        products = side_products(half, rows, geometry or Geometry()).to(device)
+        products = products if geometry else products[0, :, 0].movedim(0, -1).contiguous()
         side_out = torch.randn(c_out, rank).to(device)
     of_encode = [None if part is None else part.to(device) for part in (x, *quantizer)]
     of_multiply = [weight.to(device), torch.rand(c_out, device=device) * 1e-2, torch.randn(c_out, device=device) * 1e-2]

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from qartsr_lib import cli
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.checkpoint import save_quantized
+from qartsr_lib.study import runner
 
 
 @pytest.fixture
@@ -186,7 +188,30 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert "upscale photo.jpg --out upscaled" in capsys.readouterr().out
+    assert "qartsr upscale photo.jpg --out upscaled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["upscale", "quantize", "export", "evaluate", "reproduce", "report", "train", "train embedded", "train trq"],
+)
+def test_every_command_tells_its_options(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split(), "--help"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith(f"usage: qartsr {words} [-h]")
+
+
+def test_programs_are_given_the_remaining_words(monkeypatch):
+    given = []
+    monkeypatch.setattr(runner, "main", lambda words: given.append(words) or 3)
+    assert main(["reproduce", "--notebooks", "00", "02", "--profile", "smoke"]) == 3
+    assert given == [["--notebooks", "00", "02", "--profile", "smoke"]]
+
+
+def test_bench_needs_a_checkout(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "qartsr_lib" / "cli.py"))
+    assert main(["bench"]) == 2
+    _one_line(capsys, "bench: measures a checkout")
 
 
 def _one_line(capsys, words):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.memory import peak_bytes_of
+from qartsr_lib.deploy.runtimes import peak_bytes_of
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import deployment as measurement

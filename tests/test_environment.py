@@ -64,7 +64,7 @@ def test_every_imported_package_is_a_direct_dependency():
 
 
 @pytest.mark.parametrize(
-    "command", ["reproduce", "report", "compare", "test", "lab", "lint", "backbone", "bench", "faults"]
+    "command", ["reproduce", "report", "compare", "test", "lab", "lint", "backbone", "bench", "faults", "house"]
 )
 def test_each_make_target_installs_first(command):
     make = ["make", "-n", "-B", command, f"PYTHON={sys.executable}"]

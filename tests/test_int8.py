@@ -15,8 +15,7 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
 from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.deploy.int8 import IntegerLayer, int8_form, is_integer
-from qartsr_lib.deploy.integer_product import HALVED, WHOLE, IntegerProduct, weights_of_8_bits
+from qartsr_lib.deploy.int8 import HALVED, WHOLE, IntegerLayer, IntegerProduct, int8_form, weights_of_8_bits
 from qartsr_lib.deploy.layer import Form, InferenceLayer
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
@@ -77,9 +76,17 @@ def test_sums_are_exact_and_layers_equal(pair):
         steps = (layer.scaled_input(x) - layer.input_zero_point) / layer.input_scale
         codes = steps.clamp(0, layer.input_range[1]).round()
         weight = layer.codes.double() - 2 ** (layer.form.weight.bits - 1)
-        sums = found.product.sums(codes.to(torch.uint8))
+        sums = integer_sums(found.product, codes.to(torch.uint8))
         assert torch.equal(sums.double(), layer.operate(codes.double(), weight, None)), name
         assert float((found(x) - y).abs().max()) <= 1e-5 * float(y.abs().max()), name
+
+
+def integer_sums(product, codes):
+    """The bare sums as float32; codes and sums as a float layer's input and output."""
+    ones = torch.ones_like(product.scale)
+    if product.shape is None:
+        return product(codes, ones)
+    return product(codes.permute(0, 2, 3, 1), ones).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("kernel", [0, 1, 3])
@@ -88,27 +95,25 @@ def test_the_largest_codes_of_8_bits(kernel, weights):
     """255 x 127 and 255 x -128 from the same neighbours: what 16 bits are too few for."""
     codes = torch.randint(-128, 128, (7, 66, *[kernel] * 2 * bool(kernel)), generator=torch.manual_seed(0))
     codes[0], codes[1], codes[2, ::2] = 127, -128, 127
-    geometry = Geometry((kernel,) * 2, (1, 1), (kernel // 2,) * 2, (1, 1)) if kernel else None
-    product = IntegerProduct(
-        codes.to(torch.int8), torch.ones(7), torch.zeros(codes[:, 0].shape), None, geometry, weights
-    )
+    geometry = Geometry((kernel,) * 2, padding=(kernel // 2,) * 2) if kernel else Geometry()
+    product = IntegerProduct(codes.to(torch.int8), torch.ones(7), geometry, weights)
     x = torch.randint(0, 256, (2, 9, 5, 66))
     x[0] = 255
     if kernel:
         x = x.permute(0, 3, 1, 2)
-    operate = F.linear if geometry is None else lambda x, w: F.conv2d(x, w, padding=kernel // 2)
-    assert torch.equal(product.sums(x.to(torch.uint8)).double(), operate(x.double(), codes.double()))
+    operate = F.linear if not kernel else lambda x, w: F.conv2d(x, w, padding=kernel // 2)
+    assert torch.equal(integer_sums(product, x.to(torch.uint8)).double(), operate(x.double(), codes.double()))
     assert product.halved == ((weights or weights_of_8_bits()) == HALVED)
 
 
 def test_weights_of_7_bits_are_never_halved():
     codes = torch.tensor([[-64, 64, 63]], dtype=torch.int8)
-    assert not IntegerProduct(codes, torch.ones(1), torch.zeros(1), None, None, HALVED).halved
+    assert not IntegerProduct(codes, torch.ones(1), Geometry(), HALVED).halved
 
 
 PICTURES = """
 import sys, torch
-from qartsr_lib.deploy.integer_product import weights_of_8_bits
+from qartsr_lib.deploy.int8 import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import load_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
 torch.set_num_threads(1)
@@ -205,6 +210,6 @@ def test_layers_without_an_integer_product(tmp_path):
     grouped = InferenceLayer(nn.Linear(8, 8), Form(QuantizerConfig(4, PerGroup(4)), QuantizerConfig(4)))
     floating = InferenceLayer(nn.Linear(8, 8), Form(QuantizerConfig(4), None))
     for layer in (grouped, floating):
-        assert not is_integer(layer)
+        assert not layer.is_integer
         with pytest.raises(QartsrError, match="no layer of this model is an integer product"):
             int8_form(nn.Sequential(layer))

@@ -26,7 +26,6 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer
-from qartsr_lib.deploy.runtimes import RUNTIMES
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr_layers import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_
@@ -226,7 +225,7 @@ def test_models_on_a_gpu():
     integer = int8_cuda_form(simulation, torch.float32)
     apart = layers_apart(simulation, integer, simulation.prepare(image))
     assert apart["layers"] > 100 and apart["integer"]["worst"] <= 2e-5, apart
-    found, layer = RUNTIMES.get("int8")(simulation).upscale(image), integer.vae.decoder.conv_in
+    found, layer = int8_cuda_form(simulation).upscale(image), integer.vae.decoder.conv_in
     x = torch.randn(1, 4, 16, 16, device="cuda")
     assert torch.equal(torch.compile(layer)(x), layer(x))
     assert found.is_cuda and found.dtype == torch.bfloat16 and bool(torch.isfinite(found).all())

@@ -11,10 +11,9 @@ from quant_stand_in import lq_images, tiny_backbone
 from safetensors.torch import load_file, save_file
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.bitpack import pack, packed_size, unpack
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer
-from qartsr_lib.deploy.packed_file import load_packed, read_packed_description, save_packed
+from qartsr_lib.deploy.packed_file import load_packed, pack, packed_size, save_packed, unpack
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.quantizers import QuantizerConfig
@@ -122,7 +121,7 @@ def test_a_constant_channel_has_a_scale(tmp_path):
 
 
 def test_description(file):
-    found = read_packed_description(file)
+    found = described(file)
     assert (found["backbone"], found["timestep"], found["bits"]) == ("tiny", 500, "W4A4")
 
 

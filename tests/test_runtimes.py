@@ -5,8 +5,7 @@ import torch
 from quant_stand_in import tiny_backbone
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.memory import keep_freed_memory
-from qartsr_lib.deploy.runtimes import RUNTIMES
+from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory
 from qartsr_lib.images.tiling import upscale_in_tiles
 
 

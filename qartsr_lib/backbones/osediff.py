@@ -95,7 +95,7 @@ def _check_timestep(file: Path, trained_at: int, timestep: int | None) -> None:
     if timestep not in (None, trained_at):
         raise QartsrError(
             f"{file}: was trained at T = {trained_at}, not at T = {timestep}; choose --timestep {trained_at}, "
-            "or train weights with python -m qartsr_lib.training.trq"
+            "or train weights with qartsr train trq"
         )
 
 
@@ -116,7 +116,7 @@ def _weights(osediff: str | Path | None, timestep: int | None) -> Path:
     name = weights_name(RELEASED_TIMESTEP if timestep is None else timestep)
     file = paths.weights_dir() / FOLDER / name
     if not file.is_file():
-        hint = "get OSEDiff's release" if name == "osediff.pkl" else "train it with python -m qartsr_lib.training.trq"
+        hint = "get OSEDiff's release" if name == "osediff.pkl" else "train it with qartsr train trq"
         raise QartsrError(f"{file}: no such weights; {hint}, or name a file with --osediff")
     return file
 

@@ -36,7 +36,7 @@ class Quantizer:
     Attributes:
         offset, phi: (c_in,), float32; zeros and ones where there are none.
         zero_point, scale, largest: single numbers.
-        half: which input to return in bfloat16: "input", "scaled" (after phi) or "none".
+        half: which input to return in bfloat16, one of HALVES; "scaled" is after phi.
     """
 
     offset: torch.Tensor
@@ -49,9 +49,27 @@ class Quantizer:
     def __post_init__(self) -> None:
         step = self.phi.double() * self.scale
         summand = -(self.offset.double() / self.phi.double() + self.zero_point) / self.scale
-        folded = {"reciprocal": self.phi.reciprocal(), "factor": (1 / step).float(), "summand": summand.float()}
-        for name, tensor in folded.items():  # what the loops multiply by
-            object.__setattr__(self, name, tensor)
+        folded = (self.offset, self.phi, self.phi.reciprocal(), (1 / step).float(), summand.float())
+        object.__setattr__(self, "folded", folded)  # what the loop computes with
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is added to a layer's integer product besides what comes from its input.
+
+    Attributes:
+        sum_scale: (c_out,), of the codes' sums under the kernel.
+        side_out: (r, c_out), L1 transposed, or None.
+        constants: what the taps inside the image add, and the bias: (row kinds, column kinds, c_out).
+        rows, columns: which kind each output row and column is, int32.
+    """
+
+    geometry: Geometry
+    sum_scale: torch.Tensor
+    side_out: torch.Tensor | None
+    constants: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
 
 
 def encode(
@@ -62,15 +80,13 @@ def encode(
     if loops is None:
         return plain_encode(x, quantizer, norm)
     x = x.float().contiguous()
-    channels = x.shape[-1]
-    images = 1 if norm is None else len(x)
+    images, channels = 1 if norm is None else len(x), x.shape[-1]
     codes, sums = torch.empty_like(x, dtype=torch.uint8), x.new_empty(x.shape[:-1])
     half = None if quantizer.half == "none" else torch.empty_like(x, dtype=torch.bfloat16)
-    folded = (quantizer.offset, quantizer.phi, quantizer.reciprocal, quantizer.factor, quantizer.summand)
     loops.encode(
         *(x.data_ptr(), *((None, None, 0) if norm is None else (*at(norm.scale, norm.shift), norm.silu))),
-        *(*at(*folded), quantizer.zero_point, quantizer.scale, quantizer.largest, HALVES.index(quantizer.half)),
-        *(images, sums.numel() // images, channels, *at(codes, sums, half)),
+        *(*at(*quantizer.folded), quantizer.zero_point, quantizer.scale, quantizer.largest),
+        *(HALVES.index(quantizer.half), images, sums.numel() // images, channels, *at(codes, sums, half)),
     )
     return codes, sums, half
 
@@ -88,26 +104,6 @@ def plain_encode(x: torch.Tensor, quantizer: Quantizer, norm: Norm | None = None
     return codes.to(torch.uint8), codes.sum(-1), None if half is None else half.bfloat16()
 
 
-@dataclass(frozen=True)
-class Finish:
-    """What is added to a layer's integer product besides what comes from its input.
-
-    Attributes:
-        geometry: of the product; linear layers are convolutions of 1 x 1.
-        sum_scale: (c_out,), of the codes' sums under the kernel.
-        side_out: (r, c_out), L1 transposed, or None.
-        constants: (row kinds, column kinds, c_out).
-        rows, columns: which kind each output row and column is, int32.
-    """
-
-    geometry: Geometry
-    sum_scale: torch.Tensor
-    side_out: torch.Tensor | None
-    constants: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-
-
 def finish_(
     y: torch.Tensor,
     sums: torch.Tensor,
@@ -119,12 +115,8 @@ def finish_(
 ) -> torch.Tensor | None:
     """Add to y (N, H', W', c_out): sum_scale * (sum of the codes under the kernel) + L1 L2 x + constants, and more.
 
-    Args:
-        sums: (N, H, W), from `encode`.
-        planes: L2 x from `side_products`, or None.
-        added: (N, c_out), or None.
-        residual: like y, or None.
-        moments: whether to return those of the finished y, see `moments_of`.
+    `sums` (N, H, W) come from `encode` and `planes`, L2 x, from `side_products`; the more is `added` (N, c_out) and
+    `residual`, which is like y. Returns y's moments (see `moments_of`) if asked.
     """
     loops = library()
     if loops is None:
@@ -143,10 +135,12 @@ def finish_(
 
 def plain_finish_(y, sums, planes, how: Finish, added=None, residual=None) -> None:
     """`finish_` by PyTorch."""
-    y += how.geometry.window_sums(sums)[..., None] * how.sum_scale
+    kernel = how.geometry
+    under = F.unfold(sums[:, None], kernel.kernel, kernel.dilation, kernel.padding, kernel.stride).sum(1)
+    y += under.view(*y.shape[:3], 1) * how.sum_scale
     y += how.constants[how.rows.long()][:, how.columns.long()]
     if planes is not None:
-        y += side_output(planes, how.side_out.t(), how.geometry)
+        y += side_output(planes, how.side_out.t(), kernel)
     if added is not None:
         y += added[:, None, None]
     if residual is not None:
@@ -189,6 +183,6 @@ def fold(
         inverse = ((squares - total.square()).clamp(min=0) + eps).rsqrt()
         scale = inverse.repeat_interleave(channels // groups, 1) * weight
         return scale.float(), (bias - total.repeat_interleave(channels // groups, 1) * scale).float()
-    scale, shift = (torch.empty(images, channels) for _ in range(2))
+    scale, shift = torch.empty(2, images, channels)
     loops.fold(moments.data_ptr(), images, parts, channels, groups, pixels, eps, *at(weight, bias, scale, shift))
     return scale, shift

@@ -19,13 +19,10 @@ from qartsr_lib.deploy.around_product import Norm, fold, remember, remembered_mo
 from qartsr_lib.deploy.int8 import IntegerLayer
 from qartsr_lib.quant.layers import replace_layers
 
+_ENDS = ("conv_norm_out", "conv_act", "conv_out")
 #: Parent -> its GroupNorm, activation (or None) and the layer behind them.
-SEQUENCES = {
-    Encoder: ("conv_norm_out", "conv_act", "conv_out"),
-    Decoder: ("conv_norm_out", "conv_act", "conv_out"),
-    UNet2DConditionModel: ("conv_norm_out", "conv_act", "conv_out"),
-    Transformer2DModel: ("norm", None, "proj_in"),
-}
+SEQUENCES = dict.fromkeys((Encoder, Decoder, UNet2DConditionModel), _ENDS)
+SEQUENCES[Transformer2DModel] = ("norm", None, "proj_in")
 
 
 def fuse_(model: nn.Module) -> None:
@@ -35,17 +32,16 @@ def fuse_(model: nn.Module) -> None:
     for parent in list(model.modules()):
         if type(parent) not in SEQUENCES:
             continue
-        norm, activation, layer = (name and getattr(parent, name, None) for name in SEQUENCES[type(parent)])
-        if not (_is_norm(norm) and (activation is None or isinstance(activation, nn.SiLU)) and _is_convolution(layer)):
-            continue
-        before, between, behind = SEQUENCES[type(parent)]
-        setattr(parent, behind, NormedLayer(norm, activation is not None, layer))
-        for name in filter(None, (before, between)):
-            setattr(parent, name, nn.Identity())
+        names = SEQUENCES[type(parent)]
+        norm, activation, layer = (name and getattr(parent, name, None) for name in names)
+        if _is_norm(norm) and isinstance(activation, nn.SiLU | None) and _is_convolution(layer):
+            setattr(parent, names[2], NormedLayer(norm, activation is not None, layer))
+            for name in filter(None, names[:2]):
+                setattr(parent, name, nn.Identity())
 
 
 def _is_convolution(layer: nn.Module | None) -> bool:
-    return isinstance(layer, IntegerLayer) and layer.product.geometry is not None
+    return isinstance(layer, IntegerLayer) and layer.is_convolution
 
 
 def _is_norm(layer: nn.Module | None) -> bool:
@@ -53,13 +49,19 @@ def _is_norm(layer: nn.Module | None) -> bool:
 
 
 def _is_plain_block(block: nn.Module) -> bool:
-    if not isinstance(block, ResnetBlock2D):
-        return False
-    plain = block.upsample is None and block.downsample is None and block.output_scale_factor == 1
-    timeless = block.time_emb_proj is None and block.time_embedding_norm != "scale_shift"
-    plain = plain and (timeless or block.time_embedding_norm == "default") and isinstance(block.nonlinearity, nn.SiLU)
-    layers = (block.norm1, block.norm2, block.conv1, block.conv2)
-    return plain and all(map(_is_norm, layers[:2])) and all(map(_is_convolution, layers[2:]))
+    return (
+        isinstance(block, ResnetBlock2D)
+        and block.upsample is None
+        and block.downsample is None
+        and block.output_scale_factor == 1
+        and isinstance(block.nonlinearity, nn.SiLU)
+        and (
+            block.time_embedding_norm == "default"
+            or (block.time_emb_proj is None and block.time_embedding_norm != "scale_shift")
+        )
+        and all(map(_is_norm, (block.norm1, block.norm2)))
+        and all(map(_is_convolution, (block.conv1, block.conv2)))
+    )
 
 
 def _is_plain_upsampling(block: nn.Module) -> bool:
@@ -71,10 +73,8 @@ def _is_plain_upsampling(block: nn.Module) -> bool:
 
 def folded(norm: nn.GroupNorm, silu: bool, x: torch.Tensor) -> Norm:
     """A GroupNorm for one input (N, C, H, W)."""
-    scale, shift = fold(
-        remembered_moments(x), x.shape[-2] * x.shape[-1], norm.num_groups, norm.eps, norm.weight, norm.bias
-    )
-    return Norm(scale, shift, silu)
+    pixels = x.shape[-2] * x.shape[-1]
+    return Norm(*fold(remembered_moments(x), pixels, norm.num_groups, norm.eps, norm.weight, norm.bias), silu)
 
 
 class Enlarging(nn.Module):
@@ -116,7 +116,6 @@ class ResidualBlock(nn.Module):
         if self.time_emb_proj is not None:
             temb = self.time_emb_proj(temb if self.skip_time_act else nn.functional.silu(temb))
         added = None if temb is None or not self.adds else temb.expand(len(x), -1).float().contiguous()
-        y, moments = self.conv1.run(x, folded(self.norm1, True, x), added, moments=True)
-        remember(y, moments)
+        y = remember(*self.conv1.run(x, folded(self.norm1, True, x), added, moments=True))
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
         return remember(*self.conv2.run(y, folded(self.norm2, True, y), None, shortcut.float(), moments=True))

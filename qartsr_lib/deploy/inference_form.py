@@ -19,17 +19,15 @@ SMALLEST = 2.0**-24
 
 @torch.no_grad()
 def inference_form(model: nn.Module, half: bool = False) -> nn.Module:
-    """A copy of `model`, in eval mode, whose quantized layers are InferenceLayers.
+    """A copy of a quantized and calibrated model, in eval mode, whose quantized layers are InferenceLayers.
 
     Args:
-        model: quantized and calibrated.
-        half: round every float to 16 bits (and the codes to the rounded scales), so that a packed
-            file holds exactly what the result computes with, and multiply by L2 in 16 bits, as the
-            counted operations have it; else the outputs keep their bits.
+        half: round every float to 16 bits (and the codes to the rounded scales), so that a packed file holds exactly
+            what the result computes with, and multiply by L2 in 16 bits, as the counted operations have it; else
+            the outputs keep their bits.
 
     Raises:
-        QartsrError: a layer whose weight is not quantized, a number beyond float16, or a quantized
-            layer that does not say what it is made of (QuantLayer.inference_parts).
+        QartsrError: a layer whose weight is not quantized, or a number beyond float16.
     """
     exported = copy.deepcopy(model)
     replace_layers(
@@ -47,13 +45,11 @@ def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
         raise QartsrError(f"{name}: its weight is in full precision; there is nothing to export, quantize it first")
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         raise QartsrError(f"{name}: padding_mode {layer.padding_mode!r} cannot be exported; only zeros can")
-    keep = (lambda part, what: _rounded(part, f"{name} ({what})")) if half else (lambda part, what: part)
     parts, quantizer, of_input = layer.inference_parts(), layer.weight_quantizer, layer.input_quantizer
-    dynamic = isinstance(of_input, DynamicQuantizer)
     form = Form(
         quantizer.config,
         None if of_input is None else of_input.config,
-        dynamic=dynamic,
+        dynamic=isinstance(of_input, DynamicQuantizer),
         phi=parts.phi is not None,
         offset=parts.offset is not None,
         side_rank=0 if parts.side_in is None else len(parts.side_in),
@@ -62,14 +58,12 @@ def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
     )
     weight = layer.folded_weight()
     scale, zero_point = quantizer.qparams(weight)
-    _, bias = layer.quantized_parameters()
-    values = {"bias": bias, "phi": parts.phi, "offset": parts.offset, "behind": parts.behind}
-    values |= {"side_out": parts.side_out, "side_in": parts.side_in, "scale": scale, "zero_point": zero_point}
-    if of_input is not None and not dynamic:
+    values = vars(parts) | {"bias": layer.quantized_parameters()[1], "scale": scale, "zero_point": zero_point}
+    if of_input is not None and not form.dynamic:
         values["input_scale"], values["input_zero_point"] = of_input.qparams(weight)
     new = InferenceLayer(layer, form, None if half else weight).to(weight.device)
     for what, buffer in new.float_parts().items():
-        value = keep(values[what], what)
+        value = _rounded(values[what], f"{name} ({what})") if half else values[what]
         if half and what == "side_in":
             value = value.bfloat16().float()  # float16, in which files hold it, represents these
         if half and what.endswith("scale"):

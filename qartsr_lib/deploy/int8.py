@@ -1,16 +1,19 @@
 """Integer execution on a CPU: convolutions and linear layers as int8 products with int32 sums (oneDNN).
 
-The algebra is deploy.integer_algebra's: an integer product, sums of codes that are one channel, and a small
-table for what the border cuts off.
+With codes c_w and c_a, W^ = s_w c_w + z_w and x^ = s_a c_a + z_a, a layer's output is
 
-Codes of up to 8 bits are held in 8: activations unsigned, weights shifted to signed. Sums are exact on every
-processor (`integer_product`).
+    sum W^ x^ = s_w s_a (sum c_w c_a) + z_w s_a (sum c_a) + z_a (sum W^)
+
+each sum over the taps inside the image. The first is the integer product; the second one channel, the same for
+all outputs; the third depends on the output channel and on which taps the border cuts off. Codes of up to 8 bits
+are held in 8: activations unsigned, weights counted from the middle.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +21,23 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.around_product import Finish, Norm, Quantizer, encode, finish_, remember
-from qartsr_lib.deploy.geometry import POINTWISE, Geometry, rows_by_tap, side_products
-from qartsr_lib.deploy.integer_algebra import Algebra, is_integer
-from qartsr_lib.deploy.integer_product import IntegerProduct
+from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.quant.layers import replace_layers
 
 ROWS = 64
+"""Into at most so many rows a linear layer's tokens are laid, for the threads."""
+SIZES = 8
+"""Of images whose border constants are kept."""
+WHOLE, HALVED = "whole", "halved"
+#: (c_out, c_in, k) of the products that `weights_of_8_bits` tries, on images of both sizes; k = 0 is a linear layer.
+TRIED, TRIED_SIDES = ((64, 64, 3), (32, 3, 3), (80, 64, 1), (5, 7, 3), (48, 160, 0)), (5, 32)
+SAFE = 64
+"""Two products of 255 and weights up to it add up to less than 2^15."""
 
 
 def int8_form(model: nn.Module) -> nn.Module:
-    """A copy of a packed model whose quantized layers compute with integers; same interface.
-
-    Args:
-        model: from load_packed, or inference_form with half=True.
+    """A copy of a packed model (load_packed, inference_form with half=True) whose quantized layers compute in integers.
 
     Raises:
         QartsrError: not one layer can (scales per group or per token have no plain integer product),
@@ -42,29 +48,92 @@ def int8_form(model: nn.Module) -> nn.Module:
     converted = copy.deepcopy(model)
 
     def chosen(_: str, layer: nn.Module) -> bool:
-        return isinstance(layer, InferenceLayer) and is_integer(layer)
+        return isinstance(layer, InferenceLayer) and layer.is_integer
 
     if not replace_layers(converted, chosen, lambda _, layer: IntegerLayer(layer)):
         raise QartsrError("--runtime int8: no layer of this model is an integer product; use --runtime simulate")
     return converted.eval()
 
 
-class IntegerLayer(nn.Module):
-    """An InferenceLayer in integers; its outputs are equal to 1e-5 of their size.
+def integer_constants(layer: InferenceLayer) -> tuple[torch.Tensor, ...]:
+    """What turns a layer that `is_integer` into one integer product.
+
+    Returns:
+        codes of the weight, counted from the middle, int8, like W; and in float64 s_w s_a (c_out,), of the product;
+        z_w s_a (c_out,), of the codes' sums; z_a (sum of W^ over the input channels) + W o, what each tap inside the
+        image adds, (c_out,) or (c_out, k, k).
+    """
+    channels, middle = len(layer.codes), 2 ** (layer.form.weight.bits - 1)
+    scale = layer.scale.reshape(-1).expand(channels).double()
+    zero_point = scale * (middle + layer.lowest_code)  # of codes counted from the middle
+    if layer.zero_point is not None:
+        zero_point = zero_point + layer.zero_point.reshape(-1).double()
+    input_scale = layer.input_scale.double()
+    per_tap = layer.input_zero_point.double() * layer.weight().double().sum(1)
+    if layer.behind is not None:
+        per_tap = per_tap + layer.behind.double().reshape(per_tap.shape)
+    codes = (layer.codes.to(torch.int16) - middle).to(torch.int8)
+    return codes, scale * input_scale, zero_point * input_scale, per_tap
+
+
+class IntegerProduct(nn.Module):
+    """Codes uint8 (N, H, W, c_in) -> scale * (sum of c_w c_a), float32 (N, H', W', c_out); sums are exact.
+
+    Processors without VNNI or AMX add two products of 8-bit codes in 16 bits, which saturate: 2 x 255 x 127 > 32,767.
+    Where a product tried here is wrong, weights of 8 bits become the sum of two halves of 7 bits, multiplied side
+    by side.
 
     Args:
-        layer: one that `is_integer`; not changed.
+        codes: of the weight, int8, (c_out, c_in) or (c_out, c_in, k, k).
+        scale: (c_out,).
+        weights: WHOLE, or HALVED for codes that 16 bits are too few for; None for what is exact here.
     """
+
+    def __init__(
+        self, codes: torch.Tensor, scale: torch.Tensor, geometry: Geometry, weights: str | None = None
+    ) -> None:
+        super().__init__()
+        large = int(codes.max()) > SAFE or int(codes.min()) < -SAFE
+        self.halved = large and (weights or weights_of_8_bits()) == HALVED
+        if self.halved:
+            codes = torch.cat([lower := codes >> 1, codes - lower], 1)  # of twice as many channels
+        self.shape = None
+        if codes.ndim == 2:
+            packed = torch.ops.onednn.qlinear_prepack(codes, None)
+        else:
+            self.shape = [list(pair) for pair in (geometry.stride, geometry.padding, geometry.dilation)]
+            packed = torch.ops.onednn.qconv_prepack(codes, scale.float(), 1.0, 0, *self.shape, 1, None)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("no_zero_point", torch.zeros(len(codes), dtype=torch.int64))
+
+    def forward(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """`scale` in the place of the layer's, such as ones for the bare sums."""
+        if self.halved:
+            codes = torch.cat([codes, codes], -1)
+        factors = (self.packed, self.scale if scale is None else scale, self.no_zero_point, None)
+        rest = (1.0, 0, torch.float32, "none", [], "")
+        if self.shape is None:
+            return torch.ops.onednn.qlinear_pointwise(codes, 1.0, 0, *factors, *rest)
+        image = codes.permute(0, 3, 1, 2)
+        return torch.ops.onednn.qconv2d_pointwise(image, 1.0, 0, *factors, *self.shape, 1, *rest).permute(0, 2, 3, 1)
+
+
+class IntegerLayer(nn.Module):
+    """An InferenceLayer that `is_integer` in integers; its outputs are equal to 1e-5 of their size."""
 
     def __init__(self, layer: InferenceLayer) -> None:
         super().__init__()
-        algebra, geometry = Algebra.of(layer), Geometry.of(layer.codes.shape[2:], layer.geometry)
-        self.product = IntegerProduct(algebra.codes, algebra.scale, algebra.per_tap, layer.bias, geometry)
-        self.register_buffer("sum_scale", algebra.sum_scale.float())
-        rows = None if layer.side_in is None else rows_by_tap(layer.side_in, geometry).bfloat16()
+        self.geometry, self.is_convolution = layer.geometry, layer.is_convolution
+        codes, scale, sum_scale, per_tap = integer_constants(layer)
+        self.product = IntegerProduct(codes, scale, self.geometry)
+        self.register_buffer("sum_scale", sum_scale.float())
+        self.register_buffer("per_tap", per_tap.reshape(len(codes), *self.geometry.kernel))
+        self.register_buffer("bias", torch.zeros(len(codes)) if layer.bias is None else layer.bias.float())
+        rows = None if layer.side_in is None else rows_by_tap(layer.side_in, self.geometry).bfloat16()
         self.register_buffer("side_in", rows)
         self.register_buffer("side_out", None if rows is None else layer.side_out.t().contiguous())
-        inputs = layer.codes.shape[1]
+        inputs = codes.shape[1]
         self.quantizer = Quantizer(
             offset=torch.zeros(inputs) if layer.offset is None else layer.offset,
             phi=torch.ones(inputs) if layer.phi is None else layer.phi,
@@ -73,10 +142,11 @@ class IntegerLayer(nn.Module):
             largest=float(layer.input_range[1]),
             half="none" if rows is None else "scaled" if layer.form.side_after_scaling else "input",
         )
+        self._finishes: dict[tuple[int, int], Finish] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; x float32 as for the float layer."""
-        return remember(*self.run(x, moments=self.product.geometry is not None))
+        return remember(*self.run(x, moments=self.is_convolution))
 
     def run(
         self,
@@ -89,41 +159,63 @@ class IntegerLayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The output and, if asked, its moments; a convolution takes in what lies around it.
 
-        Args:
-            x: as for the float layer.
-            norm: applied to x before.
-            added: (N, c_out), to the output.
-            residual: like the output, to the output.
-            moments: of the output, for the next GroupNorm (`moments_of`).
-            size: to which the input is enlarged by nearest neighbours.
+        Before it come `norm` of x, and an input enlarged by nearest neighbours to `size`; to the output are added
+        `added` (N, c_out) and `residual`, which is like it.
         """
-        geometry = self.product.geometry
-        last = x if geometry is None else x.permute(0, 2, 3, 1)
-        codes, sums, half = encode(last, self.quantizer, norm)
-        products = None if half is None else side_products(half, self.side_in, geometry)
+        if self.is_convolution:
+            pixels = x.permute(0, 2, 3, 1)
+        else:
+            tokens = x.shape[:-1].numel()
+            pixels = x.reshape(1, rows := math.gcd(tokens, ROWS), tokens // rows, -1)
+        codes, sums, half = encode(pixels, self.quantizer, norm)
+        products = None if half is None else side_products(half, self.side_in, self.geometry)
         del half  # memory: large images have large intermediate results
         if size is not None:  # in the layout of (N, C, H, W)
             codes = F.interpolate(codes.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
             sums = F.interpolate(sums[:, None], size)[:, 0]
             if products is not None:
                 products = F.interpolate(products.flatten(0, 1), size).view(*products.shape[:3], *size)
-        y = self.product(codes if geometry is None else codes.permute(0, 3, 1, 2))
+        y = self.product(codes)
         del codes
-        if geometry is None:
-            self._finish_tokens(y, sums, products)
-            return y, None
-        shape = Finish(geometry, self.sum_scale, self.side_out, *self.product.constants(*sums.shape[1:]))
         beside = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
-        return y, finish_(y.permute(0, 2, 3, 1), sums, products, shape, added, beside, moments)
+        found = finish_(y, sums, products, self._finish(*sums.shape[1:]), added, beside, moments)
+        return y.permute(0, 3, 1, 2) if self.is_convolution else y.view(*x.shape[:-1], -1), found
 
-    def _finish_tokens(self, y: torch.Tensor, sums: torch.Tensor, products: torch.Tensor | None) -> None:
-        """A linear layer's: its tokens become pixels, in rows for the threads."""
-        rows = math.gcd(sums.numel(), ROWS)
-        if products is not None:
-            products = products.reshape(-1, products.shape[-1]).t().contiguous()
-        constants, *_ = self.product.constants(1, 1)
-        kinds = (torch.zeros(size, dtype=torch.int32) for size in (rows, sums.numel() // rows))
-        how = Finish(POINTWISE, self.sum_scale, self.side_out, constants, *kinds)
-        pixels = (1, rows, sums.numel() // rows)
-        planes = None if products is None else products.view(1, -1, *pixels)
-        finish_(y.view(*pixels, -1), sums.view(pixels), planes, how)
+    def _finish(self, height: int, width: int) -> Finish:
+        """For images of this size: rows and columns with the same taps inside are of one kind."""
+        if (height, width) not in self._finishes:
+            if len(self._finishes) >= SIZES:
+                self._finishes.clear()
+            rows, row_kinds = self.geometry.inside(height, 0).unique(dim=0, return_inverse=True)
+            columns, column_kinds = self.geometry.inside(width, 1).unique(dim=0, return_inverse=True)
+            table = torch.einsum("hk,wl,okl->hwo", rows.double(), columns.double(), self.per_tap) + self.bias
+            of_size = (table.float().contiguous(), row_kinds.int(), column_kinds.int())
+            self._finishes[height, width] = Finish(self.geometry, self.sum_scale, self.side_out, *of_size)
+        return self._finishes[height, width]
+
+
+@lru_cache(maxsize=1)
+def weights_of_8_bits() -> str:
+    """WHOLE where this process multiplies codes of 8 bits exactly, else HALVED: found by multiplying the largest.
+
+    An environment variable can forbid oneDNN the instructions that the processor has, so no flag is asked.
+
+    Raises:
+        QartsrError: halves give wrong sums, too.
+    """
+    for weights in (WHOLE, HALVED):
+        if all(_is_exact(weights, *shape, side) for shape in TRIED for side in TRIED_SIDES):
+            return weights
+    raise QartsrError("--runtime int8: integer products are not exact on this processor; use --runtime simulate")
+
+
+def _is_exact(weights: str, c_out: int, c_in: int, kernel: int, side: int) -> bool:
+    """Against float64, for weights of -128 and 127 and activations of 255 and 0."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(2, (c_out, c_in, *[kernel] * 2 * bool(kernel)), generator=generator) * 255 - 128
+    x = (torch.rand(1, side, side, c_in, generator=generator) < 0.9).to(torch.uint8) * 255
+    geometry = Geometry((kernel,) * 2, padding=(kernel // 2,) * 2) if kernel else Geometry()
+    found = IntegerProduct(codes.to(torch.int8), ones := torch.ones(c_out), geometry, weights)(x, ones)
+    wanted = codes.double().reshape(c_out, c_in, *geometry.kernel)
+    wanted = F.conv2d(x.permute(0, 3, 1, 2).double(), wanted, padding=geometry.padding)
+    return torch.equal(found.double(), wanted.permute(0, 2, 3, 1))

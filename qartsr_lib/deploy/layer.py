@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
-from qartsr_lib.quant.granularity import broadcast_along, granularity_from_dict, granularity_to_dict
+from qartsr_lib.quant.granularity import (
+    PerChannel,
+    PerTensor,
+    broadcast_along,
+    granularity_from_dict,
+    granularity_to_dict,
+)
 from qartsr_lib.quant.layers import spread
 from qartsr_lib.quant.primitives import dequantize, fake_quantize, integer_range
 from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
@@ -41,26 +47,22 @@ class Form:
 
     def to_dict(self) -> dict:
         """JSON-ready form; `from_dict` reads it back."""
-        configs = {name: getattr(self, name) for name in ("weight", "input")}
-        return asdict(self) | {name: config and config_to_dict(config) for name, config in configs.items()}
+        return asdict(self) | {name: config_to_dict(getattr(self, name)) for name in ("weight", "input")}
 
     @classmethod
     def from_dict(cls, described: dict) -> Form:
         """Inverse of `to_dict`; KeyError, TypeError or ValueError when `described` is not one."""
-        values = dict(described)
-        for name in ("weight", "input"):
-            values[name] = values[name] and config_from_dict(values[name])
-        return cls(**values)
+        return cls(**described | {name: config_from_dict(described[name]) for name in ("weight", "input")})
 
 
-def config_to_dict(config: QuantizerConfig) -> dict:
+def config_to_dict(config: QuantizerConfig | None) -> dict | None:
     """JSON-ready form; `config_from_dict` reads it back."""
-    return asdict(config) | {"granularity": granularity_to_dict(config.granularity)}
+    return config and asdict(config) | {"granularity": granularity_to_dict(config.granularity)}
 
 
-def config_from_dict(described: dict) -> QuantizerConfig:
+def config_from_dict(described: dict | None) -> QuantizerConfig | None:
     """Inverse of `config_to_dict`; KeyError or TypeError when `described` is not one."""
-    return QuantizerConfig(**dict(described) | {"granularity": granularity_from_dict(described["granularity"])})
+    return described and QuantizerConfig(**described | {"granularity": granularity_from_dict(described["granularity"])})
 
 
 class InferenceLayer(nn.Module):
@@ -84,32 +86,25 @@ class InferenceLayer(nn.Module):
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, form: Form, like: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.form = form
-        names = ("stride", "padding", "dilation", "groups")
-        self.geometry = {name: getattr(layer, name) for name in names} if isinstance(layer, nn.Conv2d) else None
-        self.input_axis = -1 if self.geometry is None else -3
+        self.form, self.geometry, self.is_convolution = form, Geometry.of(layer), isinstance(layer, nn.Conv2d)
+        self.input_axis = -3 if self.is_convolution else -1
         shape = tuple(layer.weight.shape)
         # The bits of a convolution may depend on the strides of its weight, so they are fixed here.
         codes = torch.empty(shape, dtype=torch.uint8, memory_format=_FORMATS[len(shape)])
         self.register_buffer("codes", codes if like is None else torch.empty_like(like, dtype=torch.uint8))
         for name, size in self._float_shapes(shape, layer.bias is not None).items():
             self.register_buffer(name, None if size is None else torch.empty(size))
-        self.lowest_code, _ = integer_range(form.weight.bits, form.weight.symmetric, form.weight.narrow_range)
-        self.input_range = None
-        if form.input is not None:
-            self.input_range = integer_range(form.input.bits, form.input.symmetric, form.input.narrow_range)
-        self.dynamic = DynamicQuantizer(form.input, self._input_shape(), "input") if form.dynamic else None
-
-    def _input_shape(self) -> tuple[int, ...]:
-        channels = self.codes.shape[1]
-        return (1, channels) if self.geometry is None else (1, channels, 1, 1)
+        self.lowest_code, _ = _range(form.weight)
+        self.input_range = form.input and _range(form.input)
+        one_input = (1, *shape[1:2], *[1] * len(shape[2:]))
+        self.dynamic = DynamicQuantizer(form.input, one_input, "input") if form.dynamic else None
 
     def _float_shapes(self, weight: tuple[int, ...], has_bias: bool) -> dict[str, tuple[int, ...] | None]:
         form, (c_out, c_in, *kernel) = self.form, weight
         scale = tuple(form.weight.granularity.parameter_shape(weight))
         static = form.input is not None and not form.dynamic
         of_input = tuple(form.input.granularity.parameter_shape((1, c_in, *[1] * len(kernel)))) if static else None
-        side = form.side_rank > 0
+        rank = form.side_rank
         return {
             "scale": scale,
             "zero_point": None if form.weight.symmetric else scale,
@@ -119,13 +114,21 @@ class InferenceLayer(nn.Module):
             "phi": (c_in,) if form.phi else None,
             "offset": (c_in,) if form.offset else None,
             "behind": None if not form.offset else (c_out, 1, *kernel) if kernel else (c_out,),
-            "side_out": (c_out, form.side_rank) if side else None,
-            "side_in": (form.side_rank, c_in * torch.Size(kernel).numel()) if side else None,
+            "side_out": (c_out, rank) if rank else None,
+            "side_in": (rank, c_in * self.geometry.taps) if rank else None,
         }
 
     def float_parts(self) -> dict[str, torch.Tensor]:
         """Name -> buffer of all parts but the codes, in a fixed order."""
         return {name: part for name, part in self.named_buffers(recurse=False) if name != "codes"}
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether this is one integer product: static activations per tensor, weights per channel or tensor."""
+        of_input, by = self.form.input, self.form.weight.granularity
+        static = of_input is not None and not (self.form.dynamic or of_input.symmetric)
+        whole = self.geometry.groups == 1 and (not self.form.side_rank or self.form.side_half)
+        return static and whole and isinstance(of_input.granularity, PerTensor) and by in (PerTensor(), PerChannel(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; x as for the float layer."""
@@ -159,22 +162,28 @@ class InferenceLayer(nn.Module):
 
     def operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The float product with this layer's geometry."""
-        return F.linear(x, weight, bias) if self.geometry is None else F.conv2d(x, weight, bias, **self.geometry)
+        if not self.is_convolution:
+            return F.linear(x, weight, bias)
+        geometry = self.geometry
+        return F.conv2d(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
 
     def constant(self, x: torch.Tensor) -> torch.Tensor:
         """W o behind the layer: (c_out,), or (1, c_out, H', W') with zeros beyond the border of x."""
-        if self.geometry is None:
+        if not self.is_convolution:
             return self.behind
         return self.operate(x.new_ones(1, 1, *x.shape[-2:]), self.behind, None)
 
     def side_branch(self, x: torch.Tensor) -> torch.Tensor:
         """L1 L2 x."""
         if self.form.side_half:
-            geometry = Geometry.of(self.codes.shape[2:], self.geometry)
-            half = (x if geometry is None else x.permute(0, 2, 3, 1)).bfloat16()
-            products = side_products(half, rows_by_tap(self.side_in, geometry).bfloat16(), geometry)
-            y = side_output(products, self.side_out, geometry)
-            return y if geometry is None else y.permute(0, 3, 1, 2)
-        if self.geometry is None:
+            pixels = x.permute(0, 2, 3, 1) if self.is_convolution else x.reshape(1, 1, -1, x.shape[-1])
+            rows = rows_by_tap(self.side_in, self.geometry).bfloat16()
+            y = side_output(side_products(pixels.bfloat16(), rows, self.geometry), self.side_out, self.geometry)
+            return y.permute(0, 3, 1, 2) if self.is_convolution else y.view(*x.shape[:-1], -1)
+        if not self.is_convolution:
             return F.linear(F.linear(x, self.side_in), self.side_out)
         return spread(self.operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None), self.side_out)
+
+
+def _range(config: QuantizerConfig) -> tuple[int, int]:
+    return integer_range(config.bits, config.symmetric, config.narrow_range)

@@ -8,21 +8,23 @@ does not say (shapes, positions) follows from the network that it describes.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
 from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.finite import check_finite
-from qartsr_lib.deploy.architecture import build, describe
-from qartsr_lib.deploy.bitpack import pack, packed_size, unpack
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer, config_from_dict, config_to_dict
 from qartsr_lib.quant.attention import QuantAttnProcessor
@@ -31,8 +33,8 @@ from qartsr_lib.quant.quantizers import Quantizer
 
 FORMAT = "qartsr-packed-model"
 VERSION = 1
+NETWORKS = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
 _KEY = "qartsr"
-_OTHERS = "others"
 
 
 def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
@@ -55,17 +57,17 @@ def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
     if record is None:
         raise QartsrError(f"{path}: the model to export is not quantized; quantize it first")
     packed = inference_form(model, half=True)
-    layers = _layers(packed)
-    forms = list(dict.fromkeys(layer.form for layer in layers.values()))
-    tensors = _joined(packed, layers)
+    places = [getattr(layer, "form", None) for layer in _candidates(packed).values()]
+    forms = list(dict.fromkeys(filter(None, places)))
+    tensors = _joined(packed)
     described = {
         "_type": FORMAT,
         "_version": VERSION,
         "method": record.method,
         "bits": str(record.steps[0][0].bits),
-        **describe(packed),
+        **_architecture(packed),
         "forms": [form.to_dict() for form in forms],
-        "layers": _places(packed, layers, forms),
+        "layers": [forms.index(form) if form else -1 for form in places],
         "attention": _attention(packed),
         "sha256": _digest(tensors),
     }
@@ -83,10 +85,8 @@ def load_packed(path: str | Path) -> OneStepSR:
     path = Path(path)
     described, tensors = _read(path)
     try:
-        model = build(described)
-        layers = _place(model, described)
-        _place_attention(model, described["attention"])
-        _fill(model, layers, tensors)
+        model = _built(described)
+        _fill(model, tensors)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         raise QartsrError(f"{path}: does not fit the networks of this version ({error}); export it again") from error
     check_finite(model.state_dict().items(), path, "export a sound model again")
@@ -94,42 +94,82 @@ def load_packed(path: str | Path) -> OneStepSR:
     return model
 
 
-def read_packed_description(path: str | Path) -> dict:
-    """The description in a packed file: method, bits, backbone, timestep and the networks' configurations.
+def packed_size(count: int, bits: int) -> int:
+    """Bytes that `count` codes of `bits` take, the last one filled up with zeros."""
+    return (count * bits + 7) // 8
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Unsigned codes of any shape, uint8 below 2^bits -> uint8 (packed_size,), least significant bit first.
 
     Raises:
-        QartsrError: as for load_packed.
+        ValueError: a code does not fit.
     """
-    return _read(Path(path), tensors=False)[0]
+    flat = codes.reshape(-1, 1).numpy()
+    if flat.size and int(flat.max()) >= 2**bits:
+        raise ValueError(f"code {int(flat.max())} does not fit in {bits} bits")
+    each = np.unpackbits(flat, axis=1, count=bits, bitorder="little")
+    return torch.from_numpy(np.packbits(each.reshape(-1), bitorder="little"))
 
 
-def _layers(model: nn.Module) -> dict[str, InferenceLayer]:
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, InferenceLayer)}
+def unpack(stream: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Inverse of `pack`: uint8 (packed_size,) -> codes of `shape`, uint8."""
+    count = int(np.prod(shape))
+    each = np.unpackbits(stream.numpy(), count=count * bits, bitorder="little").reshape(count, bits)
+    return torch.from_numpy(np.packbits(each, axis=1, bitorder="little").reshape(shape))
 
 
-def _candidates(model: nn.Module) -> list[str]:
-    """Names of all Linear and Conv2d layers of the float network, and of what took their place."""
-    kinds = (nn.Linear, nn.Conv2d, InferenceLayer)
-    return [name for name, layer in model.named_modules() if isinstance(layer, kinds)]
-
-
-def _places(model: nn.Module, layers: dict[str, InferenceLayer], forms: list[Form]) -> list[int]:
-    """Per candidate the number of its form, -1 for a layer in floating point."""
-    return [forms.index(layers[name].form) if name in layers else -1 for name in _candidates(model)]
-
-
-def _place(model: nn.Module, described: dict) -> dict[str, InferenceLayer]:
-    """Put empty InferenceLayers where the description has some."""
-    forms, names = [Form.from_dict(form) for form in described["forms"]], _candidates(model)
-    if len(names) != len(described["layers"]):
-        raise ValueError(f"{len(described['layers'])} layers described, {len(names)} found")
-    found = {
-        id(model.get_submodule(name)): forms[number]
-        for name, number in zip(names, described["layers"], strict=True)
-        if number >= 0
+def _architecture(model: OneStepSR) -> dict:
+    """A network without its weights, as plain data: enough for `_built` to build it anywhere."""
+    kinds = [name for name in ARCHITECTURES if ARCHITECTURES.get(name) is type(model)]
+    if not kinds:
+        raise QartsrError(f"{model.name}: class {type(model).__name__} is not registered in backbones.ARCHITECTURES")
+    return {
+        "architecture": kinds[0],
+        "backbone": model.name,
+        "timestep": model.timestep,
+        "scaled": model.scaled,
+        "prompt": list(model.prompt_embedding.shape),
+        **{name: _own_settings(getattr(model, name)) for name in NETWORKS},
     }
+
+
+def _own_settings(network: ConfigMixin) -> dict:
+    """What differs from the class's defaults, in JSON's types."""
+    parameters = inspect.signature(type(network).__init__).parameters
+    given = {name: value for name, value in network.config.items() if name in parameters}
+    defaults = {name: parameters[name].default for name in given}
+    given, defaults = (json.loads(json.dumps(settings, default=str)) for settings in (given, defaults))
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
+def _built(described: Mapping) -> OneStepSR:
+    """The described network in eval mode, with InferenceLayers; its tensors have memory and no values."""
+    with torch.device("meta"):
+        networks = {name: kind.from_config(dict(described[name])) for name, kind in NETWORKS.items()}
+        prompt = torch.empty(described["prompt"])
+    kind = ARCHITECTURES.get(described["architecture"])
+    name, timestep, scaled = (described[key] for key in ("backbone", "timestep", "scaled"))
+    model = kind.assemble(name, timestep, **networks, prompt_embedding=prompt, scaled=scaled)
+    model = model.to_empty(device="cpu").to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    forms, candidates = [Form.from_dict(form) for form in described["forms"]], _candidates(model)
+    if len(candidates) != len(described["layers"]):
+        raise ValueError(f"{len(described['layers'])} layers described, {len(candidates)} found")
+    places = zip(candidates.values(), described["layers"], strict=True)
+    found = {id(layer): forms[number] for layer, number in places if number >= 0}
     replace_layers(model, lambda _, layer: id(layer) in found, lambda _, layer: InferenceLayer(layer, found[id(layer)]))
-    return _layers(model.eval())
+    attention = described["attention"] or {"modules": ()}
+    for name in attention["modules"]:
+        module = model.get_submodule(name)
+        config = config_from_dict(attention["config"])
+        module.set_processor(QuantAttnProcessor(module.get_processor(), config, name))
+    return model.eval()
+
+
+def _candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """All Linear and Conv2d layers of the float network, and what took their place, by name."""
+    kinds = (nn.Linear, nn.Conv2d, InferenceLayer)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
 
 
 def _attention(model: nn.Module) -> dict | None:
@@ -141,51 +181,41 @@ def _attention(model: nn.Module) -> dict | None:
     return {"config": config_to_dict(quantizer.config), "modules": [name.rpartition(".")[0] for name in found]}
 
 
-def _place_attention(model: nn.Module, described: dict | None) -> None:
-    for name in described["modules"] if described else ():
-        module = model.get_submodule(name)
-        config = config_from_dict(described["config"])
-        module.set_processor(QuantAttnProcessor(module.get_processor(), config, name))
-
-
-def _others(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Every tensor outside the quantized layers, each once, in the order of the network."""
-    inside = {id(buffer) for layer in _layers(model).values() for buffer in layer.buffers()}
+def _stored(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int | None]]:
+    """Kind of every tensor, "codes4" etc. for codes and their bits; each once, in the order of the network."""
+    seen = set()
+    for layer in model.modules():
+        if isinstance(layer, InferenceLayer):
+            seen.update(map(id, layer.buffers()))
+            bits = layer.form.weight.bits
+            yield f"codes{bits}", layer.codes, bits
+            for name, part in layer.float_parts().items():
+                yield name, part, None
     for tensor in (*model.parameters(), *model.buffers()):
-        if id(tensor) not in inside:
-            yield tensor
+        if id(tensor) not in seen:
+            yield "others", tensor, None
 
 
-def _joined(model: nn.Module, layers: dict[str, InferenceLayer]) -> dict[str, torch.Tensor]:
-    """Kind -> all tensors of that kind in a row: "codes4" etc. as bytes, the others as float16."""
+def _joined(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Kind -> all tensors of that kind in a row: codes as bytes, the others as float16."""
     parts: dict[str, list[torch.Tensor]] = {}
-    for layer in layers.values():
-        bits = layer.form.weight.bits
-        parts.setdefault(f"codes{bits}", []).append(pack(layer.codes.cpu(), bits))
-        for name, part in layer.float_parts().items():
-            parts.setdefault(name, []).append(part.detach().cpu().reshape(-1).half())
-    parts[_OTHERS] = [tensor.detach().cpu().reshape(-1).half() for tensor in _others(model)]
-    return {name: torch.cat(found) for name, found in sorted(parts.items()) if found}
+    for kind, tensor, bits in _stored(model):
+        tensor = tensor.detach().cpu()
+        parts.setdefault(kind, []).append(pack(tensor, bits) if bits else tensor.reshape(-1).half())
+    return {kind: torch.cat(parts[kind]) for kind in sorted(parts)}
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, layers: dict[str, InferenceLayer], tensors: dict[str, torch.Tensor]) -> None:
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Inverse of `_joined`, in place."""
     used = dict.fromkeys(tensors, 0)
-
-    def take(kind: str, count: int) -> torch.Tensor:
-        start = used[kind]
+    for kind, tensor, bits in _stored(model):
+        start, count = used[kind], packed_size(tensor.numel(), bits) if bits else tensor.numel()
         used[kind] = start + count
-        if used[kind] > len(tensors[kind]):
+        part = tensors[kind][start : used[kind]]
+        if len(part) < count:
             raise ValueError(f"too few {kind}")
-        return tensors[kind][start : used[kind]]
-
-    for layer in layers.values():
-        bits, shape = layer.form.weight.bits, tuple(layer.codes.shape)
-        layer.codes.copy_(unpack(take(f"codes{bits}", packed_size(layer.codes.numel(), bits)), bits, shape))
-        for name, part in layer.float_parts().items():
-            part.copy_(take(name, part.numel()).reshape(part.shape))
-    for tensor in _others(model):
-        tensor.copy_(take(_OTHERS, tensor.numel()).reshape(tensor.shape))
+        tensor.copy_(unpack(part, bits, tuple(tensor.shape)) if bits else part.reshape(tensor.shape))
     for module in model.modules():
         if isinstance(module, Quantizer):
             module.load_state_dict(module.state_dict())  # has a range now
@@ -202,22 +232,23 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, tensors: bool = True) -> tuple[dict, dict[str, torch.Tensor]]:
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The description and the tensors in a file, checked against their hash."""
     if not path.is_file():
-        raise QartsrError(f"{path}: no such file; make it with python -m qartsr_lib export")
-    found: dict[str, torch.Tensor] = {}
+        raise QartsrError(f"{path}: no such file; make it with qartsr export")
     try:
         with safe_open(str(path), framework="pt") as file:
             described = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            if isinstance(described, dict) and described.get("_version") == VERSION and tensors:
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if not isinstance(described, dict) or described.get("_type") != FORMAT:
+                raise QartsrError(f"{path}: not a packed model; make one with qartsr export")
+            version = described.get("_version")
+            if version != VERSION:
+                raise QartsrError(
+                    f"{path}: format version {version}, but this program reads version {VERSION}; export again"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise QartsrError(f"{path}: truncated or not a safetensors file; export it again") from error
-    if not isinstance(described, dict) or described.get("_type") != FORMAT:
-        raise QartsrError(f"{path}: not a packed model; make one with python -m qartsr_lib export")
-    if described.get("_version") != VERSION:
-        version = described.get("_version")
-        raise QartsrError(f"{path}: format version {version}, but this program reads version {VERSION}; export again")
-    if tensors and described.get("sha256") != _digest(found):
+    if described.get("sha256") != _digest(tensors):
         raise QartsrError(f"{path}: damaged (its hash differs); export it again")
-    return described, found
+    return described, tensors

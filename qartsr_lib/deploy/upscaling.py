@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from qartsr_lib.images.image_files import LARGEST, decode, explained
 from qartsr_lib.images.stamped_png import read_stamp, stamped_png
 
 SCALE = 4
-#: Options that do not change pixels, or for which `_settings` has what they lead to.
-_NOT_SETTINGS = ("inputs", "out", "overwrite", "run", "backbone", "timestep", "checkpoint", "colour_fix")
+#: Options that change pixels, besides those of which `_settings` has what they lead to.
+_SETTINGS = ("method", "bits", "runtime", "tile", "base", "osediff", "prompt")
 
 
 def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespace], tuple]) -> int:
@@ -43,22 +44,26 @@ def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespac
     Raises:
         QartsrError: wrong options, or the results cannot be written.
     """
-    _check_folder(options.out)
-    found = find_inputs(options.inputs, options.out)
-    places = result_files(found.paths, options.out)
+    out = options.out
+    above = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
+    if not above.is_dir():
+        raise QartsrError(f"--out {out}: {above} is a file; name a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise QartsrError(f"--out {out}: {above} may not be written; choose another folder")
     colour_fix(options.colour_fix or "none")
-    longer = [place.name for path, place in places.items() if place.stem != path.stem]
+    paths, failures, notes = find_inputs(options.inputs, out)
+    batch = Batch(options, result_files(paths, out), failures)
+    longer = [place.name for path, place in batch.places.items() if place.stem != path.stem]
     if longer:
-        found.notes.append(f"inputs whose names differ in their endings alone: results are called {named(longer)}")
-    for note in found.notes:
+        notes.append(f"inputs whose names differ in their endings alone: results are called {named(longer)}")
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    batch = Batch(options, places, found.failures)
     try:
-        if any(batch.attempt(path, read) for path in found.paths):  # wrong files are told before a model is loaded
+        if any(batch.attempt(path, read) for path in paths):  # wrong files are told before a model is loaded
             batch.run(*load(options))
     finally:
         batch.tell()
-    return batch.status
+    return (1 if batch.written or batch.finished else 2) if batch.failures else 0
 
 
 def read(path: Path) -> tuple[torch.Tensor, np.ndarray | None, tuple[str, ...]]:
@@ -98,7 +103,7 @@ def _settings(options: argparse.Namespace, model: torch.nn.Module, fix: str) -> 
         checkpoint /= DESCRIPTION  # states the hash of the tensors
     return stable_hash(
         {
-            "options": {name: str(value) for name, value in vars(options).items() if name not in _NOT_SETTINGS},
+            "options": {name: str(value) for name, value in vars(options).items() if name in _SETTINGS},
             "model": [model.name, model.timestep, model.weights_sha256],
             "checkpoint": checkpoint and sha256(checkpoint),
             "colour_fix": fix,
@@ -107,29 +112,23 @@ def _settings(options: argparse.Namespace, model: torch.nn.Module, fix: str) -> 
     )
 
 
-def _check_folder(out: Path) -> None:
-    """Raise a QartsrError where results cannot be written, before any is made."""
-    place = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
-    if not place.is_dir():
-        raise QartsrError(f"--out {out}: {place} is a file; name a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise QartsrError(f"--out {out}: {place} may not be written; choose another folder")
-
-
+@dataclass
 class Batch:
     """What becomes of the inputs.
 
     Attributes:
-        written, finished: numbers of results made now, and found from an earlier run.
+        places: input -> file for its result.
         failures: input -> why it has no result.
+        written, finished: numbers of results made now, and found from an earlier run.
         notes: what was done to inputs -> which.
     """
 
-    def __init__(self, options: argparse.Namespace, places: dict[Path, Path], failures: dict[Path, str]) -> None:
-        self.options, self.places = options, places
-        self.written = self.finished = 0
-        self.failures: dict[Path, str] = dict(failures)
-        self.notes: dict[str, list[Path]] = {}
+    options: argparse.Namespace
+    places: dict[Path, Path]
+    failures: dict[Path, str]
+    written: int = 0
+    finished: int = 0
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def attempt(self, path: Path, action: Callable[[Path], object]) -> object:
         """`action(path)`; None when it failed, which is remembered."""
@@ -149,21 +148,19 @@ class Batch:
         name = self.options.colour_fix or model.colour_fix
         fix, settings = colour_fix(name), _settings(self.options, model, name)
 
-        def enlarge(path: Path) -> tuple[str, np.ndarray] | None:
+        def enlarge(path: Path) -> bytes | None:
             stamp = self._stamp(path, settings)
             if stamp is None:
                 return None
             lq, alpha, notes = read(path)
             result = to_uint8(fix(upscale(lq), upscale_bicubic(lq)))
             for note in notes:
-                self.notes.setdefault(note, []).append(path)
-            return stamp, result if alpha is None else np.dstack([result, _enlarged(alpha)])
+                self.notes.setdefault(note, []).append(str(path))
+            return stamped_png(result if alpha is None else np.dstack([result, _enlarged(alpha)]), stamp)
 
         for path in progress([path for path in self.places if path not in self.failures], "upscaling"):
-            made = self.attempt(path, enlarge)
-            if made is not None:
-                stamp, pixels = made
-                data = stamped_png(pixels, stamp)
+            data = self.attempt(path, enlarge)
+            if data is not None:
                 write_atomically(self.places[path], lambda file, data=data: file.write_bytes(data))
                 self.written += 1
 
@@ -178,31 +175,28 @@ class Batch:
         if self.options.overwrite or not os.path.lexists(place):
             return stamp
         there = read_stamp(place)
+        if there == stamp:
+            self.finished += 1
+            return None
         if there is None:
             raise QartsrError(
                 f"{path}: its result would replace {place}, which is no result of upscale or was changed since; "
                 "move that file, name another --out, or add --overwrite"
             )
-        if there.split(" ")[0] != stamp.split(" ")[0]:
+        if there.split(" ")[0] != ending:
             raise QartsrError(
                 f"{path}: its result would replace {place}, the result of an input of another name; "
                 "name another --out, or add --overwrite"
             )
-        self.finished += there == stamp
-        return None if there == stamp else stamp
+        return stamp
 
     def tell(self) -> None:
         """Print what was noted, what failed and what there is now."""
         for note, paths in self.notes.items():
-            print(f"note: {named([str(path) for path in paths])}: {note}", file=sys.stderr)
+            print(f"note: {named(paths)}: {note}", file=sys.stderr)
         for message in self.failures.values():
             print(f"error: {message}", file=sys.stderr)
         if self.written or self.finished:
             finished = f", {self.finished} already there" if self.finished else ""
             failed = f", {len(self.failures)} failed" if self.failures else ""
             print(f"{self.written} image(s) written to {self.options.out}{finished}{failed}")
-
-    @property
-    def status(self) -> int:
-        """The exit status: 0 all done, 1 some failed, 2 all failed."""
-        return (1 if self.written or self.finished else 2) if self.failures else 0

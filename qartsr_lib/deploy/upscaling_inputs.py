@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
@@ -16,48 +15,40 @@ from qartsr_lib.images.stamped_png import read_stamp
 NAMED = 5
 """So many files of one kind are named in a message; more are counted."""
 _SYSTEM = ("thumbs.db", "desktop.ini")
+_FOLDERS, _BROKEN, _RESULTS = "subfolder(s)", "link(s) to nothing", "result(s) of earlier runs"
+_OTHERS = f"file(s) with endings other than {', '.join(IMAGE_SUFFIXES)}"
+#: What is left out of a folder, in the order in which it is told -> what can be done about it.
+_LEFT_OUT = {_FOLDERS: "; name them too", _OTHERS: "; name them too to have them read", _BROKEN: "", _RESULTS: ""}
 
 
-@dataclass
-class Inputs:
-    """What the arguments of a run lead to.
-
-    Attributes:
-        paths: files to read, each once.
-        failures: argument -> why it leads to no image.
-        notes: one line for each folder of which something is left out.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    failures: dict[Path, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def find_inputs(items: Sequence[Path], out: Path) -> Inputs:
+def find_inputs(items: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path, str], list[str]]:
     """Files as they are named, and the images directly in named folders, by name.
 
     Args:
         out: folder of results; where it is also an input, results of earlier runs are no inputs.
+
+    Returns:
+        Files to read, each once; argument -> why it leads to no image; a note for each folder of which something is
+        left out.
     """
-    found, seen = Inputs(), set()
+    paths: dict[str, Path] = {}
+    failures, notes = {}, []
     for item in items:
-        paths = [item]
+        images, left_out = [item], ""
         if os.path.isdir(item):
             try:
                 with explained(item):
-                    paths, left_out = _look_into(item, out)
+                    images, left_out = _look_into(item, out)
             except QartsrError as error:
-                found.failures[item] = str(error)
+                failures[item] = str(error)
                 continue
-            if not paths:
-                found.failures[item] = f"{item}: holds no image{left_out and f', only {left_out}'}; name another folder"
-            elif left_out:
-                found.notes.append(f"{item}: left out: {left_out}")
-        for path in paths:
-            if (place := os.path.realpath(path)) not in seen:
-                seen.add(place)
-                found.paths.append(path)
-    return found
+        if not images:
+            failures[item] = f"{item}: holds no image{left_out and f', only {left_out}'}; name another folder"
+        elif left_out:
+            notes.append(f"{item}: left out: {left_out}")
+        for path in images:
+            paths.setdefault(os.path.realpath(path), path)
+    return list(paths.values()), failures, notes
 
 
 def result_files(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -74,7 +65,7 @@ def result_files(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         path, more = clashes[0], f" ({len(clashes) - 1} more such)" if len(clashes) > 1 else ""
         other = first[places[path]]
         raise QartsrError(f"{path}: would overwrite the result of {other}{more}; rename one, or use another --out")
-    inputs = {identity for path in paths if (identity := _identity(path))}
+    inputs = set(map(_identity, paths)) - {None}
     for place in places.values():
         if _identity(place) in inputs:
             raise QartsrError(f"--out {out}: {place} is an input; choose another folder")
@@ -98,18 +89,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _look_into(folder: Path, out: Path) -> tuple[list[Path], str]:
     """(images directly in `folder`, what is left out, in words; hidden files and those of the system go unsaid)."""
-    entries = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name.lower() not in _SYSTEM)
-    images = [path for path in entries if is_listed(path)]
-    is_out = _identity(folder) == _identity(out)
-    results = [path for path in images if is_out and read_stamp(path) is not None]
-    folders = [path for path in entries if path.is_dir()]
-    broken = [path for path in entries if not path.exists()]
-    other = sorted(set(entries) - {*images, *folders, *broken})
-    parts = (
-        ([path for path in folders if _identity(path) != _identity(out)], "subfolder(s)", "; name them too"),
-        (other, f"file(s) with endings other than {', '.join(IMAGE_SUFFIXES)}", "; name them too to have them read"),
-        (broken, "link(s) to nothing", ""),
-        (results, "result(s) of earlier runs", ""),
-    )
-    said = [f"{len(paths)} {kind} ({named([p.name for p in paths])}{hint})" for paths, kind, hint in parts if paths]
-    return [path for path in images if path not in results], ", ".join(said)
+    images, left_out, place = [], defaultdict(list), _identity(out)
+    for path in sorted(folder.iterdir()):
+        if path.name[0] == "." or path.name.lower() in _SYSTEM:
+            continue
+        if is_listed(path):
+            if _identity(folder) == place and read_stamp(path) is not None:
+                left_out[_RESULTS].append(path.name)
+            else:
+                images.append(path)
+        elif not path.is_dir():
+            left_out[_OTHERS if path.exists() else _BROKEN].append(path.name)
+        elif _identity(path) != place:
+            left_out[_FOLDERS].append(path.name)
+    told = [(kind, left_out[kind], hint) for kind, hint in _LEFT_OUT.items() if left_out[kind]]
+    return images, ", ".join(f"{len(names)} {kind} ({named(names)}{hint})" for kind, names, hint in told)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.atomic import write_text
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.show import readme
 from qartsr_lib.show.tables import claims, cost, quality
@@ -36,21 +37,20 @@ NAMES = {"original": "original", "bicubic": "input, enlarged bicubically", "FP":
 CHART_BYTES = 400_000
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line: exit status 0, or 2 with one line that says what to mend."""
-    parser = argparse.ArgumentParser(prog="python -m qartsr_lib.show.page", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see `run_command` for the exit status."""
+    parser = argparse.ArgumentParser(prog="qartsr report", description=__doc__)
     single = "write build/index-single.html instead: one file with all pictures in it, to send or to publish"
     parser.add_argument("--single-file", action="store_true", help=single)
-    options = parser.parse_args(arguments)
-    try:
-        path = write_page(options.single_file)
-        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-        if not options.single_file and all(path.is_file() for path in readme.readme_files()):
-            print(*(f"{path}: tables written" for path in readme.write()), sep="\n")
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
+    path = write_page(options.single_file)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    # QARTSR_HOME may be a folder of results alone, without READMEs
+    if not options.single_file and all(path.is_file() for path in readme.readme_files()):
+        print(*(f"{path}: tables written" for path in readme.write()), sep="\n")
 
 
 def write_page(single_file: bool = False) -> Path:

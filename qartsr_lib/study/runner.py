@@ -30,6 +30,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from qartsr_lib.base import paths
 from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.devices import checked
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import executed, results
@@ -43,23 +44,32 @@ START_TIMEOUT = 300  # seconds; a busy machine takes longer than papermill's 60 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the module's text for the exit status."""
-    options = _parse(arguments)
-    try:
-        profile = get_profile(options.profile)
-        root = paths.data_root(options.data_root)
-        notebooks = select(find_notebooks(), options.notebooks)
-        workers = options.workers
-        if workers:
-            from qartsr_lib.study.parallel import resolved  # a plain run needs no Dask
+    # papermill reports what the notebooks print through logging
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    parser = argparse.ArgumentParser(prog="qartsr reproduce", description="Run the notebooks of the study in order.")
+    parser.add_argument("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
+    parser.add_argument("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
+    parser.add_argument("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
+    parser.add_argument(
+        "--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N"
+    )
+    return run_command(parser, _run, arguments)
 
-            workers = resolved(workers)
-        return run(profile, notebooks, root, workers, checked(options.device))
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+
+def _run(options: argparse.Namespace) -> int:
+    profile = get_profile(options.profile)
+    root = paths.data_root(options.data_root)
+    notebooks = select(find_notebooks(), options.notebooks)
+    workers = options.workers
+    if workers:
+        from qartsr_lib.study.parallel import resolved  # a plain run needs no Dask
+
+        workers = resolved(workers)
+    return run(profile, notebooks, root, workers, checked(options.device))
 
 
 def find_notebooks() -> list[Path]:
@@ -175,24 +185,5 @@ def kernel() -> Iterator[None]:
             yield
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m qartsr_lib.study.runner", description="Run the notebooks of the study in order."
-    )
-    parser.add_argument("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
-    parser.add_argument("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
-    parser.add_argument("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
-    parser.add_argument(
-        "--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster"
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N"
-    )
-    return parser.parse_args(arguments)
-
-
 if __name__ == "__main__":
-    # papermill reports what the notebooks print through logging
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("papermill").setLevel(logging.INFO)
     sys.exit(main())

@@ -24,10 +24,9 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base import provenance
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.integer_product import weights_of_8_bits
-from qartsr_lib.deploy.memory import keep_freed_memory, peak_bytes_of
+from qartsr_lib.deploy.int8 import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
-from qartsr_lib.deploy.runtimes import RUNTIMES
+from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory, peak_bytes_of
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.evaluate import evaluate_pairs
 from qartsr_lib.images.image import read_image, to_uint8, write_png

@@ -1,23 +1,21 @@
-"""`python -m qartsr_lib.training.embedded`."""
+"""`qartsr train embedded`, also as `python -m qartsr_lib.training.embedded`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.command import run_command
 from qartsr_lib.training.embedded import command
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train; returns the exit status: 0 done, 2 something the user can mend (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m qartsr_lib.training.embedded", description=command.__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see `run_command` for the exit status."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog="qartsr train embedded", description=command.__doc__, formatter_class=formatter)
     command.add_options(parser)
-    try:
-        return command.run(parser.parse_args(arguments))
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(parser, command.run, arguments)
 
 
 if __name__ == "__main__":

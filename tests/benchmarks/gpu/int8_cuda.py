@@ -1,9 +1,9 @@
 """Integer execution on an NVIDIA GPU: convolutions and linear layers as int8 products with int32 sums (Triton).
 
-The algebra is deploy.integer_algebra's, as on a CPU, with signed codes for activations too: Triton has
+The algebra is deploy.int8's, as on a CPU, with signed codes for activations too: Triton has
 no product of unsigned with signed. Three steps a layer: codes with their sums; L2 x in bfloat16; and
 one kernel for the product and all that is added to it. Between layers numbers are bfloat16,
-channels last, and GroupNorm with its SiLU is one module (deploy.fused_norms).
+channels last, and GroupNorm with its SiLU is one module (fused_norms).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
-from qartsr_lib.deploy.integer_algebra import Algebra, is_integer
+from qartsr_lib.deploy.int8 import integer_constants
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.quant.layers import replace_layers
 from tests.benchmarks.gpu.fused_norms import fuse_norms_
@@ -59,19 +59,19 @@ def int8_cuda_form(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.
         dtype: of everything between the quantized layers, bfloat16 or float32 (for comparisons).
 
     Raises:
-        QartsrError: not one layer can, see is_integer, or no Triton here.
+        QartsrError: not one layer can, see InferenceLayer.is_integer, or no Triton here.
     """
     kernels = triton_kernels()
 
     def chosen(_: str, layer: nn.Module) -> bool:
         return isinstance(layer, InferenceLayer)
 
-    if not any(chosen("", layer) and is_integer(layer) for layer in model.modules()):
+    if not any(chosen("", layer) and layer.is_integer for layer in model.modules()):
         raise QartsrError("--runtime int8: no layer of this model is an integer product; use --runtime simulate")
 
     def convert(name: str, _: nn.Module) -> nn.Module:
         layer = model.get_submodule(name)  # the copy's numbers are rounded to `dtype` already
-        return CudaIntegerLayer(layer, kernels, dtype) if is_integer(layer) else InFloat32(copy.deepcopy(layer))
+        return CudaIntegerLayer(layer, kernels, dtype) if layer.is_integer else InFloat32(copy.deepcopy(layer))
 
     converted = copy.deepcopy(model).to(dtype)
     replace_layers(converted, chosen, convert)
@@ -104,18 +104,20 @@ class CudaIntegerLayer(nn.Module):
     def __init__(self, layer: InferenceLayer, kernels: Kernels, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
         self.kernels, self.dtype = kernels, dtype
-        self.geometry = Geometry.of(layer.codes.shape[2:], layer.geometry)
+        self.geometry = layer.geometry if layer.is_convolution else None
         self.largest = layer.input_range[1]
         self.lowest = 0 if self.largest < 128 else -128
-        algebra = Algebra.of(layer, self.lowest)
-        by_tap = algebra.codes.flatten(2).movedim(1, 2) if self.geometry else algebra.codes[:, None]
+        codes, scale, sum_scale, per_tap = integer_constants(layer)
+        by_tap = codes.flatten(2).movedim(1, 2) if self.geometry else codes[:, None]
+        # The zero-point moves along where codes are counted from another number.
+        per_tap = per_tap - self.lowest * layer.input_scale.double() * layer.weight().double().sum(1)
         c_out, taps, c_in = by_tap.shape
         self.padded = -(-c_in // CHANNEL_MULTIPLE) * CHANNEL_MULTIPLE
         self.register_buffer("codes", by_tap.new_zeros(c_out, taps, self.padded))
         self.codes[..., :c_in] = by_tap
-        self.register_buffer("scale", algebra.scale.float())
-        self.register_buffer("sum_scale", algebra.sum_scale.float())
-        self.register_buffer("per_tap", algebra.per_tap.cpu())  # for tables of sizes to come
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("sum_scale", sum_scale.float())
+        self.register_buffer("per_tap", per_tap.cpu())  # for tables of sizes to come
         self.register_buffer("bias", layer.bias)
         for name in ("phi", "offset"):
             self.register_buffer(name, getattr(layer, name))
@@ -123,7 +125,7 @@ class CudaIntegerLayer(nn.Module):
         self.register_buffer("side_out", None if side_out is None else side_out.contiguous())
         for name in ("input_scale", "input_zero_point"):
             self.register_buffer(name, getattr(layer, name).reshape(()).clone())
-        rows = None if layer.side_in is None else rows_by_tap(layer.side_in, self.geometry).bfloat16()
+        rows = None if layer.side_in is None else rows_by_tap(layer.side_in, layer.geometry).bfloat16()
         self.register_buffer("side_in", rows)
         self.after_scaling = layer.form.side_after_scaling
         self.borders: dict[tuple[int, int], object] = {}
@@ -142,7 +144,8 @@ class CudaIntegerLayer(nn.Module):
         if self.side_in is not None:
             seen = last if as_it_is else seen
             seen = seen if geometry is None else seen.unflatten(1, size)
-            products = side_products(seen, self.side_in, geometry)
+            products = side_products(seen if geometry else seen[None], self.side_in, geometry or Geometry())
+            products = products if geometry else products[0, :, 0].movedim(0, -1).contiguous()
         y = self.kernels.multiply(
             codes.unflatten(1, size),
             sums.unflatten(1, size),

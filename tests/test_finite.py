@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
+from qartsr_lib.backbones.watch import STAGES, watch_
 from qartsr_lib.base.errors import Diverged
 from qartsr_lib.base.files import sha256
-from qartsr_lib.base.finite import STAGES, watch_
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.deploy.int8 import int8_form

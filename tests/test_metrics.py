@@ -115,7 +115,7 @@ def test_bit_equal_whatever_the_number_of_threads(tmp_path, photograph, name, th
 
 
 def test_the_papers_metrics_come_first_and_know_their_direction_and_weights():
-    eight = [(n, METRICS.get(n).kind, METRICS.get(n).higher_is_better, METRICS.get(n).needs_weights) for n in METRICS][
+    eight = [(n, METRICS.get(n).kind, METRICS.get(n).higher_is_better, bool(METRICS.get(n).weights)) for n in METRICS][
         :8
     ]
     assert eight == [
@@ -128,7 +128,7 @@ def test_the_papers_metrics_come_first_and_know_their_direction_and_weights():
         ("MANIQA", "NR", True, True),
         ("CLIP-IQA", "NR", True, True),
     ]
-    assert {n for n in METRICS if not METRICS.get(n).needs_weights} == set(WEIGHT_FREE)
+    assert {n for n in METRICS if not METRICS.get(n).weights} == set(WEIGHT_FREE)
 
 
 def test_directions_agree_with_pyiqa():
@@ -278,6 +278,6 @@ def test_niqe_of_a_flat_image_has_no_value(official, tmp_path):
 def test_niqe_is_worse_for_a_blurred_photograph(official):
     shared, table = official
     image = read_image(shared / "data/RealSR/HR" / table.index[0])
-    compute, _ = scoring._load("NIQE", str(shared / "weights"))
+    compute, _ = scoring._load("NIQE", shared / "weights")
     blurred = torch.nn.functional.avg_pool2d(image, 7, 1, 3)
     assert compute(blurred, None) > compute(image, None)

@@ -23,10 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_atomically, write_text
 from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import flush, sha256
+from qartsr_lib.base.files import flush, sha256, write_atomically, write_text
 
 VERSION = 1
 _NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}

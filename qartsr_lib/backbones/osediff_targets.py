@@ -11,7 +11,7 @@ from torch import nn
 
 from qartsr_lib.backbones.lora import LoraLayer
 from qartsr_lib.backbones.osediff_checkpoint import EXTRA
-from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.base.files import write_atomically
 
 
 def unet_targets(unet: nn.Module) -> dict[str, str]:

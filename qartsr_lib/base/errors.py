@@ -1,5 +1,13 @@
 """The exceptions that users are meant to read."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 
 class QartsrError(Exception):
     """A problem the user can mend: one line that names the file or option and says what to do.
@@ -15,3 +23,10 @@ class QartsrError(Exception):
 
 class Diverged(QartsrError):
     """Numbers that are not finite came out of a training or a network: a result, which tables show as n/a."""
+
+
+def check_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: object, advice: str) -> None:
+    """Raise Diverged, with the file or model `source` and what to do, where a tensor (by name) is not finite."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise Diverged(f"{source}: {name} holds NaN or infinity; {advice}")

@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.base.atomic import write_atomically
-from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.finite import check_finite
+from qartsr_lib.base.errors import QartsrError, check_finite
+from qartsr_lib.base.files import write_atomically
 from qartsr_lib.deploy.architecture import build, describe
 from qartsr_lib.deploy.bitpack import pack, packed_size, unpack
 from qartsr_lib.deploy.inference_form import inference_form

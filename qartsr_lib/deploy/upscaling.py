@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import sha256
+from qartsr_lib.base.files import check_writable, sha256, write_atomically
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.provenance import folder_sha256
 from qartsr_lib.deploy.upscaling_inputs import find_inputs, named, result_files
@@ -43,7 +42,7 @@ def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespac
     Raises:
         QartsrError: wrong options, or the results cannot be written.
     """
-    _check_folder(options.out)
+    check_writable(options.out, f"--out {options.out}")
     found = find_inputs(options.inputs, options.out)
     places = result_files(found.paths, options.out)
     colour_fix(options.colour_fix or "none")
@@ -105,15 +104,6 @@ def _settings(options: argparse.Namespace, model: torch.nn.Module, fix: str) -> 
             "program": folder_sha256(""),
         }
     )
-
-
-def _check_folder(out: Path) -> None:
-    """Raise a QartsrError where results cannot be written, before any is made."""
-    place = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
-    if not place.is_dir():
-        raise QartsrError(f"--out {out}: {place} is a file; name a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise QartsrError(f"--out {out}: {place} may not be written; choose another folder")
 
 
 class Batch:

@@ -99,7 +99,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _look_into(folder: Path, out: Path) -> tuple[list[Path], str]:
     """(images directly in `folder`, what is left out, in words; hidden files and those of the system go unsaid)."""
     entries = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name.lower() not in _SYSTEM)
-    images = [path for path in entries if is_listed(path)]
+    images = [path for path in entries if is_listed(path, folder)]
     is_out = _identity(folder) == _identity(out)
     results = [path for path in images if is_out and read_stamp(path) is not None]
     folders = [path for path in entries if path.is_dir()]

@@ -10,12 +10,9 @@ from PIL import Image, ImageCms
 
 #: Levels by which a profile may differ from sRGB and still count as sRGB; the writings of sRGB differ by 1.
 SAME = 2
+_GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 #: ICC colour space -> (modes of the images that it fits, mode in which it is applied).
-_SPACES = {
-    "RGB": (("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L"), "RGB"),
-    "GRAY": (("1", "L", "LA", "I", "I;16", "I;16B", "I;16L"), "L"),
-    "CMYK": (("CMYK",), "CMYK"),
-}
+_SPACES = {"RGB": ((*_GREYS, "P", "PA", "RGB", "RGBA"), "RGB"), "GRAY": (_GREYS, "L"), "CMYK": (("CMYK",), "CMYK")}
 
 
 def to_srgb(image: Image.Image, stored: str, icc: bytes) -> tuple[Image.Image, str]:
@@ -27,8 +24,7 @@ def to_srgb(image: Image.Image, stored: str, icc: bytes) -> tuple[Image.Image, s
         icc: the file's profile.
 
     Returns:
-        (image, "") unchanged for sRGB; (RGB image, note) after a conversion; (image, note) unchanged
-        for a profile that is broken or of another kind of colours.
+        (RGB image, note) after a conversion; (image, "") for sRGB; (image, note) for a broken or unfitting profile.
     """
     try:
         space, name, transform = _transform(icc)
@@ -61,6 +57,5 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     grey = np.repeat(np.arange(256)[:, None], 3, axis=1)
     lattice = np.stack(np.meshgrid(*[np.arange(0, 256, 15)] * 3), -1).reshape(-1, 3)
     levels = (grey if mode == "L" else np.concatenate([grey, lattice])).astype(np.uint8)
-    image = Image.fromarray(levels[None])
-    found = np.asarray(ImageCms.applyTransform(image.convert(mode), transform))[0]
+    found = np.asarray(ImageCms.applyTransform(Image.fromarray(levels[None]).convert(mode), transform))[0]
     return bool(np.abs(found.astype(int) - levels).max() <= SAME)

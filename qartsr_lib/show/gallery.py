@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from qartsr_lib.base.atomic import write_atomically, write_text
+from qartsr_lib.base.files import write_atomically, write_text
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.samples import photographs
-from qartsr_lib.images.fidelity import psnr_y
-from qartsr_lib.images.image import read_image, to_uint8, upscale_bicubic
+from qartsr_lib.images.image import psnr_y, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.show.gallery_index import BICUBIC, INDEX, ORIGINAL, SAME, Index, Picture, gallery_dir, read_index
 from qartsr_lib.show.tables.crops import read_output
 from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row

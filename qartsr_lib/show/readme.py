@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.show.tables import render as tables
 from qartsr_lib.show.tables.pictures import OURS
 from qartsr_lib.show.tables.settings import FULL, cell_title

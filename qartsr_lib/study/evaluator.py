@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qartsr_lib.base import devices, provenance
+from qartsr_lib.base import machine, provenance
 from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.base.errors import Diverged
 from qartsr_lib.base.files import remembered_sha256
@@ -100,7 +100,7 @@ class Evaluator:
         self.metrics = tuple(metrics)
         self.reasons = {name: reason for name, reason in parts.available(metrics).items() if reason}
         self.identity = dict(parts.identity(self.metrics))
-        devices.make_exact(devices.checked(device))
+        machine.make_exact(machine.checked(device))
         self.environment = provenance.environment(device)
         self._weights: dict[tuple[str, int], str] = {}
         self._backbone: tuple[tuple[str, int], Any] | None = None

@@ -23,8 +23,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.study.result_cells import COLUMNS, PER_IMAGE_COLUMNS, as_text, in_order, read_cells, wide_table
 
 #: Columns of numbers, those of Table 4's stages among them.

@@ -27,11 +27,10 @@ import papermill
 from ipykernel.kernelspec import get_kernel_dict
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.cache import RunCache
-from qartsr_lib.base.devices import checked
-from qartsr_lib.base.environ import environment_variables
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_atomically
+from qartsr_lib.base.machine import checked, environment_variables
 from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -107,7 +106,7 @@ def run(
             if problem:
                 failed.append((notebook.stem, problem))
             else:
-                cache.finish([notebook.stem])
+                cache.finish(notebook.stem)
         if not failed:
             results.prune_records(profile.name)
     return _report(profile, failed, len(notebooks))

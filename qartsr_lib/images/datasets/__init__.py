@@ -1,7 +1,4 @@
-"""Data sets: one file each, found by name.
-
-`DATASETS.get("RealSR").pairs(data_root)` gives the image pairs, checked before anything is computed.
-"""
+"""Data sets, found by name: `DATASETS.get("RealSR").pairs(data_root)` gives image pairs, all checked."""
 
 from __future__ import annotations
 
@@ -12,5 +9,5 @@ from qartsr_lib.base.registry import Registry
 if TYPE_CHECKING:
     from qartsr_lib.images.datasets.base import Dataset
 
-#: name -> Dataset; one file of this package registers one data set (or the variants of one).
+#: name -> Dataset; a new data set is one file of this package that registers it.
 DATASETS: Registry[Dataset] = Registry("data set", __package__)

@@ -27,7 +27,7 @@ class Pair:
 
 
 class Dataset(Protocol):
-    """The seam of `DATASETS`; see `folders.FolderDataset` for the usual case.
+    """The seam of `DATASETS`; `folders.FolderDataset` is the usual case.
 
     Attributes:
         name: the name in result tables.
@@ -45,11 +45,7 @@ class Dataset(Protocol):
 
 
 def strided(items: Sequence, limit: int | None) -> list:
-    """At most `limit` items, spread by a fixed stride; all of them when `limit` is None.
-
-    Raises:
-        QartsrError: `limit` is below 1.
-    """
+    """At most `limit` items (a QartsrError below 1), spread by a fixed stride; all of them when it is None."""
     if limit is None or limit >= len(items):
         return list(items)
     if limit < 1:
@@ -82,10 +78,8 @@ def check_pair(pair: Pair) -> bool:
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
     """sha256 over ids and file contents of `pairs`: part of every run's key."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(f"{pair.id} {remembered_sha256(pair.lq)} {remembered_sha256(pair.hr)}\n".encode())
-    return digest.hexdigest()
+    lines = (f"{pair.id} {remembered_sha256(pair.lq)} {remembered_sha256(pair.hr)}\n" for pair in pairs)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _header_size(path: Path) -> tuple[int, int]:

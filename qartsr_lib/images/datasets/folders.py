@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.images.datasets.base import Pair, check_pair, strided
 from qartsr_lib.images.datasets.central import divisible_file
 from qartsr_lib.images.datasets.pairing import bare_stem, match
@@ -45,6 +46,10 @@ class FolderDataset:
     description: str
     published: tuple[str, ...] = ()
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.name, *self.published
+
     def available(self, data_root: Path | None = None) -> str | None:
         """None, or why the data set cannot be used here; a half-present one is named as such."""
         if data_root is None:
@@ -54,18 +59,17 @@ class FolderDataset:
             return f"{self.name} is there as {' and as '.join(found)}; rename the folder to use to {self.name}"
         if found:
             return None
-        names = (self.name, *self.published)
-        there = [name for name in names if _glob(Path(data_root), name)]
+        there = [name for name in self._names if _glob(Path(data_root), name)]
         advice = f"put the images into {self.name}/HR and {self.name}/LR, or use a layout that README names"
         if not there:
-            return f"no folder {' or '.join(names)} under DATA_ROOT; {advice}"
+            return f"no folder {' or '.join(self._names)} under DATA_ROOT; {advice}"
         absent = [part for part in ("HR", "LR") if not _images(Path(data_root), f"{there[0]}/{part}/*")]
         return f"{there[0]} lacks the folder {' and '.join(absent)} with images; {advice}"
 
     def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
-        """Pairs as `pairing.match` finds them, by the picture's name; all are checked, then thinned.
+        """Pairs as `pairing.match` finds them; all are checked, then thinned.
 
-        A reference whose sides do not divide by four is cropped as BasicSR does it, at the right and at the bottom.
+        A reference whose sides do not divide by four is cropped at the right and at the bottom, as BasicSR does it.
 
         Raises:
             QartsrError: data set absent, folder empty, partner missing, unreadable file, wrong size.
@@ -74,7 +78,7 @@ class FolderDataset:
         if reason:
             raise QartsrError(f"data set {self.name}: {reason}")
         ((lq, hr),) = self._find(Path(data_root)).values()
-        pairs = match_files(lq, hr)
+        pairs = _match_files(lq, hr)
         to_crop = {pair.id for pair in pairs if not check_pair(pair)}
         if to_crop:
             _say(f"{self.name}: {len(to_crop)} reference(s) cropped at the right and bottom so that sides divide by 4")
@@ -85,11 +89,10 @@ class FolderDataset:
 
     def _find(self, root: Path) -> dict[str, tuple[list[Path], list[Path]]]:
         """Folder below `root` -> (LR files, HR files) of each copy; of that in NAME alone where there is one."""
-        names = (self.name, *self.published)
-        begun = {path.parent for name in names for top in ("", "*/") for path in _glob(root, f"{top}{name}*")}
+        begun = {path.parent for name in self._names for top in ("", "*/") for path in _glob(root, f"{top}{name}*")}
         parents = sorted(parent.relative_to(root) for parent in begun | {root})
         found = {}
-        for place in [(parent / name).as_posix() for parent in parents for name in names]:
+        for place in [(parent / name).as_posix() for parent in parents for name in self._names]:
             rows = ([side.format(glob.escape(place)) for side in row] for row in LAYOUTS)
             sides = ((_images(root, lq), _images(root, hr)) for lq, hr in rows)
             files = next(((lq, hr) for lq, hr in sides if lq and hr), None)
@@ -100,7 +103,7 @@ class FolderDataset:
         return found
 
 
-def match_files(lq: list[Path], hr: list[Path]) -> list[Pair]:
+def _match_files(lq: list[Path], hr: list[Path]) -> list[Pair]:
     """Pair the images of a data set, sorted by id: the reference's stem without endings, where those are unique.
 
     Raises:
@@ -136,3 +139,20 @@ def _glob(root: Path, pattern: str) -> list[Path]:
 def _say(line: str) -> None:
     """Print a line once per process: a run asks for its pairs many times."""
     print(line)
+
+
+for _dataset in (
+    FolderDataset(
+        "DIV2K_val",
+        "DIV2K validation photographs (Agustsson and Timofte, CVPRW 2017)",
+        ("DIV2K_V2_val", "DIV2K_valid"),
+    ),
+    FolderDataset("DRealSR", "real-camera pairs of five cameras (Wei et al., ECCV 2020)", ("DrealSRVal_crop128",)),
+    FolderDataset(
+        "RealSR",
+        "100 real-camera pairs, 128x128 to 512x512, as published with OSEDiff (arXiv:2406.08177)",
+        ("RealSRVal_crop128", "RealSR(V3)"),
+    ),
+    FolderDataset("Urban100", "photographs of buildings, bicubic x4 (Huang et al., CVPR 2015)", ("Urban100_SR",)),
+):
+    DATASETS.register(_dataset.name)(_dataset)

@@ -4,18 +4,5 @@ A metric is one `MetricSpec` row in a module of this package (see `iqa.py`); wei
 for in the folder that QARTSR_METRIC_WEIGHTS names, then in the usual download caches.
 """
 
-from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec, WeightFile, lower_is_better
-from qartsr_lib.images.metrics.scoring import available, forget, identity, score, weights_table
-
-__all__ = [
-    "METRICS",
-    "Compute",
-    "MetricSpec",
-    "WeightFile",
-    "available",
-    "forget",
-    "identity",
-    "lower_is_better",
-    "score",
-    "weights_table",
-]
+from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec, WeightFile, lower_is_better  # noqa: F401
+from qartsr_lib.images.metrics.scoring import available, forget, identity, require_equal_size, score  # noqa: F401

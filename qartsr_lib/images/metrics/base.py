@@ -1,7 +1,4 @@
-"""What a metric is: one row of options, one builder, the weight files it needs.
-
-The registry says which way is better to readers of tables too, so its modules import torch where they compute.
-"""
+"""What a metric is: one row of options, one builder, the weight files it needs; torch is imported where it computes."""
 
 from __future__ import annotations
 
@@ -18,21 +15,24 @@ Compute = Callable[["torch.Tensor", "torch.Tensor | None"], float]  # noqa: F821
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file that a metric loads, and where it is looked for.
+    """A file that a metric loads.
 
     Attributes:
-        name: file name; also the name expected in the folder that QARTSR_METRIC_WEIGHTS names.
-        cache: subfolder of torch hub's cache in which pyiqa and torchvision keep it.
         url: where it is published.
+        cache: subfolder of torch hub's cache in which pyiqa and torchvision keep it.
         sha256: beginning of its checksum, or None where the publisher states none.
         packaged: (installed package, path inside it) of an identical copy, if there is one.
     """
 
-    name: str
-    cache: str
     url: str
+    cache: str = "pyiqa"
     sha256: str | None = None
     packaged: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its file name, everywhere but in `packaged`."""
+        return self.url.rsplit("/", 1)[1]
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,14 @@ class MetricSpec:
     Attributes:
         name: the paper's name ("CLIP-IQA").
         kind: "FR" compares with a reference image, "NR" judges the SR image alone.
-        higher_is_better: direction of quality.
         description: one line for people.
-        build: makes the scoring function from the located weight files (name -> path). It is
-            called once per process, and heavy imports belong inside it.
+        build: makes the scoring function from the located weight files (name -> path), once per process.
         options: everything that changes the number; part of a run's identity.
         weights: files that must be there before `build` may be called.
         minimum_side: shorter image sides give no value.
-        ceiling: the highest value, where a constant in the formula sets one that images reach.
         one_thread: score on one thread, so that the last bits do not depend on the number of
             threads. Off for the networks, which would take minutes per image.
+        ceiling: the highest value, where a constant in the formula sets one that images reach.
     """
 
     name: str
@@ -65,15 +63,10 @@ class MetricSpec:
     one_thread: bool = True
     ceiling: float | None = None
 
-    @property
-    def needs_weights(self) -> bool:
-        """True when numbers depend on files that do not come with the installed packages."""
-        return bool(self.weights)
-
 
 METRICS: Registry[MetricSpec] = Registry("metric", __package__)
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether less is better in the metric called `name`, as its entry says; False for what is no metric."""
+    """Whether less is better in the metric called `name`; False for what is no metric."""
     return name in METRICS and not METRICS.get(name).higher_is_better

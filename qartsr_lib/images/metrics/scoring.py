@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import remembered_sha256
 from qartsr_lib.images.metrics import weights as weight_files
@@ -43,21 +41,14 @@ def available(names: Iterable[str], weights_dir: str | Path | None = None) -> di
 
 
 def score(
-    sr_png: str | Path,
-    hr_png: str | Path | None,
-    names: Iterable[str],
-    weights_dir: str | Path | None = None,
+    sr_png: str | Path, hr_png: str | Path | None, names: Iterable[str], weights_dir: str | Path | None = None
 ) -> dict[str, Score]:
     """Score one saved image against its reference.
 
     Args:
         sr_png: the 8-bit image to judge.
         hr_png: the reference; None leaves full-reference metrics without a value.
-        names: names in METRICS.
-        weights_dir: see `available`.
-
-    Returns:
-        metric name -> (value, "") or (None, reason).
+        names, weights_dir: see `available`.
 
     Raises:
         QartsrError: unknown metric, unreadable image, or images of different size.
@@ -66,21 +57,21 @@ def score(
 
     sr = read_image(sr_png)
     hr = None if hr_png is None else read_image(hr_png)
-    require_equal_size(sr_png, sr, hr_png, hr)
+    if hr is not None:
+        require_equal_size(sr_png, sr, hr_png, hr)
     return {name: _score_one(METRICS.get(name), sr, hr, weights_dir) for name in names}
 
 
-def require_equal_size(
-    sr_path: str | Path, sr: torch.Tensor, hr_path: str | Path | None, hr: torch.Tensor | None
-) -> None:
+def require_equal_size(sr_path: str | Path, sr: torch.Tensor, hr_path: str | Path, hr: torch.Tensor) -> None:
     """Raise a QartsrError that names both sizes (width x height) unless they are the same."""
-    if hr is not None and sr.shape != hr.shape:
-        is_input = [4 * side for side in sr.shape[-2:]] == [*hr.shape[-2:]]
-        advice = "is this the input? Give the upscaled image, or " if is_input else ""
-        raise QartsrError(
-            f"{sr_path} is {_size(sr)} and {hr_path} is {_size(hr)}: the sizes must be equal, and images are "
-            f"never resized for a metric; {advice}check the pairing or crop the images"
-        )
+    if sr.shape == hr.shape:
+        return
+    is_input = [4 * side for side in sr.shape[-2:]] == [*hr.shape[-2:]]
+    advice = "is this the input? Give the upscaled image, or " if is_input else ""
+    raise QartsrError(
+        f"{sr_path} is {_size(sr)} and {hr_path} is {_size(hr)}: the sizes must be equal, and images are "
+        f"never resized for a metric; {advice}check the pairing or crop the images"
+    )
 
 
 def identity(names: Iterable[str], weights_dir: str | Path | None = None) -> dict[str, dict[str, Any]]:
@@ -90,20 +81,14 @@ def identity(names: Iterable[str], weights_dir: str | Path | None = None) -> dic
     """
     folder = weight_files.weights_folder(weights_dir)
     described = {}
-    for name in names:
-        spec = METRICS.get(name)
-        described[name] = {
+    for spec in map(METRICS.get, names):
+        found = {file.name: weight_files.locate(file, folder) for file in spec.weights}
+        described[spec.name] = {
             "options": dict(spec.options),
             "pyiqa": metadata.version("pyiqa"),
-            "weights": {file.name: _checksum(weight_files.locate(file, folder)) for file in spec.weights},
+            "weights": {name: path and remembered_sha256(path) for name, path in found.items()},
         }
     return described
-
-
-def weights_table() -> pd.DataFrame:
-    """The weight files of all metrics: columns metric, file, url."""
-    rows = [(name, file.name, file.url) for name in METRICS for file in METRICS.get(name).weights]
-    return pd.DataFrame(rows, columns=["metric", "file", "url"])
 
 
 def forget() -> None:
@@ -115,8 +100,7 @@ def forget() -> None:
 def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, weights_dir: str | Path | None) -> Score:
     if spec.kind == "FR" and hr is None:
         return None, "needs a reference image"
-    folder = weight_files.weights_folder(weights_dir)
-    compute, reason = _load(spec.name, None if folder is None else str(folder))
+    compute, reason = _load(spec.name, weight_files.weights_folder(weights_dir))
     if compute is None:
         return None, reason
     if min(sr.shape[-2:]) < spec.minimum_side:
@@ -134,24 +118,24 @@ def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, weig
 
 
 @functools.cache
-def _load(name: str, folder: str | None) -> tuple[Compute | None, str]:
+def _load(name: str, folder: Path | None) -> tuple[Compute | None, str]:
     """(scoring function, "") or (None, reason); a failure is not tried again in this process."""
     spec = METRICS.get(name)
     reason = weight_files.missing_reason(spec, folder)
     if reason is not None:
         return None, reason
     try:
-        paths = {file.name: weight_files.obtain(file, folder) for file in spec.weights}
-        return spec.build(paths), ""
+        return spec.build({file.name: weight_files.obtain(file, folder) for file in spec.weights}), ""
     except QartsrError as error:
         return None, str(error)
-    except ImportError as error:
-        _log.warning("%s cannot be loaded", name, exc_info=error)
-        return None, f"cannot be loaded: the package {error.name or error} is missing; install the pinned dependencies"
     except Exception as error:  # a damaged file makes the loaders raise almost anything
-        if not spec.needs_weights:
+        missing = isinstance(error, ImportError)
+        if not spec.weights and not missing:
             raise
         _log.warning("%s cannot be loaded", name, exc_info=error)
+        if missing:
+            package = error.name or error
+            return None, f"cannot be loaded: the package {package} is missing; install the pinned dependencies"
         files = " and ".join(file.name for file in spec.weights)
         return None, f"weights damaged: {files} cannot be loaded ({type(error).__name__}); replace the file"
 
@@ -166,10 +150,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _checksum(path: Path | None) -> str | None:
-    return None if path is None else remembered_sha256(path)
 
 
 def _size(image: torch.Tensor) -> str:

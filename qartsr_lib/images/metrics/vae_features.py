@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qartsr_lib.base.registry import Registry
 from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec
-
-if TYPE_CHECKING:
-    import torch
 
 #: Name -> function(device) -> distance of images (N, 3, H, W) in [0, 1]; `backbones.features` registers the one.
 DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")
@@ -20,12 +16,7 @@ def _build(_: Mapping[str, Path]) -> Compute:
     import torch
 
     distance = DISTANCES.get("embedded VAE")("cpu")
-
-    @torch.no_grad()
-    def compute(sr: torch.Tensor, hr: torch.Tensor | None) -> float:
-        return float(distance(sr, hr))
-
-    return compute
+    return torch.no_grad()(lambda sr, hr: float(distance(sr, hr)))
 
 
 METRICS.register("VAE-FD")(

@@ -9,8 +9,7 @@ import torch
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets.base import Pair
-from qartsr_lib.images.fidelity import psnr_y
-from qartsr_lib.images.image import read_image
+from qartsr_lib.images.image import psnr_y, read_image
 from qartsr_lib.show.figures.grids import Box
 from qartsr_lib.study.experiment import FULL_PRECISION, Experiment
 from qartsr_lib.study.table_run import TableRun

@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.show.webpage import plain_tables
 from qartsr_lib.show.webpage.gallery_view import read_gallery
 from qartsr_lib.show.webpage.pictures import read_figures

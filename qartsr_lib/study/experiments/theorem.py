@@ -122,7 +122,7 @@ def sweep(
     full = load_backbone(backbone, timestep)
     models = {width: METHODS.get("maxmin").build(full, width, calibration).backbone for width in bits}
     rows = []
-    for image, lq in progress(images.items(), f"{backbone} T={timestep}", total=len(images)):
+    for image, lq in progress(images.items(), f"{backbone} T={timestep}"):
         upscaled = full.prepare(lq)
         with torch.no_grad():
             reference = full.stages(upscaled)

@@ -14,7 +14,7 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
-from qartsr_lib.images.fidelity import luma, psnr
+from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.measured import Measured, measure_cells
 from qartsr_lib.study.results import read_measurement

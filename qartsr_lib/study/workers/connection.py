@@ -12,8 +12,8 @@ import dask
 import torch
 from distributed import Client, LocalCluster, WorkerPlugin
 
-from qartsr_lib.base.environ import environment_variables
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.machine import environment_variables
 
 CONNECT_TIMEOUT = 30  # seconds
 #: What local workers take their number of threads from.

@@ -10,9 +10,9 @@ from typing import Any
 from distributed import Client, Future, KilledWorker, as_completed, fire_and_forget
 
 from qartsr_lib.base import provenance
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.study.evaluator import Evaluator, ScoredImage

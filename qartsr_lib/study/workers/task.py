@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import get_worker
 
-from qartsr_lib.base import devices, provenance
+from qartsr_lib.base import machine, provenance
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.study.evaluator import Evaluator
@@ -60,7 +60,7 @@ def _unwanted() -> bool:
 
 def survey(device: str, token: Path) -> dict[str, Any]:
     """What a worker is, and whether it sees `token`."""
-    devices.make_exact(devices.checked(device))
+    machine.make_exact(machine.checked(device))
     return {
         "environment": provenance.environment(device),
         "source": provenance.source_sha256(),

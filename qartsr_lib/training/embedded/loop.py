@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_atomically
 from qartsr_lib.base.progress import progress
 
 T = TypeVar("T")

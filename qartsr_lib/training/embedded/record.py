@@ -14,7 +14,7 @@ from qartsr_lib.backbones.base import OneStepSR, shortcuts
 from qartsr_lib.backbones.embedded import RECIPES, weights_name
 from qartsr_lib.backbones.sizes import backbone_size, time_shares
 from qartsr_lib.base import provenance
-from qartsr_lib.base.atomic import write_text
+from qartsr_lib.base.files import write_text
 from qartsr_lib.training.embedded.loop import Schedule
 from qartsr_lib.training.embedded.stages import LATENT_WEIGHT
 from qartsr_lib.training.embedded.validation import Validation

@@ -9,8 +9,7 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.images.degrade import degrade
-from qartsr_lib.images.fidelity import psnr, psnr_y
-from qartsr_lib.images.image import central_crop, read_image, upscale_bicubic
+from qartsr_lib.images.image import central_crop, psnr, psnr_y, read_image, upscale_bicubic
 
 
 class Validation:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_atomically
 
 
 def save_checkpoint(

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from qartsr_lib.backbones.osediff import weights_name
 from qartsr_lib.backbones.osediff_targets import write_checkpoint
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.files import write_atomically
 from qartsr_lib.base.progress import progress
 from qartsr_lib.training.trq.data import DegradedCrops
 from qartsr_lib.training.trq.networks import REGULARIZERS, Generator, trained

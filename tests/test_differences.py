@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from qartsr_lib.show.tables import Row
 from qartsr_lib.study import contrasts
+from qartsr_lib.study.contrasts import Row
 from qartsr_lib.study.experiments import finetuning_grids as grids
 from qartsr_lib.study.paper import BICUBIC, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.profiles import get_profile

@@ -41,7 +41,7 @@ def test_upscale_imports_what_it_needs(photograph, tmp_path):
     status, modules = imported(tmp_path, "upscale", photograph, "--out", tmp_path / "out")
     assert status == 0 and (tmp_path / "out" / "cat.png").exists()
     assert "diffusers" in modules and not HEAVY & modules
-    unused = ("methods", "finetuning", "metrics", "deploy.int8", "deploy.packed_file", "figures", "results")
+    unused = ("methods", "training", "images.metrics", "deploy.int8", "deploy.packed_file", "show", "study.results")
     assert not {f"qartsr_lib.{name}" for name in unused} & modules
 
 

@@ -9,16 +9,14 @@ import torch
 from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.methods.checkpoint import load_quantized, read_description, save_quantized
 from qartsr_lib.quant import (
     SHARED_SETTING,
     PerGroup,
     QuantScheme,
     calibrate,
-    load_quantized,
     parse_bits,
     quantize_,
-    read_description,
-    save_quantized,
     variant,
 )
 

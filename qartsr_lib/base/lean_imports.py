@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 
 #: Found by diffusers where installed, and imported for its pipelines, its own quantization and its other models.
-UNUSED = ("bitsandbytes", "scipy", "torchvision", "transformers", "trio")
+UNUSED = ("bitsandbytes", "peft", "scipy", "torchvision", "transformers", "trio")
 _COMPILER = "torch._dynamo"
 _chosen = False
 

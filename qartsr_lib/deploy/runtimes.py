@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
 from qartsr_lib.deploy.blocks import fuse_
 from qartsr_lib.deploy.int8 import int8_form
-from tests.benchmarks.gpu.int8_cuda import int8_cuda_form
 
 #: Name -> function from a packed model to one that upscales in that way.
 RUNTIMES: Registry[Callable[[OneStepSR], OneStepSR]] = Registry("runtime", __package__)
@@ -22,13 +22,13 @@ def simulate(model: OneStepSR) -> OneStepSR:
 
 @RUNTIMES.register("int8")
 def int8(model: OneStepSR) -> OneStepSR:
-    """Integer products, on a CPU or, where the model lies on one, an NVIDIA GPU.
+    """Integer products on a CPU.
 
     Raises:
-        QartsrError: see int8_form and int8_cuda_form.
+        QartsrError: the model lies on a GPU, or as int8_form says.
     """
     if model.prompt_embedding.is_cuda:
-        return int8_cuda_form(model)
+        raise QartsrError("runtime int8 computes on a CPU; on a GPU use simulate, which is faster there")
     converted = int8_form(model)
     fuse_(converted)
     return converted

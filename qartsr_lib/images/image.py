@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from PIL import Image
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_atomically
+from qartsr_lib.base.registry import Registry
 from qartsr_lib.images.image_files import decode, orientation
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".gif")
+#: Name -> function(device) -> distance of images (N, 3, H, W) that features of a backbone give; backbones register them.
+DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")
 _LUMA = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255.0
 
 _log = logging.getLogger(__name__)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from qartsr_lib.base.registry import Registry
 from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec
-
-#: Name -> function(device) -> distance of images (N, 3, H, W) in [0, 1]; `backbones.features` registers the one.
-DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")
 
 
 def _build(_: Mapping[str, Path]) -> Compute:
     import torch
+
+    from qartsr_lib.images.image import DISTANCES
 
     distance = DISTANCES.get("embedded VAE")("cpu")
     return torch.no_grad()(lambda sr, hr: float(distance(sr, hr)))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def backbone_size(model: OneStepSR) -> dict[str, str | float]:
@@ -34,6 +37,8 @@ def backbone_size(model: OneStepSR) -> dict[str, str | float]:
 
 def time_shares(model: OneStepSR, size: int = 512) -> pd.DataFrame:
     """Seconds and share of the forward time of encoder, UNet and decoder, and of attention products."""
+    import pandas as pd  # not for who only loads a backbone
+
     upscaled = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     upscaled = upscaled.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():

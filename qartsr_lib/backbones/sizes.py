@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
 def backbone_size(model: OneStepSR) -> dict[str, str | float]:
     """Millions of parameters per part, and operations (two per multiply-add) of one pass to 512x512."""
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which upscaling needs not
+
     parts = {
         "VAE encoder": (model.vae.encoder, model.vae.quant_conv),
         "UNet": (model.unet,),

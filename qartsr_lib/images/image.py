@@ -17,7 +17,7 @@ from qartsr_lib.base.registry import Registry
 from qartsr_lib.images.image_files import decode, orientation
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".gif")
-#: Name -> function(device) -> distance of images (N, 3, H, W) that features of a backbone give; backbones register them.
+#: Name -> function(device) -> distance of images (N, 3, H, W) by features of a backbone; backbones register them.
 DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")
 _LUMA = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255.0
 

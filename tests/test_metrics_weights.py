@@ -20,8 +20,8 @@ import torch
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import metrics
 from qartsr_lib.images.image import read_image, write_png
-from qartsr_lib.images.metrics import METRICS, iqa, weights
-from qartsr_lib.images.metrics.base import MetricSpec, WeightFile
+from qartsr_lib.images.metrics import METRICS, MetricSpec, iqa, weights
+from qartsr_lib.images.metrics.weights import WeightFile
 
 NEEDY = ["LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA"]
 

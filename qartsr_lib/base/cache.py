@@ -79,23 +79,18 @@ class RunCache:
             QartsrError: the disk is full or the folder cannot be written.
         """
         folder = self.folder(kind, key)
-        temporary = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-            fill(temporary)
-            files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-            (temporary / _MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
-            for path in temporary.iterdir():
-                flush(path)
-            os.replace(temporary, folder)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent, ignore_cleanup_errors=True) as made:
+                fill(Path(made))
+                files = {path.name: sha256(path) for path in sorted(Path(made).iterdir())}
+                Path(made, _MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
+                for path in Path(made).iterdir():
+                    flush(path)
+                os.replace(made, folder)
         except OSError as error:
-            if self.get(kind, key):  # the rename failed because another process made the entry
-                return folder
-            raise write_error(error, self.root) from error
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if not self.get(kind, key):  # else the rename failed because another process made the entry
+                raise write_error(error, self.root) from error
         return folder
 
     def get_or_put(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:

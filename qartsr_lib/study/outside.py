@@ -28,7 +28,7 @@ from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.datasets.central import available_data, central_file
 from qartsr_lib.images.datasets.pairing import match
 from qartsr_lib.images.image import list_images, read_image
-from qartsr_lib.images.metrics.scoring import require_equal_size
+from qartsr_lib.images.metrics import require_equal_size
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.aggregate import aggregate
 from qartsr_lib.study.evaluator import Evaluator, Parts, ScoredImage, default_parts

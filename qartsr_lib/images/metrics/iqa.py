@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from qartsr_lib.base.machine import environment_variables
-from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec, WeightFile
+from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec
+from qartsr_lib.images.metrics.weights import WeightFile
 
 if TYPE_CHECKING:
     import torch

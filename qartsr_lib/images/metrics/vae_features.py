@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec
+from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec
 
 
 def _build(_: Mapping[str, Path]) -> Compute:

@@ -10,18 +10,40 @@ import socket
 import threading
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import sha256, stand_in
 from qartsr_lib.base.paths import named_folder
-from qartsr_lib.images.metrics.base import MetricSpec, WeightFile
 
 FOLDER_VARIABLE = "QARTSR_METRIC_WEIGHTS"
 PROBE_SECONDS = 2.5
 _DOWNLOAD_STALL_SECONDS = 20.0
 _PUBLIC_HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file that a metric loads.
+
+    Attributes:
+        url: where it is published.
+        cache: subfolder of torch hub's cache in which pyiqa and torchvision keep it.
+        sha256: beginning of its checksum, or None where the publisher states none.
+        packaged: (installed package, path inside it) of an identical copy, if there is one.
+    """
+
+    url: str
+    cache: str = "pyiqa"
+    sha256: str | None = None
+    packaged: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its file name, everywhere but in `packaged`."""
+        return self.url.rsplit("/", 1)[1]
 
 
 def weights_folder(folder: str | Path | None = None) -> Path | None:
@@ -82,13 +104,13 @@ def _damage(file: WeightFile, path: Path, *, thorough: bool) -> str | None:
     return f"weights damaged: {file.name} ({detail}); replace the file" if detail else None
 
 
-def missing_reason(spec: MetricSpec, folder: str | Path | None) -> str | None:
-    """None when every file of `spec` is there or can be fetched, else how to get it.
+def missing_reason(files: Iterable[WeightFile], folder: str | Path | None) -> str | None:
+    """None when every file is there or can be fetched, else how to get it.
 
     Takes milliseconds, plus at most PROBE_SECONDS once per process for the network.
     """
     place = weights_folder(folder)
-    found = {file: locate(file, place) for file in spec.weights}
+    found = {file: locate(file, place) for file in files}
     damaged = [_damage(file, path, thorough=False) for file, path in found.items() if path]
     missing = [file.name for file, path in found.items() if path is None]
     absent = _not_found(*missing) if missing and not reachable() else None

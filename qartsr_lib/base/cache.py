@@ -1,14 +1,12 @@
 """The untracked store of finished pieces of work, so that an interrupted sweep continues.
 
 One entry is one folder, `<root>/<kind>/<first two digits>/<key>/`, whose key is the sha256 of all that determines its
-content. It appears by one rename, after its files and their hashes are on disk: a process killed at any moment leaves
-a whole entry or none, as do two that make the same one at once. A damaged entry is removed and made again.
+content. It appears by one rename, after its files and their hashes are on disk, whole or not at all.
 
 `make reproduce` always computes, yet an interrupted one must not lose hours. So the store of a profile,
 `.cache/runs/<profile>`, is one generation, and `.<profile>.left` beside it lists the notebooks that invocations of the
-runner have begun and not done. While any is left, whatever is run next continues the generation; when none is, the next
-invocation begins by removing it. A notebook run without the runner uses the generation that is there; in one that was
-made so, all notebooks are left.
+runner have begun and not done. While any is left, what is run next continues the generation; when none is, it begins by
+removing it. A notebook run without the runner uses what is there; where there was nothing, all notebooks are left.
 """
 
 from __future__ import annotations
@@ -30,14 +28,10 @@ from qartsr_lib.base.files import flush, sha256, write_error, write_text
 _MANIFEST = "entry.json"
 
 
-def canonical_json(value: object) -> str:
-    """One text per value: keys sorted, no spaces, floats in full; tuples count as lists."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
 def stable_hash(value: object) -> str:
-    """sha256 of `canonical_json(value)`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """sha256 of the one JSON text of a value: keys sorted, no spaces, floats in full; tuples count as lists."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class RunCache:
@@ -70,10 +64,7 @@ class RunCache:
         return None
 
     def put(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
-        """Make an entry: `fill` writes files (no subfolders) into the empty folder that it is given.
-
-        Returns:
-            The entry's folder; when another process was faster, that one's entry.
+        """Make an entry (or find another process' one): `fill` writes files into the empty folder that it is given.
 
         Raises:
             QartsrError: the disk is full or the folder cannot be written.
@@ -98,11 +89,9 @@ class RunCache:
         return self.get(kind, key) or self.put(kind, key, fill)
 
     def begin(self, notebooks: Iterable[str], known: Iterable[str]) -> bool:
-        """Start an invocation of the runner: True when an unfinished generation is continued.
+        """Start an invocation of the runner with `notebooks`: True when an unfinished generation is continued.
 
-        Args:
-            notebooks: what it will do.
-            known: all notebooks; others that are left are forgotten.
+        Of the others that are left, those that are not `known` any more are forgotten.
         """
         known = {*known}
         left = self._left(known)
@@ -128,11 +117,7 @@ class RunCache:
         write_text(self._left_file, "\n".join(sorted(names)))
 
     def lock(self) -> AcquireReturnProxy:
-        """Held by the runner (use it in `with`): no second one removes the store under it; any kind of death frees it.
-
-        Raises:
-            QartsrError: another runner holds it.
-        """
+        """For the runner's `with`: a QartsrError where another holds it; any kind of death frees it."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
         try:
             return FileLock(self.root.parent / f".{self.root.name}.lock").acquire(timeout=0)

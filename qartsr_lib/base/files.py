@@ -40,11 +40,7 @@ def _remembered(path: Path, size: int, changed: int) -> str:
 
 
 def stand_in(head: bytes, more: Mapping[bytes, str] = {}) -> str | None:  # noqa: B006 - never written
-    """What a file that begins with `head` is in place of the one that was meant, and what to do; None for all else.
-
-    Args:
-        more: further beginnings, in small letters -> what such a file is.
-    """
+    """What a file that begins with `head` is in place of the one that was meant, of these kinds and `more`; or None."""
     if not head:
         return "an empty file (0 bytes); get it again"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

@@ -1,7 +1,4 @@
-"""What this process asks of the machine: threads and devices of the command line, environment variables.
-
-Imports torch where it is needed, as the command line's help does without.
-"""
+"""Threads and devices of command lines (whose help imports no torch), and environment variables set for a while."""
 
 from __future__ import annotations
 
@@ -40,10 +37,7 @@ def checked(device: str) -> str:
 
 
 def make_exact(device: str) -> None:
-    """On a GPU: float32 products and convolutions in float32, not in TF32's 10 bits, by algorithms that repeat.
-
-    TF32 is PyTorch's default in convolutions; its rounding is of the size of an 8-bit step.
-    """
+    """On a GPU: products and convolutions in float32, not in PyTorch's TF32 of 10 bits, by algorithms that repeat."""
     import torch
 
     if torch.device(device).type == "cuda":

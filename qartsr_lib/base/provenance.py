@@ -30,11 +30,9 @@ COMPUTING = (
 
 @lru_cache(maxsize=8)
 def git_state(folder: Path = _ROOT) -> dict[str, object]:
-    """{"revision": sha or None, "dirty": bool or None} of the checkout; None outside git or without git.
+    """{"revision": sha or None, "dirty": bool or None} of the checkout when the process asks first; None without git.
 
-    Asked once: what a process has loaded does not change with the checkout. What runs write themselves (results/,
-    figures/) makes none dirty. A machine that got the files without their history is told the revision by
-    QARTSR_REVISION.
+    What runs write themselves (results/, figures/) makes none dirty. QARTSR_REVISION tells a copy without git its one.
     """
     revision = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
     sources = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")

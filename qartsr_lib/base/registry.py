@@ -16,11 +16,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A table of plug-ins: one file in `package` plus one `register` call adds an entry.
 
-    The modules of `package` are imported at the first look-up of what is not there yet.
-
-    Args:
-        kind: what the entries are, in the singular, for messages ("metric").
-        package: the `__package__` of the modules that register entries; empty where those are imported before.
+    Its modules are imported at the first look-up of what is not there yet; "" where that is done elsewhere.
+    `kind` is what the entries are, in the singular, for messages ("metric").
     """
 
     def __init__(self, kind: str, package: str = "") -> None:
@@ -50,10 +47,9 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, in order of registration."""
         if self._package:
-            found = pkgutil.iter_modules(importlib.import_module(self._package).__path__)
-            for module in found:
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
-            self._package = ""  # only once, and again after a module that could not be imported
+            self._package = ""  # once, but again after a module that could not be imported
         return list(self._entries)
 
     def __contains__(self, name: str) -> bool:

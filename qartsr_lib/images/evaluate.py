@@ -24,14 +24,14 @@ CROPPED = f"reference cropped at the right and bottom so that its sides divide b
 def evaluate_pairs(
     pairs: Sequence[tuple[Path, Path]],
     names: Sequence[str],
-    weights_dir: str | Path | None = None,
-    folder: str | Path | None = None,
+    weights_dir: Path | None = None,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """Score saved images against their references.
 
-    All pairs are read and compared in size before the first metric runs, so that a bad file is
-    reported at once and not after an hour. Where an image has the size of its reference without the rows and columns
-    by which that does not divide by four, the reference is cropped (as BasicSR does it), and note says so.
+    All pairs are read and compared in size first, so that a bad file is reported at once and not after an hour. Where
+    an image has the size of its reference without the rows and columns by which that does not divide by four, the
+    reference is cropped (as BasicSR does it), and note says so.
 
     Args:
         pairs: (SR file, HR file).
@@ -48,12 +48,12 @@ def evaluate_pairs(
     """
     names = _known(names)
     work = [(sr, hr, _fitting(sr, hr)) for sr, hr in pairs]
-    cropped = [Path(hr).name for _, hr, reference in work if reference != hr]
+    cropped = [hr.name for _, hr, reference in work if reference != hr]
     if cropped:
         print(f"{len(cropped)} x {CROPPED}: {', '.join(cropped[:SHOWN])}", file=sys.stderr)
     rows = []
     for sr, hr, reference in progress(work, "metrics"):
-        image = Path(sr).name if folder is None else Path(sr).relative_to(folder).as_posix()
+        image = sr.name if folder is None else sr.relative_to(folder).as_posix()
         for name, (value, note) in score(sr, reference, names, weights_dir).items():
             notes = [note, _ceiling(name, value), CROPPED if reference != hr else ""]
             rows.append((image, name, value, "; ".join(filter(None, notes))))
@@ -76,20 +76,14 @@ def _fitting(sr_path: Path, hr_path: Path) -> Path:
 
 
 def evaluate_folders(
-    sr_dir: str | Path,
-    hr_dir: str | Path,
-    names: Sequence[str],
-    out_csv: str | Path,
-    weights_dir: str | Path | None = None,
+    sr_dir: Path, hr_dir: Path, names: Sequence[str], out: Path, weights_dir: Path | None = None
 ) -> pd.DataFrame:
-    """Pair two folders, score them, and write the frame of `evaluate_pairs` as CSV, atomically.
-
-    An unavailable metric has an empty value and a note; that is no error. Files that are left out are named on stderr.
+    """Pair two folders, write the frame of `evaluate_pairs` as CSV, and name on stderr what is left out.
 
     Raises:
         QartsrError: see `match_folders` and `evaluate_pairs`; the output cannot be written.
     """
-    names, out = _known(names), Path(out_csv)
+    names = _known(names)
     if out.is_dir() or out.suffix.lower() in IMAGE_SUFFIXES:
         kind = "is a folder" if out.is_dir() else "has the ending of an image"
         raise QartsrError(f"{out}: {kind}; name a CSV file to write")

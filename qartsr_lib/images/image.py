@@ -26,11 +26,7 @@ _told: set[str] = set()
 
 
 def list_images(folder: str | Path, below: bool = False) -> list[Path]:
-    """Image files directly in `folder` (or also `below` it), sorted, without hidden files and folders.
-
-    Raises:
-        QartsrError: the folder is missing or holds no image.
-    """
+    """Image files directly in `folder` (or also `below` it), sorted; a QartsrError where there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise QartsrError(f"{folder}: no such folder; check the path")
@@ -109,10 +105,7 @@ def random_crop(image: torch.Tensor, height: int, width: int, rng: np.random.Gen
 
 
 def resize_bicubic(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Antialiased bicubic resize (a = -0.5, the kernel of Pillow and of MATLAB's imresize), clamped to [0, 1].
-
-    (N, 3, H, W) -> (N, 3, height, width).
-    """
+    """(N, 3, H, W) -> (N, 3, height, width) in [0, 1]: antialiased, a = -0.5, as Pillow and MATLAB's imresize."""
     resized = F.interpolate(image, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(0, 1)
 

@@ -16,10 +16,7 @@ _START = _HEAD + 8
 
 
 def stamped_png(pixels: np.ndarray, stamp: str) -> bytes:
-    """An 8-bit PNG of (H, W, 3) or (H, W, 4) uint8, with a text chunk "qartsr".
-
-    It holds `stamp`, which is ASCII, and the sha256 of all other bytes of the file.
-    """
+    """A PNG of (H, W, 3 or 4) uint8, with a text chunk "qartsr": `stamp`, and the sha256 of all other bytes."""
     image, chunk = io.BytesIO(), io.BytesIO()
     Image.fromarray(pixels).save(image, format="PNG")
     plain = image.getvalue()

@@ -19,10 +19,7 @@ VARIANCE = 0.01
 
 
 def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """First positions of tiles along an axis of `size`; the last tile ends at the border.
-
-    Neighbours overlap by `overlap`, smaller than `tile`. An axis that is no longer than a tile has one.
-    """
+    """First positions of tiles, which overlap, along an axis of `size`; the last one ends at the border."""
     if tile >= size:
         return [0]
     if not 0 <= overlap < tile:
@@ -32,10 +29,9 @@ def starts(size: int, tile: int, overlap: int) -> list[int]:
 
 
 def windows(size: int, tile: int, overlap: int) -> list[tuple[int, torch.Tensor]]:
-    """(start, weights) of every tile along an axis, see `starts`; the weights at each position add up to 1.
+    """(start, weights) of every tile along an axis; at each position the weights (products over axes too) sum to 1.
 
-    They are Gaussians with the standard deviation of a tenth of the tile, divided by their sum, (min(tile, size),)
-    float64. Over two axes the products of such weights add up to 1 as well.
+    They are Gaussians with the standard deviation of a tenth of the tile over their sum: (min(tile, size),) float64.
     """
     side = min(tile, size)
     position = torch.arange(side, dtype=torch.float64)
@@ -50,15 +46,7 @@ def windows(size: int, tile: int, overlap: int) -> list[tuple[int, torch.Tensor]
 def upscale_in_tiles(model, lq: torch.Tensor, tile: int = TILE) -> torch.Tensor:
     """`model.upscale`, tile by tile where a side is longer than `tile`; overlaps of an eighth are blended.
 
-    Every tile is normalized by its own statistics (GroupNorm), a whole image by its own.
-
-    Args:
-        model: a backbone; its images are `model.factor` times as large.
-        lq: (1, 3, h, w) in [0, 1].
-        tile: side in low-quality pixels, see `check_tile`.
-
-    Returns:
-        (1, 3, 4h, 4w) in [0, 1].
+    (1, 3, h, w) -> (1, 3, 4h, 4w) in [0, 1]. GroupNorm normalizes every tile by its own statistics.
     """
     check_tile(tile)
     return blended(model.upscale, lq, tile, tile // 8, Fraction(model.factor)).clamp(0, 1)
@@ -70,7 +58,7 @@ def default_tile(height: int, width: int) -> int:
 
 
 def check_tile(tile: int | None) -> None:
-    """Refuse tiles of images that are too small, with a QartsrError; None is no choice, and good."""
+    """A QartsrError for tiles that are too small; None is no choice, and good."""
     if tile is not None and tile < SMALLEST_TILE:
         raise QartsrError(f"--tile {tile}: choose at least {SMALLEST_TILE} low-quality pixels, such as {TILE}")
 
@@ -82,17 +70,13 @@ def blended(
     overlap: int,
     scale: Fraction = Fraction(1),
 ) -> torch.Tensor:
-    """`function(x)`, computed tile by tile.
+    """`function(x)`, computed tile by tile: (N, C, H, W) -> (N, C', scale H, scale W), blended in float32 or better.
 
     Args:
         function: (N, C, h, w) -> (N, C', scale h, scale w), for every tile.
-        x: (N, C, H, W).
         tile, overlap: in positions of `x`; with a scale below 1 they and the sides of `x` are
             multiples of its denominator.
         scale: size of the outcome over that of the input, such as 8 for a VAE's decoder.
-
-    Returns:
-        (N, C', scale H, scale W), the dtype of what `function` returns; blended in float32 or better.
     """
     size = [int(side * scale) for side in x.shape[-2:]]
     rows, columns = (_scaled(side, tile, overlap, scale) for side in x.shape[-2:])

@@ -26,7 +26,7 @@ SHARED = (f"-I{SHARED_HEADERS}", "-std=c++17", "-O3", "-fno-math-errno", "-share
 
 
 def compiled(folder: Path, arguments: Mapping[str, Sequence], *options: str) -> ctypes.CDLL | None:
-    """The functions of the C++ files in `folder`, none of which has a result; None where they cannot be had.
+    """The functions of the C++ files in `folder`, without results; None where they cannot be had.
 
     Args:
         arguments: their names and ctypes of arguments.

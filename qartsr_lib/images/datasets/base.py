@@ -27,15 +27,10 @@ class Pair:
 
 
 class Dataset(Protocol):
-    """The seam of `DATASETS`; `folders.FolderDataset` is the usual case.
+    """The seam of `DATASETS`; `folders.FolderDataset` is the usual case."""
 
-    Attributes:
-        name: the name in result tables.
-        description: one line for notebook 00.
-    """
-
-    name: str
-    description: str
+    name: str  # in result tables
+    description: str  # one line for notebook 00
 
     def available(self, data_root: Path | None = None) -> str | None:
         """None when the data set can be used, else the reason and how to get it."""
@@ -54,10 +49,7 @@ def strided(items: Sequence, limit: int | None) -> list:
 
 
 def check_pair(pair: Pair) -> bool:
-    """Compare the sizes that the two file headers state; decodes nothing, so it is cheap.
-
-    Returns:
-        True, or False where HR has up to three rows or columns more than four times LR (BasicSR crops such references).
+    """Whether HR is four times LR, by the file headers; False where it has up to three rows or columns more.
 
     Raises:
         QartsrError: a file is missing or no image, or of another size.

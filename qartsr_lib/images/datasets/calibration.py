@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,34 +25,20 @@ CALIBRATION_LISTS = {
 }
 
 
-class CalibrationSettings(Protocol):
-    """What a profile says about calibration: a list's name, how many crops, their low-quality side."""
-
-    calibration: str
-    n_calibration: int
-    calibration_size: int
-
-
 class CalibrationList(NamedTuple):
-    """The crops of a run.
+    """The crops of a run."""
 
-    Attributes:
-        name: stands in every run record.
-        images: low-quality crops, (1, 3, h, w) in [0, 1].
-        sha256: over the crops' 8-bit levels; part of every run's key.
-    """
-
-    name: str
-    images: list[torch.Tensor]
-    sha256: str
+    name: str  # stands in every run record
+    images: list[torch.Tensor]  # low-quality crops, (1, 3, h, w) in [0, 1]
+    sha256: str  # over the crops' 8-bit levels; part of every run's key
 
 
-def calibration_list(profile: CalibrationSettings, data_root: Path | None = None) -> CalibrationList:
-    """Fixed-seed crops of `profile.calibration`, degraded bicubic and realistic by turns.
+def calibration_list(profile, data_root: Path | None = None) -> CalibrationList:
+    """Fixed-seed crops of a `Profile`'s list `calibration`, degraded bicubic and realistic by turns.
 
-    Photographs are taken in one shuffled order, again and again until there are `profile.n_calibration` crops, so a
-    short list is covered evenly and a longer run extends a shorter one. Crops have `profile.calibration_size`
-    low-quality pixels a side (fewer where the photograph is smaller).
+    Photographs are taken in one shuffled order, again and again until there are `n_calibration` crops, so a short list
+    is covered evenly and a longer run extends a shorter one. Crops have `calibration_size` low-quality pixels a side
+    (fewer where the photograph is smaller).
 
     Raises:
         QartsrError: unknown list, or its photographs are absent.
@@ -89,12 +75,7 @@ def _crop(path: Path, index: int, size: int) -> torch.Tensor:
 def low_quality_crops(folder: str | Path, count: int, size: int) -> CalibrationList:
     """`count` fixed-seed crops of a user's own low-quality images, taken in turn and not degraded further.
 
-    Args:
-        folder: images like those that will be upscaled.
-        size: side of the crops (less where an image is smaller), in pixels.
-
-    Raises:
-        QartsrError: no such folder, no image in it, or an unreadable one.
+    They are like those that will be upscaled. Crops have `size` pixels a side (fewer where an image is smaller).
     """
     files = list_images(folder)
     crops = []

@@ -33,36 +33,25 @@ def available_data(
 
 
 def central_pairs(pairs: list[Pair], side: int | None) -> list[Pair]:
-    """Pairs of at most `side` x `side` HR pixels: larger ones are cropped at their centre, never resized.
-
-    Raises:
-        QartsrError: `side` is no positive multiple of SCALE (or None, for whole images), or an image cannot be read.
-    """
+    """Pairs of at most `side` x `side` HR pixels, a multiple of SCALE: larger ones are cropped, never resized."""
     if side is None:
         return list(pairs)
     if side < SCALE or side % SCALE:
         raise QartsrError(f"max_side is {side}; choose a positive multiple of {SCALE}, or None for whole images")
-    return [
-        Pair(pair.id, central_file(pair.lq, side // SCALE), central_file(pair.hr, side, multiple=SCALE))
-        for pair in pairs
-    ]
+    small = side // SCALE
+    return [Pair(pair.id, central_file(pair.lq, small), central_file(pair.hr, side, SCALE)) for pair in pairs]
 
 
 def central_file(path: Path, side: int, multiple: int = 1) -> Path:
     """A file with the central `side` x `side` pixels of an image; `path` itself where it is no larger.
 
-    Args:
-        multiple: the crop begins at a multiple of it, so that LQ and HR show the same part.
+    The crop begins at a multiple of `multiple`, so that LQ and HR show the same part.
     """
     return _part(path, f"central {side} {multiple}", lambda image: central_crop(image, side, multiple))
 
 
 def divisible_file(path: Path) -> Path:
-    """A file with the largest part from the top left whose sides divide by SCALE (BasicSR's mod_crop).
-
-    Raises:
-        QartsrError: the image cannot be read, or is smaller than SCALE.
-    """
+    """A file with the largest part from the top left whose sides divide by SCALE (BasicSR's mod_crop)."""
 
     def cut(image: torch.Tensor) -> torch.Tensor:
         height, width = (side // SCALE * SCALE for side in image.shape[-2:])

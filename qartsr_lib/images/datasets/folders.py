@@ -34,17 +34,11 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """A data set in one of the LAYOUTS, in DATA_ROOT or a folder of it (StableSR_testsets/RealSRVal_crop128).
+    """A data set in one of the LAYOUTS, in DATA_ROOT or a folder of it (StableSR_testsets/RealSRVal_crop128)."""
 
-    Attributes:
-        name: folder name and name in tables.
-        description: one line: what it is and where it comes from.
-        published: other names that its folder has in archives; `name` goes before them.
-    """
-
-    name: str
-    description: str
-    published: tuple[str, ...] = ()
+    name: str  # of its folder, and in tables
+    description: str  # one line: what it is and where it comes from
+    published: tuple[str, ...] = ()  # other names that its folder has in archives; `name` goes before them
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -67,9 +61,7 @@ class FolderDataset:
         return f"{there[0]} lacks the folder {' and '.join(absent)} with images; {advice}"
 
     def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
-        """Pairs as `pairing.match` finds them; all are checked, then thinned.
-
-        A reference whose sides do not divide by four is cropped at the right and at the bottom, as BasicSR does it.
+        """Pairs by `pairing.match`; all are checked, then thinned, and odd references cropped as BasicSR crops them.
 
         Raises:
             QartsrError: data set absent, folder empty, partner missing, unreadable file, wrong size.
@@ -82,13 +74,11 @@ class FolderDataset:
         to_crop = {pair.id for pair in pairs if not check_pair(pair)}
         if to_crop:
             _say(f"{self.name}: {len(to_crop)} reference(s) cropped at the right and bottom so that sides divide by 4")
-        return [
-            Pair(pair.id, pair.lq, divisible_file(pair.hr)) if pair.id in to_crop else pair
-            for pair in strided(pairs, max_images)
-        ]
+        chosen = strided(pairs, max_images)
+        return [Pair(pair.id, pair.lq, divisible_file(pair.hr)) if pair.id in to_crop else pair for pair in chosen]
 
     def _find(self, root: Path) -> dict[str, tuple[list[Path], list[Path]]]:
-        """Folder below `root` -> (LR files, HR files) of each copy; of that in NAME alone where there is one."""
+        """Folder below `root` -> (LR files, HR files) of each copy; of that in `name` alone where there is one."""
         begun = {path.parent for name in self._names for top in ("", "*/") for path in _glob(root, f"{top}{name}*")}
         parents = sorted(parent.relative_to(root) for parent in begun | {root})
         found = {}
@@ -104,15 +94,12 @@ class FolderDataset:
 
 
 def _match_files(lq: list[Path], hr: list[Path]) -> list[Pair]:
-    """Pair the images of a data set, sorted by id: the reference's stem without endings, where those are unique.
-
-    Raises:
-        QartsrError: a partner is missing, or more than one fits.
-    """
+    """The pairs of a data set, sorted by id: the reference's stem without endings, where those are unique."""
     found = match(*({path: path.name for path in paths} for paths in (lq, hr)))
     alone = [(path, f"{hr[0].parent} ({why})") for path, why in found.left_out.items()]
-    for path, other in [*alone, *((path, lq[0].parent) for path in found.unused)]:
-        raise QartsrError(f"{path}: has no partner in {other}; add it or remove the file")
+    alone += [(path, lq[0].parent) for path in found.unused]
+    if alone:
+        raise QartsrError(f"{alone[0][0]}: has no partner in {alone[0][1]}; add it or remove the file")
     taken = Counter(bare_stem(path.stem) for path in hr)
     pairs: dict[str, Pair] = {}
     for files in found.pairs:
@@ -135,10 +122,7 @@ def _glob(root: Path, pattern: str) -> list[Path]:
     return sorted(root / name for name in found)
 
 
-@cache
-def _say(line: str) -> None:
-    """Print a line once per process: a run asks for its pairs many times."""
-    print(line)
+_say = cache(print)  # each line once per process: a run asks for its pairs many times
 
 
 for _dataset in (

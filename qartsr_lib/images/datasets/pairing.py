@@ -37,17 +37,11 @@ _Pairs = list[tuple[Path, Path]]
 
 
 class Matches(NamedTuple):
-    """Result of `match`.
+    """Result of `match`."""
 
-    Attributes:
-        pairs: (image, reference), sorted by the image's name.
-        left_out: image without a reference -> why.
-        unused: references without an image.
-    """
-
-    pairs: _Pairs
-    left_out: dict[Path, str]
-    unused: list[Path]
+    pairs: _Pairs  # (image, reference), sorted by the image's name
+    left_out: dict[Path, str]  # image without a reference -> why
+    unused: list[Path]  # references without an image
 
     def remarks(self) -> list[str]:
         """A line for each kind of file that is not used."""
@@ -70,8 +64,7 @@ def match(images: _Names, references: _Names) -> Matches:
     counts. Other versions of a picture beside its original (_SRF_4_LR beside _SRF_4_HR) are no references.
 
     Args:
-        images: file -> its name, with the folder below the one that was given: "Set5/baby.png".
-        references: likewise.
+        images, references: file -> its name, with the folder below the one that was given: "Set5/baby.png".
 
     Raises:
         QartsrError: by one and the same rule, two references fit an image or two images a reference.
@@ -94,11 +87,7 @@ def match(images: _Names, references: _Names) -> Matches:
 
 
 def match_folders(image_dir: str | Path, reference_dir: str | Path) -> Matches:
-    """`match` for all images in and below two folders; hidden files are no images.
-
-    Raises:
-        QartsrError: see `match`; a folder is missing or empty, or nothing pairs.
-    """
+    """`match` for all images in and below two folders; a QartsrError where one is missing or empty or nothing pairs."""
     images, references = (
         {path: path.relative_to(folder).as_posix() for path in list_images(folder, below=True)}
         for folder in (image_dir, reference_dir)

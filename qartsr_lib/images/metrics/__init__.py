@@ -35,31 +35,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One metric as the tables name it.
+    """One metric as the tables name it."""
 
-    Attributes:
-        name: the paper's name ("CLIP-IQA").
-        kind: "FR" compares with a reference image, "NR" judges the SR image alone.
-        description: one line for people.
-        build: makes the scoring function from the located weight files (name -> path), once per process.
-        options: everything that changes the number; part of a run's identity.
-        weights: files that must be there before `build` may be called.
-        minimum_side: shorter image sides give no value.
-        one_thread: score on one thread, so that the last bits do not depend on the number of
-            threads. Off for the networks, which would take minutes per image.
-        ceiling: the highest value, where a constant in the formula sets one that images reach.
-    """
-
-    name: str
-    kind: Literal["FR", "NR"]
+    name: str  # the paper's ("CLIP-IQA")
+    kind: Literal["FR", "NR"]  # compares with a reference image, or judges the SR image alone
     higher_is_better: bool
-    description: str
-    build: Callable[[Mapping[str, Path]], Compute]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    weights: tuple[WeightFile, ...] = ()
-    minimum_side: int = 1
-    one_thread: bool = True
-    ceiling: float | None = None
+    description: str  # one line for people
+    build: Callable[[Mapping[str, Path]], Compute]  # from weight files (name -> path); called once per process
+    options: Mapping[str, Any] = field(default_factory=dict)  # all that changes the number: part of a run's identity
+    weights: tuple[WeightFile, ...] = ()  # must be there before `build` may be called
+    minimum_side: int = 1  # shorter image sides give no value
+    one_thread: bool = True  # so that no bit depends on the number of threads; networks would take minutes
+    ceiling: float | None = None  # the highest value, where a constant in the formula sets one that images reach
 
 
 METRICS: Registry[MetricSpec] = Registry("metric", __package__)
@@ -71,9 +58,7 @@ def lower_is_better(name: str) -> bool:
 
 
 def available(names: Iterable[str], weights_dir: str | Path | None = None) -> dict[str, str | None]:
-    """For each metric None when it can be computed, else the reason in one line.
-
-    Takes less than 5 s for all metrics together, also without a network; creates no metric.
+    """For each metric None when it can be computed, else the reason in one line; within 5 s, also without a network.
 
     Args:
         names: names in METRICS.
@@ -121,10 +106,7 @@ def require_equal_size(sr_path: str | Path, sr: torch.Tensor, hr_path: str | Pat
 
 
 def identity(names: Iterable[str], weights_dir: str | Path | None = None) -> dict[str, dict[str, Any]]:
-    """What determines each metric's numbers, as plain JSON: part of the key of a run.
-
-    Holds the options, pyiqa's version and the checksum of each weight file (None while missing).
-    """
+    """What determines each metric's numbers, as plain JSON: part of the key of a run; None for a missing file."""
     folder = weight_files.weights_folder(weights_dir)
     described = {}
     for spec in map(METRICS.get, names):

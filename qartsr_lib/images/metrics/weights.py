@@ -26,19 +26,12 @@ _PUBLIC_HUB = "https://huggingface.co"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file that a metric loads.
+    """A file that a metric loads."""
 
-    Attributes:
-        url: where it is published.
-        cache: subfolder of torch hub's cache in which pyiqa and torchvision keep it.
-        sha256: beginning of its checksum, or None where the publisher states none.
-        packaged: (installed package, path inside it) of an identical copy, if there is one.
-    """
-
-    url: str
-    cache: str = "pyiqa"
-    sha256: str | None = None
-    packaged: tuple[str, str] | None = None
+    url: str  # where it is published
+    cache: str = "pyiqa"  # subfolder of torch hub's cache in which pyiqa and torchvision keep it
+    sha256: str | None = None  # beginning of its checksum, where the publisher states one
+    packaged: tuple[str, str] | None = None  # (installed package, path inside it) of an identical copy
 
     @property
     def name(self) -> str:
@@ -105,10 +98,7 @@ def _damage(file: WeightFile, path: Path, *, thorough: bool) -> str | None:
 
 
 def missing_reason(files: Iterable[WeightFile], folder: str | Path | None) -> str | None:
-    """None when every file is there or can be fetched, else how to get it.
-
-    Takes milliseconds, plus at most PROBE_SECONDS once per process for the network.
-    """
+    """None when every file is there or can be fetched, else how to get it; see `reachable` for the time it takes."""
     place = weights_folder(folder)
     found = {file: locate(file, place) for file in files}
     damaged = [_damage(file, path, thorough=False) for file, path in found.items() if path]
@@ -118,11 +108,7 @@ def missing_reason(files: Iterable[WeightFile], folder: str | Path | None) -> st
 
 
 def obtain(file: WeightFile, folder: str | Path | None) -> Path:
-    """Path of `file`, checked; downloaded into torch hub's cache when it is nowhere.
-
-    Raises:
-        QartsrError: it is damaged, or cannot be downloaded.
-    """
+    """Path of `file`, downloaded when it is nowhere; a QartsrError where it is damaged or cannot be had."""
     path = locate(file, weights_folder(folder))
     if path is None and not reachable():
         raise QartsrError(_not_found(file.name))

@@ -39,54 +39,36 @@ def test_pairs_by_stem_without_endings(realsr):
     assert [pair.hr.name for pair in pairs] == ["Canon_001_HR.png", "Nikon_001_HR.png"]
 
 
-#: As the archives unpack: data set, LR file, HR file, id in tables; # is a number.
+STABLESR = "StableSR_testsets/RealSRVal_crop128"
+#: As the archives unpack: data set, folder, LR file, HR file, id in tables; # is a number.
 PUBLISHED = [
-    ("DIV2K_val", "DIV2K_val/LR/X4/080#x4.png", "DIV2K_val/HR/080#.png", "080#"),
-    ("DIV2K_val", "DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K_valid_HR/080#.png", "080#"),
-    ("DIV2K_val", "DIV2K/DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K/DIV2K_valid_HR/080#.png", "080#"),
-    ("DIV2K_val", "DIV2K_V2_val/lq/080#_pch_00001.png", "DIV2K_V2_val/gt/080#_pch_00001.png", "080#_pch_00001"),
-    ("RealSR", "RealSR/LR/Canon_00#_LR4.png", "RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
-    ("RealSR", "realsr/lr/Canon_00#_LR4.PNG", "realsr/hr/Canon_00#_HR.PNG", "Canon_00#"),
-    ("RealSR", "RealSR/RealSR/LR/Canon_00#_LR4.png", "RealSR/RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
-    (
-        "RealSR",
-        "RealSRVal_crop128/test_LR/Canon_00#_LR4.png",
-        "RealSRVal_crop128/test_HR/Canon_00#_HR.png",
-        "Canon_00#",
-    ),
-    (
-        "RealSR",
-        "StableSR_testsets/RealSRVal_crop128/test_LR/Canon_00#_LR4.png",
-        "StableSR_testsets/RealSRVal_crop128/test_HR/Canon_00#_HR.png",
-        "Canon_00#",
-    ),
-    ("Urban100", "benchmark/Urban100/LR_bicubic/X4/img_00#x4.png", "benchmark/Urban100/HR/img_00#.png", "img_00#"),
-    ("RealSR", "[old] {a}/RealSR/LR/Canon_00#_LR4.png", "[old] {a}/RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
-    ("RealSR", "RealSR/Canon/Test/4/Canon_00#_LR4.png", "RealSR/Canon/Test/4/Canon_00#_HR.png", "Canon_00#"),
-    ("RealSR", "RealSR(V3)/Nikon/Test/4/Nikon_00#_LR4.png", "RealSR(V3)/Nikon/Test/4/Nikon_00#_HR.png", "Nikon_00#"),
-    ("DRealSR", "DrealSRVal_crop128/test_LR/DSC_12#_x4.png", "DrealSRVal_crop128/test_HR/DSC_12#_x1.png", "DSC_12#"),
-    ("DRealSR", "DRealSR/Test_x4/test_LR/DSC_12#_x4.png", "DRealSR/Test_x4/test_HR/DSC_12#_x1.png", "DSC_12#"),
-    (
-        "Urban100",
-        "Urban100/image_SRF_4/img_00#_SRF_4_LR.png",
-        "Urban100/image_SRF_4/img_00#_SRF_4_HR.png",
-        "img_00#",
-    ),
-    ("Urban100", "Urban100/LR/img_00#_SRF_4_LR.png", "Urban100/HR/img_00#_SRF_4_HR.png", "img_00#"),
-    (
-        "Urban100",
-        "Urban100_SR/image_SRF_4/img_00#_SRF_4_LR.png",
-        "Urban100_SR/image_SRF_4/img_00#_SRF_4_HR.png",
-        "img_00#",
-    ),
-    ("Urban100", "Urban100/LRbicx4/img_00#.png", "Urban100/GTmod12/img_00#.png", "img_00#"),
-    ("Urban100", "Urban100/LR_bicubic/X4/img_00#x4.png", "Urban100/HR/img_00#.png", "img_00#"),
-    ("Urban100", "Urban100/LR/img_00#.png", "Urban100/HR/img_00#.jpg", "img_00#"),
+    ("DIV2K_val", "DIV2K_val", "LR/X4/080#x4.png", "HR/080#.png", "080#"),
+    ("DIV2K_val", "", "DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K_valid_HR/080#.png", "080#"),
+    ("DIV2K_val", "DIV2K", "DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K_valid_HR/080#.png", "080#"),
+    ("DIV2K_val", "DIV2K_V2_val", "lq/080#_pch_00001.png", "gt/080#_pch_00001.png", "080#_pch_00001"),
+    ("RealSR", "RealSR", "LR/Canon_00#_LR4.png", "HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "realsr", "lr/Canon_00#_LR4.PNG", "hr/Canon_00#_HR.PNG", "Canon_00#"),
+    ("RealSR", "RealSR/RealSR", "LR/Canon_00#_LR4.png", "HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSRVal_crop128", "test_LR/Canon_00#_LR4.png", "test_HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", STABLESR, "test_LR/Canon_00#_LR4.png", "test_HR/Canon_00#_HR.png", "Canon_00#"),
+    ("Urban100", "benchmark/Urban100", "LR_bicubic/X4/img_00#x4.png", "HR/img_00#.png", "img_00#"),
+    ("RealSR", "[old] {a}/RealSR", "LR/Canon_00#_LR4.png", "HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSR/Canon/Test/4", "Canon_00#_LR4.png", "Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSR(V3)/Nikon/Test/4", "Nikon_00#_LR4.png", "Nikon_00#_HR.png", "Nikon_00#"),
+    ("DRealSR", "DrealSRVal_crop128", "test_LR/DSC_12#_x4.png", "test_HR/DSC_12#_x1.png", "DSC_12#"),
+    ("DRealSR", "DRealSR/Test_x4", "test_LR/DSC_12#_x4.png", "test_HR/DSC_12#_x1.png", "DSC_12#"),
+    ("Urban100", "Urban100/image_SRF_4", "img_00#_SRF_4_LR.png", "img_00#_SRF_4_HR.png", "img_00#"),
+    ("Urban100", "Urban100", "LR/img_00#_SRF_4_LR.png", "HR/img_00#_SRF_4_HR.png", "img_00#"),
+    ("Urban100", "Urban100_SR/image_SRF_4", "img_00#_SRF_4_LR.png", "img_00#_SRF_4_HR.png", "img_00#"),
+    ("Urban100", "Urban100", "LRbicx4/img_00#.png", "GTmod12/img_00#.png", "img_00#"),
+    ("Urban100", "Urban100", "LR_bicubic/X4/img_00#x4.png", "HR/img_00#.png", "img_00#"),
+    ("Urban100", "Urban100", "LR/img_00#.png", "HR/img_00#.jpg", "img_00#"),
 ]
 
 
-@pytest.mark.parametrize(("name", "lq", "hr", "key"), PUBLISHED)
-def test_published_layouts_are_used_as_they_unpack(tmp_path, name, lq, hr, key):
+@pytest.mark.parametrize(("name", "folder", "lq", "hr", "key"), PUBLISHED)
+def test_published_layouts_are_used_as_they_unpack(tmp_path, name, folder, lq, hr, key):
+    lq, hr = (f"{folder}/{file}".removeprefix("/") for file in (lq, hr))
     for number in ("1", "2"):
         save(tmp_path / lq.replace("#", number), 8, 6)
         save(tmp_path / hr.replace("#", number), 32, 24)

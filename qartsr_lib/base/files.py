@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -45,6 +46,14 @@ def stand_in(head: bytes, more: Mapping[bytes, str] = {}) -> str | None:  # noqa
         return "an empty file (0 bytes); get it again"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return next((what for start, what in (_STAND_INS | more).items() if text.startswith(start)), None)
+
+
+def installed_file(place: str) -> Path | None:
+    """A file of an installed package ("skimage/data/cat.png"), which is not imported; None where it is not there."""
+    package, _, inside = place.partition("/")
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / inside if spec and spec.origin else None
+    return path if path and path.is_file() else None
 
 
 def flush(path: str | Path) -> None:

@@ -7,7 +7,6 @@ Test photographs are cropped (real pixels, never resized) so that the `tiny` pro
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import installed_file
 from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.images.datasets.base import Pair, check_pair, strided
 from qartsr_lib.images.degrade import degrade
@@ -38,10 +38,8 @@ class Photograph:
     @property
     def path(self) -> Path:
         """The installed file; a QartsrError where it or its package is missing."""
-        package, _, inside = self.file.partition("/")
-        spec = importlib.util.find_spec(package)
-        path = Path(spec.origin).parent / inside if spec and spec.origin else None
-        if path is None or not path.is_file():
+        path = installed_file(self.file)
+        if path is None:
             raise QartsrError(f"{self.file}: not installed; reinstall the packages (rm -r .venv, make test)")
         return path
 

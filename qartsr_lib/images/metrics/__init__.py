@@ -25,7 +25,7 @@ from qartsr_lib.images.metrics.weights import WeightFile
 if TYPE_CHECKING:
     import torch
 
-Compute = Callable[["torch.Tensor", "torch.Tensor | None"], float]  # noqa: F821
+Compute = Callable[..., float]
 """(SR, HR or None) -> score; images are (1, 3, H, W) RGB float32 in [0, 1] on the CPU."""
 Score = tuple[float | None, str]
 """(value, "") or (None, why there is none)."""

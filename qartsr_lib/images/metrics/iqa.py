@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def _published(url: str, cache: str = "pyiqa", packaged: tuple[str, str] | None = None) -> WeightFile:
+def _published(url: str, cache: str = "pyiqa", packaged: str | None = None) -> WeightFile:
     """A weight file whose URL states its checksum or the first 8 digits, or else none."""
     stated = re.search(r"(?<=-)[0-9a-f]{8}(?=\.)|(?<=/)[0-9a-f]{64}(?=/)", url)
     return WeightFile(url, cache, stated and stated[0], packaged)
@@ -43,7 +43,7 @@ _CLIP = "https://openaipublic.azureedge.net/clip/models/"
 
 ALEXNET = _published(_TORCHVISION + "alexnet-owt-7be5be79.pth", "checkpoints")
 VGG16 = _published(_TORCHVISION + "vgg16-397923af.pth", "checkpoints")
-LPIPS_LINEAR = _published(_HUB + "LPIPS_v0.1_alex-df73285e.pth", packaged=("lpips", "weights/v0.1/alex.pth"))
+LPIPS_LINEAR = _published(_HUB + "LPIPS_v0.1_alex-df73285e.pth", packaged="lpips/weights/v0.1/alex.pth")
 DISTS_WEIGHTS = _published(_HUB + "DISTS_weights-f5e65c96.pth")
 NIQE_PARAMETERS = _published(_HUB + "niqe_modelparameters.mat")
 MUSIQ_KONIQ = _published(_HUB + "musiq_koniq_ckpt-e95806b9.pth")

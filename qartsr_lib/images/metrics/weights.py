@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import os
 import socket
 import threading
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import sha256, stand_in
+from qartsr_lib.base.files import installed_file, sha256, stand_in
 from qartsr_lib.base.paths import named_folder
 
 FOLDER_VARIABLE = "QARTSR_METRIC_WEIGHTS"
@@ -31,7 +30,7 @@ class WeightFile:
     url: str  # where it is published
     cache: str = "pyiqa"  # subfolder of torch hub's cache in which pyiqa and torchvision keep it
     sha256: str | None = None  # beginning of its checksum, where the publisher states one
-    packaged: tuple[str, str] | None = None  # (installed package, path inside it) of an identical copy
+    packaged: str | None = None  # an identical copy in an installed package
 
     @property
     def name(self) -> str:
@@ -53,10 +52,7 @@ def _places(file: WeightFile, folder: Path | None) -> Iterator[Path | None]:
     """The places in order, each worked out only when the earlier ones failed."""
     yield folder and folder / file.name
     yield _hub_cache(file)
-    if file.packaged is not None:
-        package, inside = file.packaged
-        found = importlib.util.find_spec(package)
-        yield Path(found.origin).parent / inside if found and found.origin else None
+    yield file.packaged and installed_file(file.packaged)
     if file.url.startswith(_PUBLIC_HUB):
         yield _hugging_face_cached(file)
 

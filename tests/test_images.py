@@ -134,8 +134,7 @@ def test_photographs_are_turned_upright(tmp_path, suffix, orientation):
     assert found.shape == ((16, 32) if orientation in (1, 3) else (32, 16))
     corner = {1: (0, 0), 3: (-1, -1), 6: (0, -1), 8: (-1, 0)}[orientation]
     assert found[corner] > 0.8 and found.mean() < 0.4
-    with Image.open(file) as opened:
-        assert images.header_size(opened) == tuple(found.shape[::-1])
+    assert images.header_size(file) == tuple(found.shape[::-1])
 
 
 def test_damaged_exif_data_do_not_concern_the_pixels(tmp_path):

@@ -7,15 +7,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from time import monotonic
-from typing import TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
 PARTS = 30  # of the total; a bar in a log has a state after each
 
 
-def progress(items: Iterable[T], label: str) -> Iterator[T]:
+def progress(items: Iterable, label: str) -> Iterator:
     """Iterate over `items` with a bar named `label`.
 
     A terminal is refreshed often. Elsewhere a bar leaves at most 60 states, as a pipe keeps them all and a kernel
@@ -29,7 +27,7 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
     return _sparse(items, bar, seconds=5 if "ipykernel" in sys.modules and not in_log else 30)
 
 
-def _sparse(items: Iterable[T], bar: tqdm, seconds: float) -> Iterator[T]:
+def _sparse(items: Iterable, bar: tqdm, seconds: float) -> Iterator:
     """The first state, the last, and between them one after each part of the total and whenever the time has doubled.
 
     Doublings (28 in twenty years) are a long loop's signs of life. States lie at least `seconds` apart.

@@ -11,8 +11,7 @@ import pandas as pd
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import check_writable, write_atomically
 from qartsr_lib.base.progress import progress
-from qartsr_lib.images.datasets.base import SCALE
-from qartsr_lib.images.datasets.central import divisible_file
+from qartsr_lib.images.datasets.base import SCALE, divisible_file
 from qartsr_lib.images.datasets.pairing import SHOWN, match_folders
 from qartsr_lib.images.image import IMAGE_SUFFIXES, read_image
 from qartsr_lib.images.metrics import METRICS, require_equal_size, score

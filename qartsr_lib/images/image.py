@@ -14,7 +14,7 @@ from PIL import Image
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_atomically
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.images.image_files import decode, orientation
+from qartsr_lib.images.image_files import decode, explained, orientation
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".gif")
 #: Name -> function(device) -> distance of images (N, 3, H, W) by features of a backbone; backbones register them.
@@ -61,12 +61,13 @@ def read_image(path: str | Path, profiles: bool = True) -> torch.Tensor:
     return from_uint8(found.rgb)
 
 
-def header_size(opened: Image.Image) -> tuple[int, int]:
-    """(width, height) of what `read_image` makes of a file that Pillow opened; decodes nothing."""
-    # Pillow turns TIFF itself, and decodes a PNG to look for an orientation behind its pixels.
-    looked_for = opened.format != "TIFF" and (opened.format != "PNG" or "exif" in opened.info)
-    sideways = looked_for and orientation(opened) in (5, 6, 7, 8)
-    return opened.size[::-1] if sideways else opened.size
+def header_size(path: Path) -> tuple[int, int]:
+    """(width, height) of what `read_image` makes of a file; decodes nothing."""
+    with explained(path), Image.open(path) as opened:
+        # Pillow turns TIFF itself, and decodes a PNG to look for an orientation behind its pixels.
+        looked_for = opened.format != "TIFF" and (opened.format != "PNG" or "exif" in opened.info)
+        sideways = looked_for and orientation(opened) in (5, 6, 7, 8)
+        return opened.size[::-1] if sideways else opened.size
 
 
 def from_uint8(array: np.ndarray) -> torch.Tensor:

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.progress import progress
-from qartsr_lib.images.datasets.base import Pair
+from qartsr_lib.images.datasets.base import Pair, available_data
 from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_list
-from qartsr_lib.images.datasets.central import available_data
 from qartsr_lib.study.aggregate import aggregate
 from qartsr_lib.study.evaluator import NO_CALIBRATION, Evaluator, Parts, ScoredImage, default_parts
 from qartsr_lib.study.experiment import FULL_PRECISION, Experiment

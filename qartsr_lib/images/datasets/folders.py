@@ -11,8 +11,7 @@ from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets import DATASETS
-from qartsr_lib.images.datasets.base import Pair, check_pair, strided
-from qartsr_lib.images.datasets.central import divisible_file
+from qartsr_lib.images.datasets.base import Pair, check_pair, divisible_file, strided
 from qartsr_lib.images.datasets.pairing import bare_stem, match
 from qartsr_lib.images.image import IMAGE_SUFFIXES
 

@@ -34,6 +34,7 @@ _MOST = 4  # endings of one name
 
 _Names = Mapping[Path, str]
 _Pairs = list[tuple[Path, Path]]
+_Rule = Callable[[str], str]
 
 
 class Matches(NamedTuple):
@@ -74,9 +75,7 @@ def match(images: _Names, references: _Names) -> Matches:
         pairs += _pair(left, free, of_image, of_reference)
     for cuts in range(1 + 2 * _MOST):
         for cut in range(max(0, cuts - _MOST), 1 + min(cuts, _MOST)):
-            found = _pair(left, free, partial(_cut, cuts=cuts - cut), partial(_cut, cuts=cut))
-            _refuse_doubt(found if cuts else [], images, references, free)
-            pairs += found
+            pairs += _pair(left, free, partial(_cut, cuts=cuts - cut), partial(_cut, cuts=cut), alone=cuts > 0)
     pairs += _pair(left, free, _without_tails(left.values(), free.values()), _bare)
     taken = {_bare(references[reference]): image.name for image, reference in pairs}
     owners = {image: taken.get(_bare(name)) for image, name in sorted(left.items(), key=lambda item: item[1])}
@@ -156,20 +155,11 @@ def _same_scale(image: str, reference: str) -> bool:
     return not first or not second or bool(first & second)
 
 
-def _by(rule: Callable[[str], str], names: _Names) -> dict[str, list[Path]]:
+def _by(rule: _Rule, names: _Names) -> dict[str, list[Path]]:
     found = defaultdict(list)
     for path, name in names.items():
         found[rule(name)].append(path)
     return found
-
-
-def _refuse_doubt(pairs: _Pairs, images: _Names, references: _Names, free: _Names) -> None:
-    """Raise a QartsrError where another reference would fit the image as well, without further endings."""
-    by_bare = _by(_bare, free if pairs else {})
-    for image, reference in pairs:
-        for other in by_bare[_bare(references[reference])]:
-            if _same_scale(images[image], free[other]):
-                _raise_doubt(image, reference, other)
 
 
 def _raise_doubt(image: Path, first: Path, second: Path) -> None:
@@ -177,7 +167,7 @@ def _raise_doubt(image: Path, first: Path, second: Path) -> None:
     raise QartsrError(f"{image}: more than one reference fits ({names}); remove or rename one")
 
 
-def _without_tails(images: Iterable[str], references: Iterable[str]) -> Callable[[str], str]:
+def _without_tails(images: Iterable[str], references: Iterable[str]) -> _Rule:
     """A rule that cuts what at least two of the images have behind the name of a reference."""
     starts = {_bare(name) for name in references}
     splits = ((name, i) for name in map(_bare, images) for i in range(len(name)) if name[:i] in starts)
@@ -188,9 +178,12 @@ def _without_tails(images: Iterable[str], references: Iterable[str]) -> Callable
 
 
 def _pair(
-    left: dict[Path, str], free: dict[Path, str], of_image: Callable[[str], str], of_reference: Callable[[str], str]
+    left: dict[Path, str], free: dict[Path, str], of_image: _Rule, of_reference: _Rule, alone: bool = False
 ) -> _Pairs:
-    """The pairs with equal names by one rule for each side, which are taken out of `left` and `free`."""
+    """The pairs with equal names by one rule for each side, which are taken out of `left` and `free`.
+
+    With `alone`, no other reference may fit as well without further endings.
+    """
     by_name, owner = _by(of_reference, free), {}
     for image, name in left.items():
         fitting = [path for path in by_name.get(of_image(name), []) if _same_scale(name, free[path])]
@@ -198,6 +191,10 @@ def _pair(
             _raise_doubt(image, *fitting[:2])
         if fitting and (other := owner.setdefault(fitting[0], image)) is not image:
             raise QartsrError(f"{other} and {image} both belong to the reference {fitting[0].name}; remove one of them")
-    for reference, image in owner.items():
-        del left[image], free[reference]
+    names = [(image, left.pop(image), reference, free.pop(reference)) for reference, image in owner.items()]
+    others = _by(_bare, free if alone and names else {})
+    for image, name, reference, its_name in names:
+        for other in others[_bare(its_name)]:
+            if _same_scale(name, free[other]):
+                _raise_doubt(image, reference, other)
     return [(image, reference) for reference, image in owner.items()]

@@ -60,12 +60,8 @@ def lower_is_better(name: str) -> bool:
 def available(names: Iterable[str], weights_dir: str | Path | None = None) -> dict[str, str | None]:
     """For each metric None when it can be computed, else the reason in one line; within 5 s, also without a network.
 
-    Args:
-        names: names in METRICS.
-        weights_dir: folder of weight files, instead of the one that QARTSR_METRIC_WEIGHTS names.
-
     Raises:
-        QartsrError: unknown metric, or no such folder.
+        QartsrError: unknown metric, or no folder `weights_dir` (or that QARTSR_METRIC_WEIGHTS names).
     """
     return {name: weight_files.missing_reason(METRICS.get(name).weights, weights_dir) for name in names}
 
@@ -73,15 +69,10 @@ def available(names: Iterable[str], weights_dir: str | Path | None = None) -> di
 def score(
     sr_png: str | Path, hr_png: str | Path | None, names: Iterable[str], weights_dir: str | Path | None = None
 ) -> dict[str, Score]:
-    """Metric -> score of one saved image.
-
-    Args:
-        sr_png: the 8-bit image to judge.
-        hr_png: the reference; None leaves full-reference metrics without a value.
-        names, weights_dir: see `available`.
+    """Metric -> score of one saved 8-bit image; without a reference, full-reference metrics have no value.
 
     Raises:
-        QartsrError: unknown metric, unreadable image, or images of different size.
+        QartsrError: unknown metric, unreadable image, or images of different size; see `available`.
     """
     from qartsr_lib.images.image import read_image
 
@@ -94,7 +85,7 @@ def score(
 
 
 def require_equal_size(sr_path: str | Path, sr: torch.Tensor, hr_path: str | Path, hr: torch.Tensor) -> None:
-    """Raise a QartsrError that names both sizes (width x height) unless they are the same."""
+    """A QartsrError that names both sizes (width x height) unless they are the same."""
     if sr.shape == hr.shape:
         return
     is_input = [4 * side for side in sr.shape[-2:]] == [*hr.shape[-2:]]

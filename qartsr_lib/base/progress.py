@@ -13,13 +13,14 @@ from tqdm import tqdm
 PARTS = 30  # of the total; a bar in a log has a state after each
 
 
-def progress(items: Iterable, label: str) -> Iterator:
+def progress(items: Iterable, label: str, total: int | None = None) -> Iterator:
     """Iterate over `items` with a bar named `label`.
 
     A terminal is refreshed often. Elsewhere a bar leaves at most 60 states, as a pipe keeps them all and a kernel
     cannot tell whether JupyterLab shows it or papermill logs it. QARTSR_LOG_PROGRESS makes a terminal count as a pipe.
     """
-    total = len(items) if hasattr(items, "__len__") else None
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
     in_log = bool(os.environ.get("QARTSR_LOG_PROGRESS"))
     if sys.stderr.isatty() and not in_log:
         return iter(tqdm(items, desc=label, total=total, file=sys.stderr, mininterval=0.2, dynamic_ncols=True))

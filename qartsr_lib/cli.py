@@ -11,7 +11,7 @@ from pathlib import Path
 from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.lean_imports import choose_lean_imports, import_networks
-from qartsr_lib.base.options import positive
+from qartsr_lib.base.machine import positive
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
@@ -179,7 +179,7 @@ def _upscale(options: argparse.Namespace) -> int:
 def _quantize(options: argparse.Namespace) -> None:
     import_networks()
     from qartsr_lib.backbones import load_backbone
-    from qartsr_lib.base.finite import check_finite
+    from qartsr_lib.base.errors import check_finite
     from qartsr_lib.images.datasets.calibration import low_quality_crops
     from qartsr_lib.methods import METHODS
     from qartsr_lib.methods.checkpoint import save_quantized

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.deploy.packed_file import save_packed
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.checkpoint import save_quantized
 
 
 def tiny_backbone(timestep: int = 1, seed: int = 0, width: int = 8) -> OneStepSR:
@@ -32,6 +38,13 @@ def tiny_backbone(timestep: int = 1, seed: int = 0, width: int = 8) -> OneStepSR
     )
     backbone = OneStepSR("tiny", timestep, vae, unet, torch.randn(1, 3, 6))
     return backbone.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def saved_both_ways(bits: str, size: int, folder: Path) -> None:
+    """The embedded backbone under MaxMin, as the folder `q` and packed as `model.safetensors`."""
+    model = METHODS.get("maxmin").build(load_backbone("embedded", 1), bits, [torch.rand(1, 3, size, size)]).backbone
+    save_quantized(model, folder / "q")
+    save_packed(model, folder / "model.safetensors")
 
 
 def lq_images(count: int = 2, size: int = 8, seed: int = 1) -> list[torch.Tensor]:

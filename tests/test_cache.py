@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from qartsr_lib.base import cache as cache_module
-from qartsr_lib.base.cache import RunCache, canonical_json, stable_hash
+from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.base.errors import QartsrError
 
 KEY = stable_hash("entry")
+NAMES = ["00", "01", "02"]
 
 
 def writer(text):
@@ -25,12 +27,12 @@ def cache(tmp_path):
     return RunCache(tmp_path / "runs" / "tiny")
 
 
-def test_canonical_json_has_one_text_per_value():
-    assert canonical_json({"b": (1, 2.5), "a": None}) == '{"a":null,"b":[1,2.5]}'
+def test_a_value_has_one_hash():
+    assert stable_hash({"b": (1, 2.5), "a": None}) == hashlib.sha256(b'{"a":null,"b":[1,2.5]}').hexdigest()
     assert stable_hash({"a": 1, "b": 2}) == stable_hash({"b": 2, "a": 1})
     assert stable_hash(0.1) != stable_hash(0.1 + 1e-16 * 2)
     with pytest.raises(ValueError, match="JSON"):
-        canonical_json(float("nan"))
+        stable_hash(float("nan"))
 
 
 def test_put_then_get(cache):
@@ -129,74 +131,80 @@ def test_concurrent_writers_end_with_one_whole_entry(cache):
 
 
 def test_unfinished_generation_is_continued(cache):
-    assert cache.begin() is False
+    assert cache.begin(NAMES, NAMES) is False
     cache.put("sr", KEY, writer("one"))
-    assert cache.begin() is True
+    assert cache.begin(NAMES, NAMES) is True
     assert cache.get("sr", KEY)
 
 
 def test_finished_generation_is_removed(cache):
-    cache.begin()
+    cache.begin(["00"], NAMES)
     cache.put("sr", KEY, writer("one"))
-    cache.finish()
+    cache.finish("00")
     assert cache.get("sr", KEY), "notebooks run alone may still use it"
-    assert cache.begin() is False
+    assert cache.begin(["00"], NAMES) is False
     assert cache.get("sr", KEY) is None
-    assert [path.name for path in cache.root.parent.iterdir()] == ["tiny"]
+    assert {path.name for path in cache.root.parent.iterdir()} == {"tiny", ".tiny.left"}
 
 
-def test_leftover_of_a_killed_removal_goes(cache):
-    cache.begin()
-    (cache.root.parent / ".old-tiny-x" / "store").mkdir(parents=True)
-    assert cache.begin() is True
-    assert not (cache.root.parent / ".old-tiny-x").exists()
+def test_a_killed_removal_is_gone_on_with(cache, monkeypatch):
+    cache.begin(["00"], NAMES)
+    for key in (KEY, stable_hash("other")):
+        cache.put("sr", key, writer("one"))
+    cache.finish("00")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rmdir", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        cache.begin(["00"], NAMES)
+    assert cache.root.is_dir()
+    assert cache.begin(["00"], NAMES) is False
+    assert list(cache.root.iterdir()) == []
 
 
 def test_second_runner_is_refused(cache):
     with cache.lock(), pytest.raises(QartsrError, match="another `make reproduce PROFILE=tiny`"):
         cache.lock()
-    cache.lock().release()
-
-
-NAMES = ["00", "01", "02"]
+    with cache.lock():
+        pass
 
 
 def test_some_notebooks_do_not_finish_an_interrupted_run_of_all(cache):
     assert cache.begin(NAMES, NAMES) is False
     cache.put("sr", KEY, writer("hours"))
-    cache.finish(["00"])  # and killed
+    cache.finish("00")  # and killed
     for _ in range(2):
         assert cache.begin(["00"], NAMES) is True
-        cache.finish(["00"])
+        cache.finish("00")
     assert cache.begin(NAMES, NAMES) is True
     assert cache.get("sr", KEY)
     for name in NAMES:
-        cache.finish([name])
+        cache.finish(name)
     assert cache.begin(NAMES, NAMES) is False and cache.get("sr", KEY) is None
 
 
 def test_some_notebooks_always_compute_after_a_finished_run_and_do_what_is_left(cache):
     cache.begin(NAMES, NAMES)
     cache.put("sr", KEY, writer("one"))
-    cache.finish(NAMES)
+    for name in NAMES:
+        cache.finish(name)
     for _ in range(2):
         assert cache.begin(["01"], NAMES) is False
         assert cache.get("sr", KEY) is None
         cache.put("sr", KEY, writer("two"))
-        cache.finish(["01"])
+        cache.finish("01")
     assert cache.begin(["01", "02"], NAMES) is False
-    cache.finish(["01"])  # 02 failed
+    cache.finish("01")  # 02 failed
     assert cache.begin(["02"], NAMES) is True
-    cache.finish(["02"])
+    cache.finish("02")
     assert cache.begin(["02"], NAMES) is False
 
 
 def test_what_was_made_outside_the_runner_waits_for_all_notebooks(cache):
     cache.put("sr", KEY, writer("alone"))
     assert cache.begin(["00"], NAMES) is True
-    cache.finish(["00"])
+    cache.finish("00")
     assert cache.begin(["01", "02", "gone"], NAMES) is True
-    cache.finish(["01", "02"])
+    for name in ("01", "02"):
+        cache.finish(name)
     assert cache.begin(["01"], NAMES) is True, "a notebook failed"
-    cache.finish(["01"])
+    cache.finish("01")
     assert cache.begin(["01"], NAMES) is False, "and is no longer there"

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.images.datasets.base import Pair, check_pair
-from qartsr_lib.images.datasets.central import central_file, central_pairs
+from qartsr_lib.images.datasets.base import Pair, central_file, central_pairs, check_pair
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -37,54 +39,36 @@ def test_pairs_by_stem_without_endings(realsr):
     assert [pair.hr.name for pair in pairs] == ["Canon_001_HR.png", "Nikon_001_HR.png"]
 
 
-#: As the archives unpack: data set, LR file, HR file, id in tables; # is a number.
+STABLESR = "StableSR_testsets/RealSRVal_crop128"
+#: As the archives unpack: data set, folder, LR file, HR file, id in tables; # is a number.
 PUBLISHED = [
-    ("DIV2K_val", "DIV2K_val/LR/X4/080#x4.png", "DIV2K_val/HR/080#.png", "080#"),
-    ("DIV2K_val", "DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K_valid_HR/080#.png", "080#"),
-    ("DIV2K_val", "DIV2K/DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K/DIV2K_valid_HR/080#.png", "080#"),
-    ("DIV2K_val", "DIV2K_V2_val/lq/080#_pch_00001.png", "DIV2K_V2_val/gt/080#_pch_00001.png", "080#_pch_00001"),
-    ("RealSR", "RealSR/LR/Canon_00#_LR4.png", "RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
-    ("RealSR", "realsr/lr/Canon_00#_LR4.PNG", "realsr/hr/Canon_00#_HR.PNG", "Canon_00#"),
-    ("RealSR", "RealSR/RealSR/LR/Canon_00#_LR4.png", "RealSR/RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
-    (
-        "RealSR",
-        "RealSRVal_crop128/test_LR/Canon_00#_LR4.png",
-        "RealSRVal_crop128/test_HR/Canon_00#_HR.png",
-        "Canon_00#",
-    ),
-    (
-        "RealSR",
-        "StableSR_testsets/RealSRVal_crop128/test_LR/Canon_00#_LR4.png",
-        "StableSR_testsets/RealSRVal_crop128/test_HR/Canon_00#_HR.png",
-        "Canon_00#",
-    ),
-    ("Urban100", "benchmark/Urban100/LR_bicubic/X4/img_00#x4.png", "benchmark/Urban100/HR/img_00#.png", "img_00#"),
-    ("RealSR", "[old] {a}/RealSR/LR/Canon_00#_LR4.png", "[old] {a}/RealSR/HR/Canon_00#_HR.png", "Canon_00#"),
-    ("RealSR", "RealSR/Canon/Test/4/Canon_00#_LR4.png", "RealSR/Canon/Test/4/Canon_00#_HR.png", "Canon_00#"),
-    ("RealSR", "RealSR(V3)/Nikon/Test/4/Nikon_00#_LR4.png", "RealSR(V3)/Nikon/Test/4/Nikon_00#_HR.png", "Nikon_00#"),
-    ("DRealSR", "DrealSRVal_crop128/test_LR/DSC_12#_x4.png", "DrealSRVal_crop128/test_HR/DSC_12#_x1.png", "DSC_12#"),
-    ("DRealSR", "DRealSR/Test_x4/test_LR/DSC_12#_x4.png", "DRealSR/Test_x4/test_HR/DSC_12#_x1.png", "DSC_12#"),
-    (
-        "Urban100",
-        "Urban100/image_SRF_4/img_00#_SRF_4_LR.png",
-        "Urban100/image_SRF_4/img_00#_SRF_4_HR.png",
-        "img_00#",
-    ),
-    ("Urban100", "Urban100/LR/img_00#_SRF_4_LR.png", "Urban100/HR/img_00#_SRF_4_HR.png", "img_00#"),
-    (
-        "Urban100",
-        "Urban100_SR/image_SRF_4/img_00#_SRF_4_LR.png",
-        "Urban100_SR/image_SRF_4/img_00#_SRF_4_HR.png",
-        "img_00#",
-    ),
-    ("Urban100", "Urban100/LRbicx4/img_00#.png", "Urban100/GTmod12/img_00#.png", "img_00#"),
-    ("Urban100", "Urban100/LR_bicubic/X4/img_00#x4.png", "Urban100/HR/img_00#.png", "img_00#"),
-    ("Urban100", "Urban100/LR/img_00#.png", "Urban100/HR/img_00#.jpg", "img_00#"),
+    ("DIV2K_val", "DIV2K_val", "LR/X4/080#x4.png", "HR/080#.png", "080#"),
+    ("DIV2K_val", "", "DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K_valid_HR/080#.png", "080#"),
+    ("DIV2K_val", "DIV2K", "DIV2K_valid_LR_bicubic/X4/080#x4.png", "DIV2K_valid_HR/080#.png", "080#"),
+    ("DIV2K_val", "DIV2K_V2_val", "lq/080#_pch_00001.png", "gt/080#_pch_00001.png", "080#_pch_00001"),
+    ("RealSR", "RealSR", "LR/Canon_00#_LR4.png", "HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "realsr", "lr/Canon_00#_LR4.PNG", "hr/Canon_00#_HR.PNG", "Canon_00#"),
+    ("RealSR", "RealSR/RealSR", "LR/Canon_00#_LR4.png", "HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSRVal_crop128", "test_LR/Canon_00#_LR4.png", "test_HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", STABLESR, "test_LR/Canon_00#_LR4.png", "test_HR/Canon_00#_HR.png", "Canon_00#"),
+    ("Urban100", "benchmark/Urban100", "LR_bicubic/X4/img_00#x4.png", "HR/img_00#.png", "img_00#"),
+    ("RealSR", "[old] {a}/RealSR", "LR/Canon_00#_LR4.png", "HR/Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSR/Canon/Test/4", "Canon_00#_LR4.png", "Canon_00#_HR.png", "Canon_00#"),
+    ("RealSR", "RealSR(V3)/Nikon/Test/4", "Nikon_00#_LR4.png", "Nikon_00#_HR.png", "Nikon_00#"),
+    ("DRealSR", "DrealSRVal_crop128", "test_LR/DSC_12#_x4.png", "test_HR/DSC_12#_x1.png", "DSC_12#"),
+    ("DRealSR", "DRealSR/Test_x4", "test_LR/DSC_12#_x4.png", "test_HR/DSC_12#_x1.png", "DSC_12#"),
+    ("Urban100", "Urban100/image_SRF_4", "img_00#_SRF_4_LR.png", "img_00#_SRF_4_HR.png", "img_00#"),
+    ("Urban100", "Urban100", "LR/img_00#_SRF_4_LR.png", "HR/img_00#_SRF_4_HR.png", "img_00#"),
+    ("Urban100", "Urban100_SR/image_SRF_4", "img_00#_SRF_4_LR.png", "img_00#_SRF_4_HR.png", "img_00#"),
+    ("Urban100", "Urban100", "LRbicx4/img_00#.png", "GTmod12/img_00#.png", "img_00#"),
+    ("Urban100", "Urban100", "LR_bicubic/X4/img_00#x4.png", "HR/img_00#.png", "img_00#"),
+    ("Urban100", "Urban100", "LR/img_00#.png", "HR/img_00#.jpg", "img_00#"),
 ]
 
 
-@pytest.mark.parametrize(("name", "lq", "hr", "key"), PUBLISHED)
-def test_published_layouts_are_used_as_they_unpack(tmp_path, name, lq, hr, key):
+@pytest.mark.parametrize(("name", "folder", "lq", "hr", "key"), PUBLISHED)
+def test_published_layouts_are_used_as_they_unpack(tmp_path, name, folder, lq, hr, key):
+    lq, hr = (f"{folder}/{file}".removeprefix("/") for file in (lq, hr))
     for number in ("1", "2"):
         save(tmp_path / lq.replace("#", number), 8, 6)
         save(tmp_path / hr.replace("#", number), 32, 24)
@@ -277,27 +261,17 @@ def thumbnail(photograph):
 def test_calibration_and_test_photographs_are_disjoint():
     calibration, test = photographs("calibration"), photographs("test")
     assert 4 <= len(calibration) <= 6 <= len(test) <= 9
-    scenes = [{photograph.scene or photograph.id for photograph in split} for split in (calibration, test)]
-    assert not scenes[0] & scenes[1]
+    assert len({photograph.path for photograph in PHOTOGRAPHS}) == len(calibration) + len(test) == len(PHOTOGRAPHS)
     # The table could be wrong about what is one photograph; the pixels cannot.
     for one in calibration:
         for other in test:
             assert thumbnail(one) @ thumbnail(other) < 0.8, (one.id, other.id)
 
 
-def test_stereo_pair_counts_as_one_photograph():
-    left, right = (next(item for item in PHOTOGRAPHS if item.id == name) for name in ("motorcycle", "motorcycle_right"))
-    assert thumbnail(left) @ thumbnail(right) > 0.8, "the check above would see a stereo pair"
-    assert left.scene == right.scene
-    used = [item for item in PHOTOGRAPHS if item.split != "excluded"]
-    names = [item.scene or item.id for item in used]
-    assert len(names) == len(set(names))
-
-
-def test_every_photograph_is_installed_and_has_a_split():
-    for photograph in PHOTOGRAPHS:
-        assert photograph.path.is_file()
-        assert photograph.split in ("test", "calibration", "excluded")
+def test_the_check_would_see_a_stereo_pair():
+    left = next(item for item in PHOTOGRAPHS if item.id == "motorcycle")
+    right = dataclasses.replace(left, file=left.file.replace("left", "right"))
+    assert thumbnail(left) @ thumbnail(right) > 0.8 and right.path not in {item.path for item in PHOTOGRAPHS}
 
 
 def test_calibration_list_is_repeatable_and_extends(home):

@@ -6,7 +6,7 @@ import torch
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import degrade as module
-from qartsr_lib.images.degrade import REALISTIC, degrade
+from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import from_uint8, resize_bicubic, to_uint8
 
 
@@ -48,7 +48,7 @@ def test_realistic_is_what_the_committed_results_were_made_with():
 def test_kernels_sum_to_one():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        for kernel in (module._gaussian_kernel((0.2, 3.0), REALISTIC, rng), module._sinc_kernel(REALISTIC, rng)):
+        for kernel in (module._gaussian_kernel(module.REALISTIC[0], rng), module._sinc_kernel(rng)):
             assert float(kernel.sum()) == pytest.approx(1.0)
             assert kernel.shape[0] == kernel.shape[1] and kernel.shape[0] % 2 == 1
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qartsr_lib.base import devices, provenance
+from qartsr_lib.base import machine, provenance
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.low_rank import kaiming_start
 
@@ -20,20 +20,20 @@ def flags():
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(QartsrError, match=f"device '{device}'"):
-        devices.checked(device)
+        machine.checked(device)
 
 
 def test_cpu_is_there_and_changes_nothing(flags):
     matmul, cudnn = flags
     cudnn.allow_tf32, cudnn.deterministic = True, False
-    devices.make_exact(devices.checked("cpu"))
+    machine.make_exact(machine.checked("cpu"))
     assert cudnn.allow_tf32 and not cudnn.deterministic
 
 
 def test_a_gpu_computes_float32_in_float32(flags):
     matmul, cudnn = flags
     matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
-    devices.make_exact("cuda:0")
+    machine.make_exact("cuda:0")
     assert not matmul.allow_tf32 and not cudnn.allow_tf32
     assert cudnn.deterministic and not cudnn.benchmark
     assert not provenance._tf32()
@@ -60,11 +60,11 @@ def test_a_model_is_the_same_on_a_gpu(method):
     """Quantized, trained for two steps and run on both devices: within twice the noise floor of W4A4 (0.27 dB)."""
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.images.datasets.calibration import calibration_list
-    from qartsr_lib.images.fidelity import luma, psnr
+    from qartsr_lib.images.image import luma, psnr
     from qartsr_lib.methods import METHODS
     from qartsr_lib.study.profiles import get_profile
 
-    devices.make_exact("cuda")
+    machine.make_exact("cuda")
     images = calibration_list(get_profile("tiny", n_calibration=4)).images
     options = {"images": 2} if method == "qartsr" else {}
     found = {}

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from qartsr_lib.base.environ import environment_variables
+from qartsr_lib.base.machine import environment_variables
 
 
 def test_all_are_as_they_were(monkeypatch):

@@ -14,7 +14,8 @@ from torch import nn
 
 import qartsr_lib.methods.qartsr_layers  # noqa: F401  registers the layer kind
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant import QuantScheme, quantize_
+from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.show import explore
 
 

@@ -6,11 +6,10 @@ import shutil
 
 import pytest
 import torch
-from quant_stand_in import lq_images, tiny_backbone
+from quant_stand_in import lq_images, saved_both_ways, tiny_backbone
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
 from qartsr_lib.backbones.watch import STAGES, watch_
 from qartsr_lib.base.errors import Diverged
@@ -21,7 +20,7 @@ from qartsr_lib.deploy.int8 import int8_form
 from qartsr_lib.deploy.packed_file import _digest, save_packed
 from qartsr_lib.images.image import write_png
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
+from qartsr_lib.methods.checkpoint import load_quantized
 
 NAN, INF = torch.nan, torch.inf
 
@@ -53,9 +52,7 @@ def weights(tmp_path, monkeypatch):
 def sound(tmp_path_factory):
     """A quantized folder and its packed file."""
     folder = tmp_path_factory.mktemp("sound")
-    model = METHODS.get("maxmin").build(load_backbone("embedded", 1), "W4A4", [torch.rand(1, 3, 8, 8)]).backbone
-    save_quantized(model, folder / "q")
-    save_packed(model, folder / "model.safetensors")
+    saved_both_ways("W4A4", 8, folder)
     return folder
 
 

@@ -11,8 +11,7 @@ from PIL import Image
 from test_pictures import pairs, run, setting  # noqa: F401
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.images.fidelity import luma, psnr
-from qartsr_lib.images.image import read_image, upscale_bicubic
+from qartsr_lib.images.image import luma, psnr, read_image, upscale_bicubic
 from qartsr_lib.show.gallery import write_gallery
 
 pytestmark = pytest.mark.usefixtures("home")

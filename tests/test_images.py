@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from qartsr_lib.base import atomic
+from qartsr_lib.base import files
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import image as images
 
@@ -77,14 +77,14 @@ def test_bicubic_equals_pillow(photograph):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_keeps_the_old_file_and_says_so(tmp_path, number):
-    target = atomic.write_text(tmp_path / "table.csv", "old")
+    target = files.write_text(tmp_path / "table.csv", "old")
 
     def fail(path):
         path.write_text("half")
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(QartsrError, match="table.csv: the disk is full"):
-        atomic.write_atomically(target, fail)
+        files.write_atomically(target, fail)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -95,7 +95,7 @@ def test_interrupted_write_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        atomic.write_atomically(tmp_path / "new.csv", fail)
+        files.write_atomically(tmp_path / "new.csv", fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,8 +134,7 @@ def test_photographs_are_turned_upright(tmp_path, suffix, orientation):
     assert found.shape == ((16, 32) if orientation in (1, 3) else (32, 16))
     corner = {1: (0, 0), 3: (-1, -1), 6: (0, -1), 8: (-1, 0)}[orientation]
     assert found[corner] > 0.8 and found.mean() < 0.4
-    with Image.open(file) as opened:
-        assert images.header_size(opened) == tuple(found.shape[::-1])
+    assert images.header_size(file) == tuple(found.shape[::-1])
 
 
 def test_damaged_exif_data_do_not_concern_the_pixels(tmp_path):
@@ -150,4 +149,4 @@ def test_a_folder_that_cannot_be_made_and_a_folder_in_place_of_a_file(tmp_path, 
     with pytest.raises(QartsrError, match="is a folder; name a file"):
         images.write_png(tmp_path, photograph)
     with pytest.raises(FileNotFoundError):  # of another file: an error of the program, not of the user's
-        atomic.write_atomically(tmp_path / "a.txt", lambda _: (tmp_path / "absent").read_text())
+        files.write_atomically(tmp_path / "a.txt", lambda _: (tmp_path / "absent").read_text())

@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import metrics
 from qartsr_lib.images.image import from_uint8, read_image, write_png
-from qartsr_lib.images.metrics import METRICS, iqa, scoring
+from qartsr_lib.images.metrics import METRICS, iqa
 
 WEIGHT_FREE_FR = ["PSNR", "SSIM", "MS-SSIM", "GMSD", "FSIM", "VIF", "PSNR-RGB", "VAE-FD"]
 WEIGHT_FREE = [*WEIGHT_FREE_FR, "PIQE"]
@@ -115,7 +115,7 @@ def test_bit_equal_whatever_the_number_of_threads(tmp_path, photograph, name, th
 
 
 def test_the_papers_metrics_come_first_and_know_their_direction_and_weights():
-    eight = [(n, METRICS.get(n).kind, METRICS.get(n).higher_is_better, METRICS.get(n).needs_weights) for n in METRICS][
+    eight = [(n, METRICS.get(n).kind, METRICS.get(n).higher_is_better, bool(METRICS.get(n).weights)) for n in METRICS][
         :8
     ]
     assert eight == [
@@ -128,7 +128,7 @@ def test_the_papers_metrics_come_first_and_know_their_direction_and_weights():
         ("MANIQA", "NR", True, True),
         ("CLIP-IQA", "NR", True, True),
     ]
-    assert {n for n in METRICS if not METRICS.get(n).needs_weights} == set(WEIGHT_FREE)
+    assert {n for n in METRICS if not METRICS.get(n).weights} == set(WEIGHT_FREE)
 
 
 def test_directions_agree_with_pyiqa():
@@ -170,7 +170,7 @@ def test_an_exception_inside_a_metric_becomes_a_note(tmp_path, photograph, monke
     def explode(sr, hr):
         raise torch.linalg.LinAlgError("singular")
 
-    monkeypatch.setattr(scoring, "_load", lambda name, folder: (explode, ""))
+    monkeypatch.setattr(metrics, "_load", lambda name, folder: (explode, ""))
     value, note = metrics.score(*_saved(tmp_path, photograph, photograph), ["PSNR"])["PSNR"]
     assert value is None and "LinAlgError" in note and "\n" not in note
 
@@ -278,6 +278,6 @@ def test_niqe_of_a_flat_image_has_no_value(official, tmp_path):
 def test_niqe_is_worse_for_a_blurred_photograph(official):
     shared, table = official
     image = read_image(shared / "data/RealSR/HR" / table.index[0])
-    compute, _ = scoring._load("NIQE", str(shared / "weights"))
+    compute, _ = metrics._load("NIQE", shared / "weights")
     blurred = torch.nn.functional.avg_pool2d(image, 7, 1, 3)
     assert compute(blurred, None) > compute(image, None)

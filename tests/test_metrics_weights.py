@@ -20,8 +20,8 @@ import torch
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import metrics
 from qartsr_lib.images.image import read_image, write_png
-from qartsr_lib.images.metrics import METRICS, iqa, weights
-from qartsr_lib.images.metrics.base import MetricSpec, WeightFile
+from qartsr_lib.images.metrics import METRICS, MetricSpec, iqa, weights
+from qartsr_lib.images.metrics.weights import WeightFile
 
 NEEDY = ["LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA"]
 
@@ -126,7 +126,7 @@ def test_a_folder_given_later_is_not_hidden_by_an_earlier_failure(tmp_path, imag
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path, image):
-    with pytest.raises(QartsrError, match="nowhere: no such folder of metric weights"):
+    with pytest.raises(QartsrError, match="nowhere: no such folder; check QARTSR_METRIC_WEIGHTS"):
         metrics.available(["NIQE"], tmp_path / "nowhere")
 
 
@@ -257,7 +257,7 @@ def hub_server(online, monkeypatch):
 
 
 def _served(monkeypatch, folder: str, sha256: str | None) -> None:
-    file = WeightFile("w.bin", "pyiqa", f"https://huggingface.co/{folder}/resolve/main/w.bin", sha256)
+    file = WeightFile(f"https://huggingface.co/{folder}/resolve/main/w.bin", "pyiqa", sha256)
     size = MetricSpec("SIZE", "NR", True, "", lambda paths: lambda a, b: paths["w.bin"].stat().st_size, weights=(file,))
     monkeypatch.setattr(METRICS, "_entries", {**METRICS._entries, "SIZE": size})
 
@@ -278,10 +278,9 @@ def test_a_failed_or_wrong_download_is_a_note(hub_server, monkeypatch, image, tm
     assert socket.getdefaulttimeout() is None
 
 
-def test_the_weights_table_lists_every_needed_file():
-    table = metrics.weights_table()
-    assert list(table.columns) == ["metric", "file", "url"]
-    assert list(dict.fromkeys(table["metric"])) == NEEDY
-    assert all(
-        url.startswith("https://") and url.endswith(file) for url, file in zip(table["url"], table["file"], strict=True)
-    )
+def test_checksums_are_those_that_the_addresses_state():
+    files = {name: METRICS.get(name).weights for name in METRICS if METRICS.get(name).weights}
+    assert list(files) == NEEDY
+    stated = {file.name: file.sha256 for metric in files.values() for file in metric if file.sha256}
+    assert stated.pop("RN50.pt") == "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+    assert all(name.split("-")[-1] == f"{sha256}.pth" for name, sha256 in stated.items()) and len(stated) == 5

@@ -18,7 +18,7 @@ def git(folder, *arguments):
 
 
 def fresh_state(folder):
-    provenance._git_state.cache_clear()
+    provenance.git_state.cache_clear()
     return provenance.git_state(folder)
 
 

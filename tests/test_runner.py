@@ -63,7 +63,7 @@ def test_runs_in_order_goes_on_after_a_failure_and_names_it(home, no_kernels, ca
     assert sorted(path.stem for path in build.iterdir()) == ["00_first", "01_broken", "02_last"]
     assert sorted(path.name for path in (home / "figures/smoke").iterdir()) == ["00_first.md", "02_last.md"]
     assert "QARTSR_LOG_PROGRESS" not in os.environ
-    assert RunCache.for_profile("smoke").begin() is True, "a failed run is continued"
+    assert RunCache.for_profile("smoke").begin([], []) is True, "a failed run is continued"
 
 
 def shown(home: Path, name: str) -> tuple[list[tuple[str, str]], str]:
@@ -318,7 +318,7 @@ def test_interruption_says_how_to_continue(home, monkeypatch, capsys):
     add_notebook(home, "00_first.ipynb")
     assert runner.main(["--profile", "smoke"]) == 130
     assert "the same command continues" in capsys.readouterr().err
-    assert RunCache.for_profile("smoke").begin() is True
+    assert RunCache.for_profile("smoke").begin([], []) is True
 
 
 SWEEP = """

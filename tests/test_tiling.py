@@ -7,16 +7,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from quant_stand_in import saved_both_ways
 
-from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
-from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.images import tiling
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.images.tiling import blended, default_tile, starts, windows
-from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.checkpoint import save_quantized
 
 
 @given(st.integers(1, 300), st.integers(2, 100), st.data())
@@ -62,9 +59,7 @@ def test_sides_that_do_not_fit_the_scale():
 def models(tmp_path_factory):
     """Options of `upscale` -> one model of each kind; and an image of 70 x 40 pixels, smooth as photographs are."""
     folder = tmp_path_factory.mktemp("models")
-    quantized = METHODS.get("maxmin").build(load_backbone("embedded", 1), "W8A8", [torch.rand(1, 3, 16, 16)]).backbone
-    save_quantized(quantized, folder / "q")
-    save_packed(quantized, folder / "model.safetensors")
+    saved_both_ways("W8A8", 16, folder)
     noise = torch.rand(1, 3, 5, 8, generator=torch.Generator().manual_seed(0))
     write_png(folder / "in" / "cat.png", F.interpolate(noise, (40, 70), mode="bicubic").clamp(0, 1))
     packed = ["--checkpoint", str(folder / "model.safetensors")]

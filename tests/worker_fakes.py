@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from study_fakes import PROFILE, FakeBackbone, fake_parts
 
-from qartsr_lib.base.atomic import write_text
+from qartsr_lib.base.files import write_text
 from qartsr_lib.study.cells import grid
 from qartsr_lib.study.evaluator import Experiment, Parts
 from tests.faults.trial import sweep

@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from qartsr_lib.backbones.base import BACKBONES, OneStepSR
-from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.finite import check_finite
+from qartsr_lib.base.errors import QartsrError, check_finite
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "embedded"
 WEIGHTS_VARIABLE = "QARTSR_BACKBONE_WEIGHTS"

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qartsr_lib.backbones.base import load_backbone
-from qartsr_lib.images.distances import DISTANCES
+from qartsr_lib.images.image import DISTANCES
 
 
 class FeatureDistance(nn.Module):

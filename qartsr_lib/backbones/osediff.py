@@ -26,10 +26,9 @@ from qartsr_lib.backbones.osediff_files import (
 )
 from qartsr_lib.backbones.osediff_model import Inference, OSEDiff
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import sha256
+from qartsr_lib.base.files import sha256, write_atomically
 
 FOLDER = "osediff"
 #: PassionSR's cached embedding of the empty prompt; looked for beside OSEDiff's file.

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from qartsr_lib.backbones.osediff_files import load_tensors, named_tensors, warn_of_coarse
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_atomically
 
 RELEASED_TIMESTEP = 1000
 PEFT_ALPHA = 8.0  # PEFT's default; it stands in no file

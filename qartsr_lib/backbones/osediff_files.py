@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from qartsr_lib.backbones.osediff_configs import SCHEDULER_CONFIG
 from qartsr_lib.base import paths
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError, check_finite
+from qartsr_lib.base.files import stand_in
 
 FOLDER = "stable-diffusion-2-1-base"
 #: What is fetched of a hub repository; half-precision copies and other formats are left there.
@@ -202,16 +203,8 @@ def _check_kind(path: Path) -> None:
     """Name what is often saved in a weight file's place; any text will do, weights never begin with 64 letters."""
     with open(path, "rb") as stream:
         start = stream.read(256)
-    if not start:
-        raise QartsrError(f"{path}: empty; {_AGAIN}")
-    if start.startswith(b"version https://git-lfs"):
-        raise QartsrError(
-            f"{path}: a Git LFS pointer that stands for the weights; run git lfs pull, or download the file"
-        )
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise QartsrError(
-            f"{path}: a web page in place of the weights; download the file itself, not the page about it"
-        )
+    if other := stand_in(start):
+        raise QartsrError(f"{path}: {other}")
     if re.fullmatch(rb"[\t\n\r -~]+", start[:64]):
         text = start.decode("ascii", "replace").split("\n")[0].strip()[:60]
         raise QartsrError(f"{path}: text in place of the weights ({text!r}); download the file again")
@@ -229,8 +222,7 @@ def named_tensors(path: Path, found: Mapping[str, torch.Tensor]) -> dict[str, to
         if name in named:
             raise QartsrError(f"{path}: holds both {name} and module.{name}; get a file with one of them")
         named[name] = value.float() if value.is_floating_point() else value
-        if not bool(torch.isfinite(named[name]).all()):
-            raise QartsrError(f"{path}: {key} holds numbers that are not finite; {_AGAIN}")
+    check_finite(named.items(), path, _AGAIN)
     return named
 
 

@@ -1,20 +1,12 @@
 """The untracked store of finished pieces of work, so that an interrupted sweep continues.
 
-One entry is one folder, `<root>/<kind>/<first two digits>/<key>/`, whose key is the sha256 of all
-that determines its content. It appears by one rename, after its files and their hashes are on
-disk: a process killed at any moment leaves either a whole entry or none, and two processes that
-make the same entry at once both end with a whole one. An entry whose files do not match their
-hashes is removed and made again.
+One entry is one folder, `<root>/<kind>/<first two digits>/<key>/`, whose key is the sha256 of all that determines its
+content. It appears by one rename, after its files and their hashes are on disk, whole or not at all.
 
-Generations. `make reproduce` always computes, yet an interrupted one must not lose hours. The
-store of a profile, `.cache/runs/<profile>`, is therefore one generation, with the names of the
-notebooks that invocations of the runner have begun and not done: killed, interrupted, failed. It is
-finished when none is left, and the next invocation begins by removing a finished generation; an
-unfinished one is continued. The same holds for an invocation with some of the notebooks: it removes
-a finished generation and computes, continues an unfinished one, and finishes it only if it does all
-that is left, never an interrupted run's other notebooks. A generation without names (made outside
-the runner) has all notebooks left. A notebook that is run alone, without the runner, uses whatever
-generation is there, never removes it and never finishes it.
+`make reproduce` always computes, yet an interrupted one must not lose hours. So the store of a profile,
+`.cache/runs/<profile>`, is one generation, and `.<profile>.left` beside it lists the notebooks that invocations of the
+runner have begun and not done. While any is left, what is run next continues the generation; when none is, it begins by
+removing it. A notebook run without the runner uses what is there; where there was nothing, all notebooks are left.
 """
 
 from __future__ import annotations
@@ -27,36 +19,27 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import explained, write_text
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import flush, sha256
+from qartsr_lib.base.files import flush, sha256, write_error, write_text
 
 _MANIFEST = "entry.json"
-_FINISHED, _LEFT = "FINISHED", "LEFT"
-
-
-def canonical_json(value: object) -> str:
-    """One text per value: keys sorted, no spaces, floats in full; tuples count as lists."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def stable_hash(value: object) -> str:
-    """sha256 of `canonical_json(value)`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """sha256 of the one JSON text of a value: keys sorted, no spaces, floats in full; tuples count as lists."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class RunCache:
-    """Folders by key.
-
-    Args:
-        root: the generation's folder; created when first written to.
-    """
+    """Folders by key, in the generation's folder `root`, which is created when first written to."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._left_file = self.root.parent / f".{self.root.name}.left"
 
     @classmethod
     def for_profile(cls, profile: str) -> RunCache:
@@ -81,90 +64,67 @@ class RunCache:
         return None
 
     def put(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
-        """Make an entry: `fill` writes files (no subfolders) into the empty folder that it is given.
-
-        Returns:
-            The entry's folder; when another process was faster, that one's entry.
+        """Make an entry (or find another process' one): `fill` writes files into the empty folder that it is given.
 
         Raises:
             QartsrError: the disk is full or the folder cannot be written.
         """
         folder = self.folder(kind, key)
-        temporary = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-            fill(temporary)
-            files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-            (temporary / _MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
-            for path in temporary.iterdir():
-                flush(path)
-            os.replace(temporary, folder)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent, ignore_cleanup_errors=True) as made:
+                fill(Path(made))
+                files = {path.name: sha256(path) for path in sorted(Path(made).iterdir())}
+                Path(made, _MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1), encoding="utf-8")
+                for path in Path(made).iterdir():
+                    flush(path)
+                os.replace(made, folder)
         except OSError as error:
-            if self.get(kind, key):  # the rename failed because another process made the entry
-                return folder
-            raise explained(error, self.root) from error
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if not self.get(kind, key):  # else the rename failed because another process made the entry
+                raise write_error(error, self.root) from error
         return folder
 
     def get_or_put(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
         """The entry's folder, made when absent."""
         return self.get(kind, key) or self.put(kind, key, fill)
 
-    def begin(self, notebooks: Iterable[str] = (), known: Iterable[str] = ()) -> bool:
-        """Start an invocation of the runner: True when an unfinished generation is continued.
+    def begin(self, notebooks: Iterable[str], known: Iterable[str]) -> bool:
+        """Start an invocation of the runner with `notebooks`: True when an unfinished generation is continued.
 
-        Args:
-            notebooks: what it will do.
-            known: all notebooks; others that are left are forgotten.
+        Of the others that are left, those that are not `known` any more are forgotten.
         """
-        if (self.root / _FINISHED).exists():
-            # Moved aside first: a process killed while removing must not leave a half-removed store.
-            aside = Path(tempfile.mkdtemp(prefix=f".old-{self.root.name}-", dir=self.root.parent))
-            os.replace(self.root, aside / "store")
-        for leftover in self.root.parent.glob(f".old-{self.root.name}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        known = {*known}
+        left = self._left(known)
+        if not left and self.root.is_dir():
+            shutil.rmtree(self.root)  # killed meanwhile, the next one goes on removing
         continued = self.root.is_dir()
         self.root.mkdir(parents=True, exist_ok=True)
-        known = set(known)
-        self._write_left({*notebooks} | (self._left(known) & known if continued else set()))
+        self._write_left({*notebooks} | (left & known if continued else set()))
         return continued
 
-    def finish(self, notebooks: Iterable[str] = ()) -> None:
-        """`notebooks` are done; when none is left the generation is finished, and the next `begin` removes it."""
-        left = self._left() - {*notebooks}
-        self._write_left(left)
-        if left:
-            return
-        write_text(self.root / _FINISHED, "This generation is complete; the next make reproduce starts a clean one.\n")
+    def finish(self, notebook: str) -> None:
+        """`notebook` is done; when none is left the generation is finished, and the next `begin` removes it."""
+        self._write_left(self._left() - {notebook})
 
     def _left(self, unknown: Iterable[str] = ()) -> set[str]:
         """Names of the notebooks that are left; `unknown` where none are written down."""
         try:
-            return set((self.root / _LEFT).read_text(encoding="utf-8").split("\n")) - {""}
+            return set(self._left_file.read_text(encoding="utf-8").split("\n")) - {""}
         except FileNotFoundError:
-            return set(unknown)
+            return {*unknown}
 
     def _write_left(self, names: Iterable[str]) -> None:
-        write_text(self.root / _LEFT, "\n".join(sorted(names)))
+        write_text(self._left_file, "\n".join(sorted(names)))
 
-    def lock(self) -> FileLock:
-        """Held by the runner, so that no second one removes the store under it; freed by any kind of death.
-
-        Raises:
-            QartsrError: another runner holds it.
-        """
+    def lock(self) -> AcquireReturnProxy:
+        """For the runner's `with`: a QartsrError where another holds it; any kind of death frees it."""
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root.parent / f".{self.root.name}.lock")
         try:
-            lock.acquire(timeout=0)
+            return FileLock(self.root.parent / f".{self.root.name}.lock").acquire(timeout=0)
         except Timeout as error:
             raise QartsrError(
                 f"another `make reproduce PROFILE={self.root.name}` is running here; wait for it or stop it"
             ) from error
-        return lock
 
 
 def _is_whole(folder: Path) -> bool:

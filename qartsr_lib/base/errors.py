@@ -1,11 +1,14 @@
 """The exceptions that users are meant to read."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class QartsrError(Exception):
     """A problem the user can mend: one line that names the file or option and says what to do.
 
-    Command-line entry points print the message alone and exit with status 2; notebooks show it
-    without a traceback. Programming errors stay ordinary Python exceptions.
+    Command lines print the message alone and exit with status 2; notebooks show it without a traceback.
     """
 
     def _render_traceback_(self) -> list[str]:
@@ -15,3 +18,10 @@ class QartsrError(Exception):
 
 class Diverged(QartsrError):
     """Numbers that are not finite came out of a training or a network: a result, which tables show as n/a."""
+
+
+def check_finite(tensors: Iterable[tuple[str, "torch.Tensor"]], source: object, advice: str) -> None:  # noqa: F821, UP037
+    """Raise Diverged, with the file or model `source` and what to do, where a tensor (by name) is not finite."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise Diverged(f"{source}: {name} holds NaN or infinity; {advice}")

@@ -19,10 +19,10 @@ def choose_lean_imports() -> None:
 
 
 def import_networks() -> None:
-    """Import diffusers' networks; in processes that chose it, without the packages that they do not need.
+    """Import diffusers' networks; in processes that chose it, with `UNUSED` counted as not installed meanwhile.
 
-    Meanwhile `UNUSED` counts as not installed (None in sys.modules is Python's own way of saying so) and marks for
-    torch.compile have no effect. Afterwards all can be imported as ever, but diffusers' pipelines go on without them.
+    None in sys.modules is Python's own way of saying so. Marks for torch.compile have no effect. Afterwards all can be
+    imported as ever, but diffusers' pipelines go on without them.
     """
     if not _chosen or "diffusers" in sys.modules:
         return

@@ -1,8 +1,4 @@
-"""Where things lie, from any working directory.
-
-Notebooks run from anywhere (papermill, JupyterLab, the runner), so no path is relative to the
-working directory. `QARTSR_HOME` moves all that is written but compiled loops; tests use it.
-"""
+"""Where things lie, whatever the working directory. `QARTSR_HOME` moves all that is written but compiled loops."""
 
 from __future__ import annotations
 
@@ -13,22 +9,19 @@ from qartsr_lib.base.errors import QartsrError
 
 
 def home() -> Path:
-    """The folder that holds results/, figures/, .cache/ and build/.
-
-    `QARTSR_HOME` if set, else the checkout this package lies in, else (package installed without
-    its checkout) the working directory.
-    """
+    """The folder of results/, figures/, .cache/ and build/: QARTSR_HOME, else the checkout, else the working folder."""
     override = os.environ.get("QARTSR_HOME")
     return Path(override).expanduser().resolve() if override else _checkout()
 
 
 def _checkout() -> Path:
+    """The checkout that this package lies in; the working folder for an installed package."""
     checkout = Path(__file__).resolve().parents[2]
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
 def notebooks_dir() -> Path:
-    """The folder of the notebook sources."""
+    """The notebook sources."""
     return home() / "notebooks"
 
 
@@ -42,40 +35,37 @@ def figures_dir(profile: str) -> Path:
     return home() / "figures" / profile
 
 
-def cache_dir() -> Path:
-    """Untracked: finished runs, materialised sample photographs."""
-    return home() / ".cache"
-
-
-def loops_dir() -> Path:
-    """Untracked: compiled loops. Wherever QARTSR_HOME is, as they depend on the sources and the machine alone."""
-    return _checkout() / ".cache" / "loops"
-
-
 def build_dir(profile: str) -> Path:
     """Untracked: executed notebooks."""
     return home() / "build" / profile
 
 
-def data_root(argument: str | os.PathLike | None = None) -> Path | None:
-    """The folder of the benchmarks: `argument`, else the environment variable DATA_ROOT, else None.
+def cache_dir() -> Path:
+    """Untracked: finished runs, parts of photographs."""
+    return home() / ".cache"
 
-    Raises:
-        QartsrError: a folder was named and does not exist.
-    """
-    return _named_folder(argument, "DATA_ROOT")
+
+def loops_dir() -> Path:
+    """Untracked: compiled loops, which depend on the sources and the machine alone, not on QARTSR_HOME."""
+    return _checkout() / ".cache" / "loops"
+
+
+def data_root(argument: str | os.PathLike | None = None) -> Path | None:
+    """The folder of the benchmarks: `argument`, else DATA_ROOT, else None; a QartsrError where it does not exist."""
+    return named_folder(argument, "DATA_ROOT")
 
 
 def weights_dir(argument: str | os.PathLike | None = None) -> Path:
-    """The folder of backbone weights that are not shipped: `argument`, else QARTSR_WEIGHTS, else <home>/weights.
+    """The folder of unshipped backbone weights: `argument`, else QARTSR_WEIGHTS, else <home>/weights."""
+    return named_folder(argument, "QARTSR_WEIGHTS") or home() / "weights"
+
+
+def named_folder(argument: str | os.PathLike | None, variable: str) -> Path | None:
+    """The folder `argument`, else the one that an environment variable names, else None.
 
     Raises:
         QartsrError: a folder was named and does not exist.
     """
-    return _named_folder(argument, "QARTSR_WEIGHTS") or home() / "weights"
-
-
-def _named_folder(argument: str | os.PathLike | None, variable: str) -> Path | None:
     named = argument or os.environ.get(variable)
     if not named:
         return None

@@ -7,23 +7,20 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from time import monotonic
-from typing import TypeVar
 
 from tqdm import tqdm
 
-T = TypeVar("T")
 PARTS = 30  # of the total; a bar in a log has a state after each
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+def progress(items: Iterable, label: str, total: int | None = None) -> Iterator:
     """Iterate over `items` with a bar named `label`.
 
-    A terminal is refreshed often. Elsewhere a bar leaves at most 60 states, see `_sparse`: a pipe keeps
-    them all, and a kernel cannot tell whether JupyterLab shows it or papermill logs it. A terminal with
-    QARTSR_LOG_PROGRESS set counts as a pipe.
+    A terminal is refreshed often. Elsewhere a bar leaves at most 60 states, as a pipe keeps them all and a kernel
+    cannot tell whether JupyterLab shows it or papermill logs it. QARTSR_LOG_PROGRESS makes a terminal count as a pipe.
     """
     if total is None and hasattr(items, "__len__"):
-        total = len(items)  # type: ignore[arg-type]
+        total = len(items)
     in_log = bool(os.environ.get("QARTSR_LOG_PROGRESS"))
     if sys.stderr.isatty() and not in_log:
         return iter(tqdm(items, desc=label, total=total, file=sys.stderr, mininterval=0.2, dynamic_ncols=True))
@@ -31,7 +28,7 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterat
     return _sparse(items, bar, seconds=5 if "ipykernel" in sys.modules and not in_log else 30)
 
 
-def _sparse(items: Iterable[T], bar: tqdm, seconds: float) -> Iterator[T]:
+def _sparse(items: Iterable, bar: tqdm, seconds: float) -> Iterator:
     """The first state, the last, and between them one after each part of the total and whenever the time has doubled.
 
     Doublings (28 in twenty years) are a long loop's signs of life. States lie at least `seconds` apart.

@@ -24,7 +24,6 @@ PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pil
 
 #: What cached values depend on: rooms, and modules of others. All else chooses, aggregates or shows.
 COMPUTING = (
-    "base/finite.py",
     "base/native",
     "images",
     "quant",

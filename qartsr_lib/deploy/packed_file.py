@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
-from qartsr_lib.base.atomic import write_atomically
-from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.finite import check_finite
+from qartsr_lib.base.errors import QartsrError, check_finite
+from qartsr_lib.base.files import write_atomically
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer, config_from_dict, config_to_dict
 from qartsr_lib.quant.attention import QuantAttnProcessor

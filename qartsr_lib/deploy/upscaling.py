@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import sha256
+from qartsr_lib.base.files import check_writable, sha256, write_atomically
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.provenance import folder_sha256
 from qartsr_lib.deploy.upscaling_inputs import find_inputs, named, result_files
@@ -45,11 +44,7 @@ def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespac
         QartsrError: wrong options, or the results cannot be written.
     """
     out = options.out
-    above = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
-    if not above.is_dir():
-        raise QartsrError(f"--out {out}: {above} is a file; name a folder")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise QartsrError(f"--out {out}: {above} may not be written; choose another folder")
+    check_writable(out, f"--out {out}")
     colour_fix(options.colour_fix or "none")
     paths, failures, notes = find_inputs(options.inputs, out)
     batch = Batch(options, result_files(paths, out), failures)

@@ -93,7 +93,7 @@ def _look_into(folder: Path, out: Path) -> tuple[list[Path], str]:
     for path in sorted(folder.iterdir()):
         if path.name[0] == "." or path.name.lower() in _SYSTEM:
             continue
-        if is_listed(path):
+        if is_listed(path, folder):
             if _identity(folder) == place and read_stamp(path) is not None:
                 left_out[_RESULTS].append(path.name)
             else:

@@ -1,16 +1,15 @@
-"""Make low-resolution images: bicubic, and a second-order pipeline in the manner of Real-ESRGAN.
+"""Make low-resolution images: bicubic, and a second-order pipeline in the manner of Real-ESRGAN (arXiv:2107.10833).
 
-Source of the pipeline: Real-ESRGAN (arXiv:2107.10833). It is what the embedded backbone was trained
-on and what `samples-realistic` and the calibration lists are made of, so no bit of it may change.
-Its strengths are milder than OSEDiff's (DEVIATIONS.md): a model of a few million parameters trained
-on the full range answers with blur to images that are hardly degraded, such as RealSR's. OSEDiff's
-own is `training.trq.degradation`.
+The embedded backbone was trained on the pipeline, and `samples-realistic` and the calibration lists are made of it, so
+no bit of it may change. Its strengths are milder than OSEDiff's (DEVIATIONS.md): a model of a few million parameters
+trained on the full range answers with blur to images that are hardly degraded, such as RealSR's. OSEDiff's own is
+`training.trq.degradation`.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,22 +37,12 @@ class Stage:
     grey_noise_probability: float = 0.4
 
 
-@dataclass(frozen=True)
-class SecondOrder:
-    """Two stages and the closing sinc filter of Real-ESRGAN."""
-
-    first: Stage
-    second: Stage
-    sinc_probability: float = 0.4
-    kernel_sizes: tuple[int, ...] = field(default=tuple(range(7, 22, 2)))
-
-
-#: The strengths that the embedded backbone is trained on and `samples-realistic` uses.
-REALISTIC = SecondOrder(
-    first=Stage(0.8, (0.2, 1.6), (0.2, 0.5, 0.3), (0.5, 1.2), (0, 8), (0.02, 0.6), (70, 95)),
-    second=Stage(0.3, (0.2, 0.8), (0.2, 0.3, 0.5), (0.7, 1.1), (0, 5), (0.02, 0.4), (75, 95)),
-    sinc_probability=0.2,
+REALISTIC = (
+    Stage(0.8, (0.2, 1.6), (0.2, 0.5, 0.3), (0.5, 1.2), (0, 8), (0.02, 0.6), (70, 95)),
+    Stage(0.3, (0.2, 0.8), (0.2, 0.3, 0.5), (0.7, 1.1), (0, 5), (0.02, 0.4), (75, 95)),
 )
+SINC_PROBABILITY = 0.2
+KERNEL_SIZES = tuple(range(7, 22, 2))
 
 
 def degrade(hr: torch.Tensor, kind: str, seed: int) -> torch.Tensor:
@@ -61,77 +50,54 @@ def degrade(hr: torch.Tensor, kind: str, seed: int) -> torch.Tensor:
 
     Args:
         hr: (1, 3, H, W) in [0, 1]; H and W divide by 4.
-        kind: "bicubic" or "realistic".
+        kind: "bicubic" or "realistic"; a QartsrError for any other.
         seed: determines every random choice; "bicubic" has none.
 
     Returns:
         (1, 3, H/4, W/4) in [0, 1], rounded to 8-bit levels.
-
-    Raises:
-        QartsrError: unknown kind.
     """
     if kind not in DEGRADATIONS:
         raise QartsrError(f"unknown degradation {kind!r} (known: {', '.join(DEGRADATIONS)})")
     if hr.shape[-1] % SCALE or hr.shape[-2] % SCALE:
         raise ValueError(f"height and width must divide by {SCALE}, got {tuple(hr.shape)}")
-    lq = DEGRADATIONS[kind](hr, np.random.default_rng(seed))
+    size = [side // SCALE for side in hr.shape[-2:]]
+    lq = DEGRADATIONS[kind](hr, size, np.random.default_rng(seed))
     return from_uint8(to_uint8(lq)).to(hr.device)
 
 
-def _bicubic(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    return resize_bicubic(hr, hr.shape[-2] // SCALE, hr.shape[-1] // SCALE)
+def _realistic(hr: torch.Tensor, size: list[int], rng: np.random.Generator) -> torch.Tensor:
+    """(1, 3, H, W) in [0, 1] -> (1, 3, *size) in [0, 1]: two stages and a closing sinc filter."""
+    first, second = REALISTIC
+    image = _jpeg(_noise(_resize(_blur(hr, first, rng), first, rng), first, rng), first, rng)
+    image = _noise(_resize(_blur(image, second, rng), second, rng), second, rng)
+    sinc, jpeg_last = rng.random() < SINC_PROBABILITY, rng.random() < 0.5
+    image = _to_size(image if jpeg_last else _jpeg(image, second, rng), size, rng)
+    image = _filter(image, _sinc_kernel(rng)) if sinc else image
+    return _jpeg(image, second, rng) if jpeg_last else image
 
 
-def _realistic(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    return second_order(hr, REALISTIC, rng)
+DEGRADATIONS = {"bicubic": lambda hr, size, rng: resize_bicubic(hr, *size), "realistic": _realistic}
 
 
-DEGRADATIONS = {"bicubic": _bicubic, "realistic": _realistic}
-
-
-def second_order(hr: torch.Tensor, config: SecondOrder, rng: np.random.Generator) -> torch.Tensor:
-    """Run the second-order pipeline: (1, 3, H, W) in [0, 1] -> (1, 3, H/4, W/4) in [0, 1]."""
-    height, width = hr.shape[-2] // SCALE, hr.shape[-1] // SCALE
-    image = _jpeg(
-        _noise(_resize(_blur(hr, config.first, config, rng), config.first, rng), config.first, rng), config.first, rng
-    )
-    image = _noise(_resize(_blur(image, config.second, config, rng), config.second, rng), config.second, rng)
-    sinc = rng.random() < config.sinc_probability
-    # Real-ESRGAN closes with resize, sinc and JPEG in either order.
-    if rng.random() < 0.5:
-        image = _to_size(image, height, width, rng)
-        image = _filter(image, _sinc_kernel(config, rng)) if sinc else image
-        return _jpeg(image, config.second, rng)
-    image = _to_size(_jpeg(image, config.second, rng), height, width, rng)
-    return _filter(image, _sinc_kernel(config, rng)) if sinc else image
-
-
-def _to_size(image: torch.Tensor, height: int, width: int, rng: np.random.Generator) -> torch.Tensor:
+def _to_size(image: torch.Tensor, size: list[int], rng: np.random.Generator) -> torch.Tensor:
     mode = ("area", "bilinear", "bicubic")[rng.integers(3)]
     if mode == "area":
-        return F.interpolate(image, size=(height, width), mode="area")
-    resized = F.interpolate(image, size=(height, width), mode=mode, antialias=True, align_corners=False)
-    return resized.clamp(0, 1)
+        return F.interpolate(image, size=size, mode="area")
+    return F.interpolate(image, size=size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
 
 
 def _resize(image: torch.Tensor, stage: Stage, rng: np.random.Generator) -> torch.Tensor:
     low, high = stage.resize_range
     up, down, _ = stage.resize_probabilities
     draw = rng.random()
-    if draw < up:
-        factor = rng.uniform(1.0, high)
-    elif draw < up + down:
-        factor = rng.uniform(low, 1.0)
-    else:
+    if draw >= up + down:
         return image
-    height, width = (max(8, round(side * factor)) for side in image.shape[-2:])
-    return _to_size(image, height, width, rng)
+    factor = rng.uniform(1.0, high) if draw < up else rng.uniform(low, 1.0)
+    return _to_size(image, [max(8, round(side * factor)) for side in image.shape[-2:]], rng)
 
 
-def _blur(image: torch.Tensor, stage: Stage, config: SecondOrder, rng: np.random.Generator) -> torch.Tensor:
-    if rng.random() >= stage.blur_probability:
-        return image
-    return _filter(image, _gaussian_kernel(stage.blur_sigma, config, rng))
+def _blur(image: torch.Tensor, stage: Stage, rng: np.random.Generator) -> torch.Tensor:
+    return _filter(image, _gaussian_kernel(stage, rng)) if rng.random() < stage.blur_probability else image
 
 
 def _filter(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
@@ -141,23 +107,19 @@ def _filter(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.pad(image, [pad] * 4, mode="replicate"), weight, groups=image.shape[1]).clamp(0, 1)
 
 
-def _half(config: SecondOrder, rng: np.random.Generator) -> int:
-    return int(rng.choice(config.kernel_sizes)) // 2
-
-
-def _gaussian_kernel(sigma_range: tuple[float, float], config: SecondOrder, rng: np.random.Generator) -> torch.Tensor:
-    half = _half(config, rng)
-    sigma_x = rng.uniform(*sigma_range)
+def _gaussian_kernel(stage: Stage, rng: np.random.Generator) -> torch.Tensor:
+    half = int(rng.choice(KERNEL_SIZES)) // 2
+    sigma_x = rng.uniform(*stage.blur_sigma)
     isotropic = rng.random() < 0.6
-    sigma_y = sigma_x if isotropic else rng.uniform(*sigma_range)
+    sigma_y = sigma_x if isotropic else rng.uniform(*stage.blur_sigma)
     angle = 0.0 if isotropic else rng.uniform(-np.pi, np.pi)
     shape = rng.random()
     beta = 1.0 if shape < 0.7 else rng.uniform(0.5, 4.0) if shape < 0.85 else rng.uniform(1.0, 2.0)
     return blur_kernel(half, sigma_x, sigma_y, angle, beta, plateau=shape >= 0.85)
 
 
-def _sinc_kernel(config: SecondOrder, rng: np.random.Generator) -> torch.Tensor:
-    return sinc_kernel(_half(config, rng), rng.uniform(np.pi / 3, np.pi))
+def _sinc_kernel(rng: np.random.Generator) -> torch.Tensor:
+    return sinc_kernel(int(rng.choice(KERNEL_SIZES)) // 2, rng.uniform(np.pi / 3, np.pi))
 
 
 def blur_kernel(
@@ -200,7 +162,7 @@ def _noise(image: torch.Tensor, stage: Stage, rng: np.random.Generator) -> torch
 
 
 def _jpeg(image: torch.Tensor, stage: Stage, rng: np.random.Generator) -> torch.Tensor:
-    quality = int(rng.integers(stage.jpeg_quality[0], stage.jpeg_quality[1] + 1))
+    low, high = stage.jpeg_quality
     buffer = io.BytesIO()
-    Image.fromarray(to_uint8(image)).save(buffer, format="JPEG", quality=quality)
+    Image.fromarray(to_uint8(image)).save(buffer, format="JPEG", quality=int(rng.integers(low, high + 1)))
     return from_uint8(np.asarray(Image.open(buffer))).to(image)

@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.images.colour_profiles import to_srgb
+from qartsr_lib.base.files import stand_in
 
 #: Pixels of the largest image that can be read, far above Pillow's limit for files from the web: users name
 #: their own files here, and a result of `upscale` has 16 times the pixels of its input.
 LARGEST = 2**32
 Image.MAX_IMAGE_PIXELS = LARGEST
+_TOO_LARGE = (
+    f"states more than {LARGEST // 10**6} million pixels, the most that is read here "
+    "(a damaged file, if that is not its size); cut it into parts"
+)
+_REASONS = {
+    FileNotFoundError: "no such file; check the path",
+    PermissionError: "may not be read; change its rights (chmod +r)",
+    IsADirectoryError: "is a folder; name an image file",
+    Image.DecompressionBombError: _TOO_LARGE,
+    MemoryError: "not enough memory to read it; cut it into parts",
+}
 #: Endings of raw camera files, in which Pillow finds a small preview.
 _RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
+_DRAWING = "an XML file or SVG drawing; export it as PNG"
 #: First bytes of what is no image, in small letters -> what it is.
-_OTHERS = {
-    b"version https://git-lfs": "a Git LFS pointer in place of the image; run git lfs pull",
-    b"<!doctype html": "a web page under an image's name; download the image itself",
-    b"<html": "a web page under an image's name; download the image itself",
-    b"<svg": "an SVG drawing; export it as PNG",
-    b"<?xml": "an XML file or SVG drawing; export it as PNG",
-    b"%pdf": "a PDF; export its pages as PNG",
-}
+_OTHERS = {b"<svg": _DRAWING, b"<?xml": _DRAWING, b"%pdf": "a PDF; export its pages as PNG"}
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"BM", b"RIFF")
+
+#: Levels by which a profile may differ from sRGB and still count as sRGB; the writings of sRGB differ by 1.
+_SAME = 2
+_GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
+#: ICC colour space -> (modes of the images that it fits, mode in which it is applied).
+_SPACES = {"RGB": ((*_GREYS, "P", "PA", "RGB", "RGBA"), "RGB"), "GRAY": (_GREYS, "L"), "CMYK": (("CMYK",), "CMYK")}
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image file's contents.
+    """What an image file holds."""
 
-    Attributes:
-        rgb: (H, W, 3) uint8.
-        alpha: (H, W) uint8, 255 for opaque; None where every pixel is.
-        notes: one clause for each thing that is not taken from the file as it stands there.
-    """
-
-    rgb: np.ndarray
-    alpha: np.ndarray | None
-    notes: tuple[str, ...]
+    rgb: np.ndarray  # (H, W, 3) uint8
+    alpha: np.ndarray | None  # (H, W) uint8, 255 for opaque; None where every pixel is
+    notes: tuple[str, ...]  # a clause for each thing that is not taken as it stands in the file
 
 
 def decode(path: str | Path, profiles: bool = True) -> Decoded:
-    """Read an image file.
-
-    Args:
-        profiles: convert colours by an embedded profile; False takes the stored numbers.
+    """Read an image file, converting colours by an embedded profile unless `profiles` is False.
 
     Raises:
         QartsrError: the file is missing, damaged, too large or not an image, or its pixels have no range of
@@ -61,7 +65,7 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
         if path.suffix.lower() in _RAW:
             raise QartsrError(f"{path}: a raw camera file; develop it and save it as a TIFF or PNG")
         if opened.width * opened.height > LARGEST:
-            raise QartsrError(_too_large(path))
+            raise QartsrError(f"{path}: {_TOO_LARGE}")
         notes = [_frames(opened)]
         deep = opened.mode in ("RGB", "RGBA", "LA") and ";16" in str(opened.tile[:1])
         opened.load()
@@ -78,7 +82,7 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
             notes.append(_dark(8 + int(np.asarray(image).max()).bit_length()))
         icc = opened.info.get("icc_profile") if profiles else None
         if icc:
-            image, note = to_srgb(image, stored, icc)
+            image, note = _to_srgb(image, stored, icc)
             notes.append(note)
         if image.mode == "CMYK":
             notes.append("CMYK is converted without a colour profile: its colours are approximate")
@@ -106,16 +110,11 @@ def orientation(opened: Image.Image) -> int:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "a link to a file that is not there" if path.is_symlink() else "no such file; check the path"
-    if isinstance(error, PermissionError):
-        return "may not be read; change its rights (chmod +r)"
-    if isinstance(error, IsADirectoryError):
-        return "is a folder; name an image file"
-    if isinstance(error, Image.DecompressionBombError):
-        return _too_large(path).removeprefix(f"{path}: ")
-    if isinstance(error, MemoryError):
-        return "not enough memory to read it; cut it into parts"
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return "a link to a file that is not there"
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return reason
     try:
         with open(path, "rb") as stream:
             head = stream.read(64)
@@ -126,26 +125,15 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _content(head: bytes, error: Exception) -> str:
     """What a file is that begins with `head` and could not be read."""
-    if not head:
-        return "an empty file (0 bytes); copy it again"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for start, what in _OTHERS.items():
-        if text.startswith(start):
-            return what
+    if other := stand_in(head, _OTHERS):
+        return other
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "HEIC cannot be read here; save it as PNG or JPEG"
-    if isinstance(error, UnidentifiedImageError) and not head.startswith(_SIGNATURES):
+    unidentified = isinstance(error, UnidentifiedImageError)
+    if unidentified and not head.startswith(_SIGNATURES):
         return "of no kind that is known here; save it as PNG or JPEG, or remove it"
-    said = " ".join(str(error).split())[:80] or type(error).__name__
-    said = "" if isinstance(error, UnidentifiedImageError) else f" ({said})"
+    said = "" if unidentified else f" ({' '.join(str(error).split())[:80] or type(error).__name__})"
     return f"damaged, incomplete or of a rare kind{said}; copy it again or save it as PNG"
-
-
-def _too_large(path: Path) -> str:
-    return (
-        f"{path}: states more than {LARGEST // 10**6} million pixels, the most that is read here "
-        "(a damaged file, if that is not its size); cut it into parts"
-    )
 
 
 def _frames(opened: Image.Image) -> str:
@@ -160,24 +148,24 @@ def _frames(opened: Image.Image) -> str:
 def _alpha(image: Image.Image, deep: bool) -> np.ndarray | None:
     """(H, W) uint8; None where all pixels are opaque."""
     key = image.info.get("transparency")
-    if image.mode.startswith("I"):  # one 16-bit grey is transparent
-        alpha = np.where(np.asarray(image) == key, 0, 255).astype(np.uint8) if isinstance(key, int) else None
-    elif not image.has_transparency_data:
+    if image.mode.startswith("I") and isinstance(key, int):  # one 16-bit grey is transparent
+        alpha = np.where(np.asarray(image) == key, 0, 255).astype(np.uint8)
+    elif image.mode.startswith("I") or not image.has_transparency_data:
         return None
     else:
         if deep and isinstance(key, tuple):  # a colour of 16 bits, of which Pillow keeps the upper 8
             image = image.copy()
             image.info["transparency"] = tuple(level >> 8 for level in key)
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
-    return None if alpha is None or alpha.min() == 255 else alpha
+    return None if alpha.min() == 255 else alpha
 
 
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
     """16-bit greys as 8-bit ones (Pillow's own conversion clips at 255), others unchanged; a note or ""."""
     levels = np.asarray(image).astype(np.int64)
-    if levels.min() < 0 or levels.max() > 65535:
-        return image, ""
     brightest = int(levels.max())
+    if levels.min() < 0 or brightest > 65535:
+        return image, ""
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8)), _dark(brightest.bit_length() or 16)
 
 
@@ -197,3 +185,43 @@ def _rangeless(image: Image.Image) -> str:
         return "Lab colours are not read"
     low, high = (f"{level:.6g}" for level in image.getextrema())
     return f"pixels of kind {image.mode} have no range of 8 or 16 bits (these go from {low} to {high})"
+
+
+def _to_srgb(image: Image.Image, stored: str, icc: bytes) -> tuple[Image.Image, str]:
+    """`image` (L, RGB or CMYK) in sRGB by relative colorimetry with black point compensation, and a note or "".
+
+    As it is where the profile `icc` is sRGB, broken, or for other colours than those of the file, of mode `stored`.
+    """
+    try:
+        space, name, transform = _transform(icc)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image, "its colour profile is broken and ignored (sRGB is assumed)"
+    fits, mode = _SPACES.get(space, ((), ""))
+    if stored not in fits:
+        return image, f"its colour profile ({name}) is for {space} colours, not its own, and ignored (sRGB is assumed)"
+    if transform is None:
+        return image, ""
+    return ImageCms.applyTransform(image.convert(mode), transform), f"colours converted from its profile ({name})"
+
+
+@lru_cache(maxsize=16)
+def _transform(icc: bytes) -> tuple[str, str, ImageCms.ImageCmsTransform | None]:
+    """(colour space of a profile, its name, the way to sRGB); no way for sRGB itself and for unknown spaces."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    space = profile.profile.xcolor_space.strip()
+    name = " ".join((profile.profile.profile_description or "without a name").split())[:60]
+    if space not in _SPACES:
+        return space, name, None
+    mode = _SPACES[space][1]
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent, flags)
+    return space, name, None if mode != "CMYK" and _is_srgb(transform, mode) else transform
+
+
+def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a transform leaves greys and a lattice of colours as they are: names of profiles prove nothing."""
+    grey = np.repeat(np.arange(256)[:, None], 3, axis=1)
+    lattice = np.stack(np.meshgrid(*[np.arange(0, 256, 15)] * 3), -1).reshape(-1, 3)
+    levels = (grey if mode == "L" else np.concatenate([grey, lattice])).astype(np.uint8)
+    found = np.asarray(ImageCms.applyTransform(Image.fromarray(levels[None]).convert(mode), transform))[0]
+    return bool(np.abs(found.astype(int) - levels).max() <= _SAME)

@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import putchunk
 
 _KIND, _KEYWORD = b"tEXt", b"qartsr\0"
-_HEAD = 33  # bytes of a PNG's signature and its first chunk, behind which the stamp stands
+_HEAD = 33  # bytes of a PNG's signature and its first chunk, behind which the stamp stands: length, kind, content, CRC
+_START = _HEAD + 8
 
 
 def stamped_png(pixels: np.ndarray, stamp: str) -> bytes:
-    """An 8-bit PNG with a text chunk "qartsr": `stamp` and the sha256 of all other bytes of the file.
-
-    Args:
-        pixels: (H, W, 3) or (H, W, 4) uint8.
-        stamp: ASCII.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    plain = buffer.getvalue()
-    content = _KEYWORD + f"{stamp} {hashlib.sha256(plain).hexdigest()}".encode("ascii")
-    check = zlib.crc32(_KIND + content)
-    chunk = struct.pack(">I", len(content)) + _KIND + content + struct.pack(">I", check)
-    return plain[:_HEAD] + chunk + plain[_HEAD:]
+    """A PNG of (H, W, 3 or 4) uint8, with a text chunk "qartsr": `stamp`, and the sha256 of all other bytes."""
+    image, chunk = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels).save(image, format="PNG")
+    plain = image.getvalue()
+    putchunk(chunk, _KIND, _KEYWORD, f"{stamp} {hashlib.sha256(plain).hexdigest()}".encode("ascii"))
+    return plain[:_HEAD] + chunk.getvalue() + plain[_HEAD:]
 
 
 def read_stamp(path: Path) -> str | None:
     """The stamp of a file that `stamped_png` made; None for any other, and for one that was changed since."""
     try:
         with open(path, "rb") as stream:
-            data = stream.read(_HEAD + 8 + len(_KEYWORD))
+            data = stream.read(_START + len(_KEYWORD))
             if data[_HEAD + 4 :] != _KIND + _KEYWORD:
                 return None
             data += stream.read()
     except OSError:
         return None
-    start = _HEAD + 8
-    end = start + int.from_bytes(data[_HEAD : _HEAD + 4], "big")
-    stamp, _, digest = data[start + len(_KEYWORD) : end].decode("latin-1").rpartition(" ")
-    plain = hashlib.sha256(data[:_HEAD] + data[end + 4 :])
-    return stamp if digest == plain.hexdigest() else None
+    end = _START + int.from_bytes(data[_HEAD : _HEAD + 4], "big")
+    stamp, _, digest = data[_START + len(_KEYWORD) : end].decode("latin-1").rpartition(" ")
+    return stamp if digest == hashlib.sha256(data[:_HEAD] + data[end + 4 :]).hexdigest() else None

@@ -10,10 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from qartsr_lib.base.atomic import write_atomically, write_text
-from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import sha256
-from qartsr_lib.base.finite import check_finite
+from qartsr_lib.base.errors import QartsrError, check_finite
+from qartsr_lib.base.files import sha256, write_atomically, write_text
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.quant.apply import QuantRecord, quantize_
 from qartsr_lib.quant.quantizers import Quantizer

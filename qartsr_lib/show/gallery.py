@@ -21,12 +21,11 @@ import torch
 from PIL import Image
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.samples import photographs
-from qartsr_lib.images.fidelity import psnr_y
-from qartsr_lib.images.image import read_image, to_uint8, upscale_bicubic
+from qartsr_lib.images.image import psnr_y, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.show.figures.style import webp, write_picture
 from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row, read_output
 from qartsr_lib.show.tables.setting import Setting
@@ -64,7 +63,7 @@ def write_gallery(
     """
     folder = paths.figures_dir(run.profile) / "gallery"
     path = folder / "index.json"
-    old = _read_index(path) if keep and path.is_file() else {part: [] for part in SAME}
+    old = read_index(path) if keep and path.is_file() else {part: [] for part in SAME}
     chosen = [pair for name in wanted for pair in pairs if pair.id == name] or list(pairs)[:1]
     licences = {photograph.id: photograph.licence for photograph in photographs("test")}
     new = {
@@ -88,7 +87,8 @@ def write_gallery(
     return path
 
 
-def _read_index(path: Path) -> Index:
+def read_index(path: Path) -> Index:
+    """The index in `path`; a QartsrError names a damaged one."""
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         for part, same in SAME.items():

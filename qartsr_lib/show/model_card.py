@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.show.tables.render import to_markdown
 from qartsr_lib.study import results
 

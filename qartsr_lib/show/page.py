@@ -18,15 +18,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.show import readme
 from qartsr_lib.show.tables import claims, cost, quality
 from qartsr_lib.show.tables.render import is_number, place, read_frame, to_html, words
 from qartsr_lib.show.tables.setting import cell_title
 from qartsr_lib.study import results
-from qartsr_lib.study.experiments.claims import PAPER, STUDY
+from qartsr_lib.study.experiments.claims.ledger import PAPER, STUDY
 from qartsr_lib.study.paper import OUTSIDE, paper_table
 
 ASSETS = Path(__file__).resolve().parent / "assets"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.show.tables.claims import counts, read_ledger
 from qartsr_lib.show.tables.render import shown, to_markdown
 from qartsr_lib.show.tables.setting import FULL, cell_title

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
-from qartsr_lib.show.gallery import write_gallery
-from qartsr_lib.show.gallery_index import read_index
+from qartsr_lib.show.gallery import read_index, write_gallery
 from qartsr_lib.show.tables import render
-from qartsr_lib.show.tables.settings import Setting
+from qartsr_lib.show.tables.setting import Setting
 from qartsr_lib.study.cells import Measured
 
 
@@ -96,7 +95,7 @@ def show_table(
     save: bool = True,
     first: int | None = None,
 ) -> Shown:
-    """Save figures/<profile>/<name>.md and .html, and show the sections.
+    """Save figures/<profile>/<name>.md, and show the sections.
 
     Args:
         save: False shows them only: for what a part of a table must not replace.

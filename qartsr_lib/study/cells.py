@@ -24,8 +24,7 @@ import pandas as pd
 from qartsr_lib.base import paths, provenance
 from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.base.progress import progress
-from qartsr_lib.images.datasets.available import available_data
-from qartsr_lib.images.datasets.base import Pair, fingerprint
+from qartsr_lib.images.datasets.base import Pair, available_data, fingerprint
 from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_list
 from qartsr_lib.study import results
 from qartsr_lib.study.evaluator import (

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from qartsr_lib.base import devices, provenance
+from qartsr_lib.base import machine, provenance
 from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.base.errors import Diverged
 from qartsr_lib.base.files import remembered_sha256
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import read_image, write_png
-from qartsr_lib.images.metrics.scoring import Score
+from qartsr_lib.images.metrics import Score
 from qartsr_lib.methods.checkpoint import DESCRIPTION, load_quantized, save_quantized
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Evaluator:
         self.metrics = tuple(metrics)
         self.reasons = {name: reason for name, reason in parts.available(metrics).items() if reason}
         self.metric_identity = dict(parts.identity(self.metrics))
-        devices.make_exact(devices.checked(device))
+        machine.make_exact(machine.checked(device))
         self.environment = provenance.environment(device)
         self._weights: dict[tuple[str, int], str] = {}
         self._backbone: tuple[tuple[str, int], Any] | None = None

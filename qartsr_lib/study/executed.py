@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 from papermill.execute import ERROR_MARKER_TAG
 
-from qartsr_lib.base.atomic import write_atomically, write_text
+from qartsr_lib.base.files import write_atomically, write_text
 from qartsr_lib.study.profiles import NotReady
 
 EXPLAINED = {"DeadKernelError": "the kernel died; it crashed or was killed, perhaps because memory ran out"}

@@ -21,13 +21,11 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import remembered_sha256
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets import DATASETS
-from qartsr_lib.images.datasets.available import available_data
-from qartsr_lib.images.datasets.base import SCALE, Pair
+from qartsr_lib.images.datasets.base import SCALE, Pair, available_data, central_file
 from qartsr_lib.images.datasets.calibration import CalibrationList
-from qartsr_lib.images.datasets.central import central_file
 from qartsr_lib.images.datasets.pairing import match
 from qartsr_lib.images.image import list_images, read_image
-from qartsr_lib.images.metrics.scoring import require_equal_size
+from qartsr_lib.images.metrics import require_equal_size
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.cells import Measured, aggregate
 from qartsr_lib.study.evaluator import FULL_PRECISION, Evaluator, Experiment, Parts, ScoredImage, default_parts

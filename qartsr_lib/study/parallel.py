@@ -24,11 +24,10 @@ import torch
 from distributed import Client, Future
 
 from qartsr_lib.base import provenance
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import stable_hash
-from qartsr_lib.base.environ import environment_variables
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import remembered_sha256
+from qartsr_lib.base.files import remembered_sha256, write_text
+from qartsr_lib.base.machine import environment_variables
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.study.evaluator import Evaluator, Experiment, ScoredImage

@@ -22,8 +22,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.study.profiles import ALL_METRICS
 
 #: What one quantized model on one data set is called in a table.

@@ -28,11 +28,11 @@ import papermill
 from ipykernel.kernelspec import get_kernel_dict
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.command import run_command
-from qartsr_lib.base.devices import checked
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
+from qartsr_lib.base.machine import checked
 from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -117,7 +117,7 @@ def run(
             if problem:
                 problems[notebook.stem] = problem
             if not problem or problem.skipped:
-                cache.finish([notebook.stem])
+                cache.finish(notebook.stem)
         if all(problem.skipped for problem in problems.values()):
             results.prune_records(profile.name)
     return _report(profile, problems, len(notebooks))

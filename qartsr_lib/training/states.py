@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_atomically
 
 _DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, pickle.UnpicklingError)
 

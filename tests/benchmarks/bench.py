@@ -20,7 +20,7 @@ import torch
 
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base import paths, provenance
-from qartsr_lib.base.atomic import write_text
+from qartsr_lib.base.files import write_text
 from qartsr_lib.methods import METHODS
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES

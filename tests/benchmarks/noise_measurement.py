@@ -22,8 +22,8 @@ import torch
 
 from qartsr_lib.backbones import OneStepSR, load_backbone
 from qartsr_lib.base import provenance
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.files import write_text
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images import metrics
 from qartsr_lib.images.datasets import DATASETS
@@ -207,9 +207,9 @@ def measure_and_write(cases: Sequence[Case] | None = None) -> Path:
     """
     profile, cache = floor_profile(), RunCache.for_profile(NAME)
     cases = default_cases(profile) if cases is None else cases
-    cache.begin()
+    cache.begin([NAME], [NAME])
     frame = measure(cases, profile)
-    cache.finish()
+    cache.finish(NAME)
     made = {
         "cases": [asdict(case) for case in cases],
         "variants": [asdict(variant) for variant in VARIANTS],

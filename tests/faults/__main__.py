@@ -25,9 +25,9 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.base import paths, provenance
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.base.progress import progress
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study.cells import grid, run_table

@@ -1,8 +1,4 @@
-"""C++ loops, compiled once for this machine and loaded.
-
-A C++ compiler needs a few seconds; the result stays in the cache folder, under a name that tells the sources, the
-compiler and the instructions of this CPU. Without a compiler there is no library, and callers do with PyTorch.
-"""
+"""C++ loops, compiled once for this machine (a few seconds) and loaded; without a compiler, callers do with PyTorch."""
 
 from __future__ import annotations
 
@@ -19,8 +15,8 @@ from pathlib import Path
 import torch
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_atomically
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_atomically
 
 POINTER, WHOLE, FLOAT, DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_double
 #: Tried in turn: threads and this CPU's instructions may both be missing.
@@ -30,7 +26,7 @@ SHARED = (f"-I{SHARED_HEADERS}", "-std=c++17", "-O3", "-fno-math-errno", "-share
 
 
 def compiled(folder: Path, arguments: Mapping[str, Sequence], *options: str) -> ctypes.CDLL | None:
-    """The functions of the C++ files in `folder`, none of which has a result; None where they cannot be had.
+    """The functions of the C++ files in `folder`, without results; None where they cannot be had.
 
     Args:
         arguments: their names and ctypes of arguments.
@@ -65,10 +61,10 @@ def at(*tensors: torch.Tensor | None) -> list[int | None]:
 
 
 def _built(folder: Path, command: list[str]) -> Path:
-    sources = sorted(
-        path for place in (folder, SHARED_HEADERS) for path in place.iterdir() if path.suffix in (".cpp", ".h")
-    )
-    macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])  # tell compiler and CPU
+    """The library in the cache folder, under a name that tells sources, compiler and this CPU's instructions."""
+    files = (*folder.iterdir(), *SHARED_HEADERS.iterdir())
+    sources = sorted(path for path in files if path.suffix in (".cpp", ".h"))
+    macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
     digest = hashlib.sha256(macros + repr(command[2:]).encode())  # without compiler and include folder
     for source in sources:
         digest.update(source.read_bytes())

@@ -1,18 +1,20 @@
-"""What a data set is: named pairs of image files, checked before a sweep begins."""
+"""Data sets: named pairs of image files, checked before a sweep begins, and parts of photographs as files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, UnidentifiedImageError
+import torch
 
+from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import remembered_sha256
-from qartsr_lib.images.image import header_size
+from qartsr_lib.images.datasets import DATASETS
+from qartsr_lib.images.image import central_crop, header_size, read_image, write_png
 
 SCALE = 4
 
@@ -27,15 +29,10 @@ class Pair:
 
 
 class Dataset(Protocol):
-    """The seam of `DATASETS`; see `folders.FolderDataset` for the usual case.
+    """The seam of `DATASETS`; `folders.FolderDataset` is the usual case."""
 
-    Attributes:
-        name: the name in result tables.
-        description: one line for notebook 00.
-    """
-
-    name: str
-    description: str
+    name: str  # in result tables
+    description: str  # one line for notebook 00
 
     def available(self, data_root: Path | None = None) -> str | None:
         """None when the data set can be used, else the reason and how to get it."""
@@ -45,11 +42,7 @@ class Dataset(Protocol):
 
 
 def strided(items: Sequence, limit: int | None) -> list:
-    """At most `limit` items, spread by a fixed stride; all of them when `limit` is None.
-
-    Raises:
-        QartsrError: `limit` is below 1.
-    """
+    """At most `limit` items (a QartsrError below 1), spread by a fixed stride; all of them when it is None."""
     if limit is None or limit >= len(items):
         return list(items)
     if limit < 1:
@@ -58,15 +51,12 @@ def strided(items: Sequence, limit: int | None) -> list:
 
 
 def check_pair(pair: Pair) -> bool:
-    """Compare the sizes that the two file headers state; decodes nothing, so it is cheap.
-
-    Returns:
-        True, or False where HR has up to three rows or columns more than four times LR (BasicSR crops such references).
+    """Whether HR is four times LR, by the file headers; False where it has up to three rows or columns more.
 
     Raises:
         QartsrError: a file is missing or no image, or of another size.
     """
-    (width, height), hr = _header_size(pair.lq), _header_size(pair.hr)
+    (width, height), hr = header_size(pair.lq), header_size(pair.hr)
     if hr == (width, height):
         raise QartsrError(
             f"{pair.lq}: LR has the size of HR, {width}x{height}: it was enlarged already, as in RealSR's versions 1 "
@@ -82,17 +72,62 @@ def check_pair(pair: Pair) -> bool:
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
     """sha256 over ids and file contents of `pairs`: part of every run's key."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(f"{pair.id} {remembered_sha256(pair.lq)} {remembered_sha256(pair.hr)}\n".encode())
-    return digest.hexdigest()
+    lines = (f"{pair.id} {remembered_sha256(pair.lq)} {remembered_sha256(pair.hr)}\n" for pair in pairs)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _header_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as opened:
-            return header_size(opened)
-    except FileNotFoundError as error:
-        raise QartsrError(f"{path}: no such file; complete the data set or remove its partner") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise QartsrError(f"{path}: not a readable image; replace it or remove the pair") from error
+def available_data(
+    names: Sequence[str], data_root: Path | None, max_images: int | None = None, max_side: int | None = None
+) -> tuple[dict[str, list[Pair]], dict[str, str]]:
+    """({data set: checked pairs}, {data set: why it is absent}); for the limits see `Profile`.
+
+    Raises:
+        QartsrError: a data set is present but broken (the file is named), or none is present.
+    """
+    reasons = {name: DATASETS.get(name).available(data_root) for name in dict.fromkeys(names)}
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    pairs = {name: DATASETS.get(name).pairs(data_root, max_images) for name in reasons if name not in skipped}
+    if not pairs:
+        raise QartsrError("no data set of this run is available: " + "; ".join(f"{n}: {r}" for n, r in skipped.items()))
+    return {name: central_pairs(found, max_side) for name, found in pairs.items()}, skipped
+
+
+def central_pairs(pairs: list[Pair], side: int | None) -> list[Pair]:
+    """Pairs of at most `side` x `side` HR pixels, a multiple of SCALE: larger ones are cropped, never resized."""
+    if side is None:
+        return list(pairs)
+    if side < SCALE or side % SCALE:
+        raise QartsrError(f"max_side is {side}; choose a positive multiple of {SCALE}, or None for whole images")
+    small = side // SCALE
+    return [Pair(pair.id, central_file(pair.lq, small), central_file(pair.hr, side, SCALE)) for pair in pairs]
+
+
+def central_file(path: Path, side: int, multiple: int = 1) -> Path:
+    """A file with the central `side` x `side` pixels of an image; `path` itself where it is no larger.
+
+    The crop begins at a multiple of `multiple`, so that LQ and HR show the same part.
+    """
+    return _part(path, f"central {side} {multiple}", lambda image: central_crop(image, side, multiple))
+
+
+def divisible_file(path: Path) -> Path:
+    """A file with the largest part from the top left whose sides divide by SCALE (BasicSR's mod_crop)."""
+
+    def cut(image: torch.Tensor) -> torch.Tensor:
+        height, width = (side // SCALE * SCALE for side in image.shape[-2:])
+        if not height or not width:
+            raise QartsrError(f"{path}: is smaller than {SCALE} pixels; remove it")
+        return image[..., :height, :width]
+
+    return _part(path, f"divisible {SCALE}", cut)
+
+
+def _part(path: Path, which: str, cut: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """A PNG of the same stem in the untracked cache, in a folder named by what it was made from."""
+    made_from = hashlib.sha256(f"{remembered_sha256(path)} {which}".encode()).hexdigest()[:12]
+    target = paths.cache_dir() / "datasets" / "parts" / made_from / f"{path.stem}.png"
+    if target.is_file():
+        return target
+    image = read_image(path)
+    part = cut(image)
+    return path if part.shape == image.shape else write_png(target, part)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,121 +13,81 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets.base import SCALE
 from qartsr_lib.images.datasets.samples import photographs
 from qartsr_lib.images.degrade import degrade
-from qartsr_lib.images.image import list_images, read_image, to_uint8
+from qartsr_lib.images.image import list_images, random_crop, read_image, to_uint8
 
 MULTIPLE, SEED = 16, 20250
 KINDS = ("bicubic", "realistic")
-
-
-class CalibrationSettings(Protocol):
-    """What a profile says about calibration: a list's name, how many crops, their low-quality side."""
-
-    calibration: str
-    n_calibration: int
-    calibration_size: int
-
-
-class CalibrationList(NamedTuple):
-    """The crops of a run.
-
-    Attributes:
-        name: stands in every run record.
-        images: low-quality crops, (1, 3, h, w) in [0, 1].
-        sha256: over the crops' 8-bit levels; part of every run's key.
-    """
-
-    name: str
-    images: list[torch.Tensor]
-    sha256: str
-
-
-def _samples(data_root: Path | None) -> list[Path]:
-    return [photograph.path for photograph in photographs("calibration")]
-
-
-def _folder(*candidates: str) -> Callable[[Path | None], list[Path]]:
-    def find(data_root: Path | None) -> list[Path]:
-        if data_root is None:
-            raise QartsrError(f"calibration needs {candidates[0]} under DATA_ROOT; set DATA_ROOT or use PROFILE=tiny")
-        folders = [Path(data_root) / candidate for candidate in candidates]
-        present = next((folder for folder in folders if folder.is_dir()), None)
-        if present is None:
-            raise QartsrError(f"{folders[0]}: no such folder; put calibration photographs there or use PROFILE=tiny")
-        return list_images(present)
-
-    return find
-
-
-#: profile.calibration -> (name in run records, where its photographs are)
-CALIBRATION_LISTS: dict[str, tuple[str, Callable[[Path | None], list[Path]]]] = {
-    "samples": ("samples-calibration", _samples),
-    "BSDS500": (
-        "BSDS500/train",
-        _folder("BSDS500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/images/train"),
-    ),
-    "DIV2K_train": ("DIV2K_train", _folder("DIV2K_train/HR", "DIV2K_train", "DIV2K_train_HR", "DIV2K/DIV2K_train_HR")),
+#: profile.calibration -> (name in run records, folders of its photographs under DATA_ROOT; none: the samples)
+CALIBRATION_LISTS = {
+    "samples": ("samples-calibration", ()),
+    "BSDS500": ("BSDS500/train", ("BSDS500/train", "BSDS500/data/images/train", "BSR/BSDS500/data/images/train")),
+    "DIV2K_train": ("DIV2K_train", ("DIV2K_train/HR", "DIV2K_train", "DIV2K_train_HR", "DIV2K/DIV2K_train_HR")),
 }
 
 
-def calibration_list(profile: CalibrationSettings, data_root: Path | None = None) -> CalibrationList:
-    """Fixed-seed crops of `profile.calibration`, degraded bicubic and realistic by turns.
+class CalibrationList(NamedTuple):
+    """The crops of a run."""
 
-    Photographs are taken in one shuffled order, again and again until there are
-    `profile.n_calibration` crops, so a short list is covered evenly and a longer run extends a
-    shorter one. Crops have `profile.calibration_size` low-quality pixels a side (fewer where the
-    photograph is smaller).
+    name: str  # stands in every run record
+    images: list[torch.Tensor]  # low-quality crops, (1, 3, h, w) in [0, 1]
+    sha256: str  # over the crops' 8-bit levels; part of every run's key
+
+
+def calibration_list(profile, data_root: Path | None = None) -> CalibrationList:
+    """Fixed-seed crops of a `Profile`'s list `calibration`, degraded bicubic and realistic by turns.
+
+    Photographs are taken in one shuffled order, again and again until there are `n_calibration` crops, so a short list
+    is covered evenly and a longer run extends a shorter one. Crops have `calibration_size` low-quality pixels a side
+    (fewer where the photograph is smaller).
 
     Raises:
         QartsrError: unknown list, or its photographs are absent.
     """
     if profile.calibration not in CALIBRATION_LISTS:
         raise QartsrError(f"unknown calibration list {profile.calibration!r} (known: {', '.join(CALIBRATION_LISTS)})")
-    name, find = CALIBRATION_LISTS[profile.calibration]
-    files = find(data_root)
+    name, folders = CALIBRATION_LISTS[profile.calibration]
+    files = _images_in(data_root, folders) if folders else [item.path for item in photographs("calibration")]
     order = np.random.default_rng(SEED).permutation(len(files))
     chosen = [files[order[index % len(files)]] for index in range(profile.n_calibration)]
-    images = [_crop(path, index, profile.calibration_size) for index, path in enumerate(chosen)]
-    return CalibrationList(name, images, _sha256(images))
+    return _list(name, [_crop(path, index, profile.calibration_size) for index, path in enumerate(chosen)])
+
+
+def _images_in(data_root: Path | None, folders: tuple[str, ...]) -> list[Path]:
+    if data_root is None:
+        raise QartsrError(f"calibration needs {folders[0]} under DATA_ROOT; set DATA_ROOT or use PROFILE=tiny")
+    places = [Path(data_root) / folder for folder in folders]
+    present = next((place for place in places if place.is_dir()), None)
+    if present is None:
+        raise QartsrError(f"{places[0]}: no such folder; put calibration photographs there or use PROFILE=tiny")
+    return list_images(present)
 
 
 def _crop(path: Path, index: int, size: int) -> torch.Tensor:
     """The `index`-th low-quality crop: position and degradation depend on the index alone."""
     image = read_image(path, profiles=False)  # rocket.jpg is in Adobe RGB; results were made with its stored numbers
-    rng = np.random.default_rng((SEED, index))
     height, width = (min(size * SCALE, side // MULTIPLE * MULTIPLE) for side in image.shape[-2:])
     if not height or not width:
         raise QartsrError(f"{path}: is smaller than {MULTIPLE} pixels; remove it from the calibration folder")
-    top = int(rng.integers(image.shape[-2] - height + 1))
-    left = int(rng.integers(image.shape[-1] - width + 1))
-    hr = image[..., top : top + height, left : left + width]
+    hr = random_crop(image, height, width, np.random.default_rng((SEED, index)))
     return degrade(hr, KINDS[index % len(KINDS)], seed=SEED + index)
 
 
 def low_quality_crops(folder: str | Path, count: int, size: int) -> CalibrationList:
     """`count` fixed-seed crops of a user's own low-quality images, taken in turn and not degraded further.
 
-    Args:
-        folder: images like those that will be upscaled.
-        size: side of the crops (less where an image is smaller), in pixels.
-
-    Raises:
-        QartsrError: no such folder, no image in it, or an unreadable one.
+    They are like those that will be upscaled. Crops have `size` pixels a side (fewer where an image is smaller).
     """
     files = list_images(folder)
     crops = []
     for index in range(count):
         image = read_image(files[index % len(files)])
-        rng = np.random.default_rng((SEED, index))
         height, width = (min(size, side) for side in image.shape[-2:])
-        top, left = (
-            int(rng.integers(side - part + 1)) for side, part in zip(image.shape[-2:], (height, width), strict=True)
-        )
-        crops.append(image[..., top : top + height, left : left + width])
-    return CalibrationList(Path(folder).name, crops, _sha256(crops))
+        crops.append(random_crop(image, height, width, np.random.default_rng((SEED, index))))
+    return _list(Path(folder).name, crops)
 
 
-def _sha256(images: list[torch.Tensor]) -> str:
+def _list(name: str, images: list[torch.Tensor]) -> CalibrationList:
     digest = hashlib.sha256()
     for image in images:
         digest.update(str(tuple(image.shape)).encode() + to_uint8(image).tobytes())
-    return digest.hexdigest()
+    return CalibrationList(name, images, digest.hexdigest())

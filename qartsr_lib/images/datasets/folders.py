@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.images.datasets.base import Pair, check_pair, strided
-from qartsr_lib.images.datasets.central import divisible_file
+from qartsr_lib.images.datasets import DATASETS
+from qartsr_lib.images.datasets.base import Pair, check_pair, divisible_file, strided
 from qartsr_lib.images.datasets.pairing import bare_stem, match
 from qartsr_lib.images.image import IMAGE_SUFFIXES
 
@@ -33,17 +33,15 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """A data set in one of the LAYOUTS, in DATA_ROOT or a folder of it (StableSR_testsets/RealSRVal_crop128).
+    """A data set in one of the LAYOUTS, in DATA_ROOT or a folder of it (StableSR_testsets/RealSRVal_crop128)."""
 
-    Attributes:
-        name: folder name and name in tables.
-        description: one line: what it is and where it comes from.
-        published: other names that its folder has in archives; `name` goes before them.
-    """
+    name: str  # of its folder, and in tables
+    description: str  # one line: what it is and where it comes from
+    published: tuple[str, ...] = ()  # other names that its folder has in archives; `name` goes before them
 
-    name: str
-    description: str
-    published: tuple[str, ...] = ()
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.name, *self.published
 
     def available(self, data_root: Path | None = None) -> str | None:
         """None, or why the data set cannot be used here; a half-present one is named as such."""
@@ -54,18 +52,15 @@ class FolderDataset:
             return f"{self.name} is there as {' and as '.join(found)}; rename the folder to use to {self.name}"
         if found:
             return None
-        names = (self.name, *self.published)
-        there = [name for name in names if _glob(Path(data_root), name)]
+        there = [name for name in self._names if _glob(Path(data_root), name)]
         advice = f"put the images into {self.name}/HR and {self.name}/LR, or use a layout that README names"
         if not there:
-            return f"no folder {' or '.join(names)} under DATA_ROOT; {advice}"
+            return f"no folder {' or '.join(self._names)} under DATA_ROOT; {advice}"
         absent = [part for part in ("HR", "LR") if not _images(Path(data_root), f"{there[0]}/{part}/*")]
         return f"{there[0]} lacks the folder {' and '.join(absent)} with images; {advice}"
 
     def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
-        """Pairs as `pairing.match` finds them, by the picture's name; all are checked, then thinned.
-
-        A reference whose sides do not divide by four is cropped as BasicSR does it, at the right and at the bottom.
+        """Pairs by `pairing.match`; all are checked, then thinned, and odd references cropped as BasicSR crops them.
 
         Raises:
             QartsrError: data set absent, folder empty, partner missing, unreadable file, wrong size.
@@ -74,22 +69,19 @@ class FolderDataset:
         if reason:
             raise QartsrError(f"data set {self.name}: {reason}")
         ((lq, hr),) = self._find(Path(data_root)).values()
-        pairs = match_files(lq, hr)
+        pairs = _match_files(lq, hr)
         to_crop = {pair.id for pair in pairs if not check_pair(pair)}
         if to_crop:
             _say(f"{self.name}: {len(to_crop)} reference(s) cropped at the right and bottom so that sides divide by 4")
-        return [
-            Pair(pair.id, pair.lq, divisible_file(pair.hr)) if pair.id in to_crop else pair
-            for pair in strided(pairs, max_images)
-        ]
+        chosen = strided(pairs, max_images)
+        return [Pair(pair.id, pair.lq, divisible_file(pair.hr)) if pair.id in to_crop else pair for pair in chosen]
 
     def _find(self, root: Path) -> dict[str, tuple[list[Path], list[Path]]]:
-        """Folder below `root` -> (LR files, HR files) of each copy; of that in NAME alone where there is one."""
-        names = (self.name, *self.published)
-        begun = {path.parent for name in names for top in ("", "*/") for path in _glob(root, f"{top}{name}*")}
+        """Folder below `root` -> (LR files, HR files) of each copy; of that in `name` alone where there is one."""
+        begun = {path.parent for name in self._names for top in ("", "*/") for path in _glob(root, f"{top}{name}*")}
         parents = sorted(parent.relative_to(root) for parent in begun | {root})
         found = {}
-        for place in [(parent / name).as_posix() for parent in parents for name in names]:
+        for place in [(parent / name).as_posix() for parent in parents for name in self._names]:
             rows = ([side.format(glob.escape(place)) for side in row] for row in LAYOUTS)
             sides = ((_images(root, lq), _images(root, hr)) for lq, hr in rows)
             files = next(((lq, hr) for lq, hr in sides if lq and hr), None)
@@ -100,16 +92,13 @@ class FolderDataset:
         return found
 
 
-def match_files(lq: list[Path], hr: list[Path]) -> list[Pair]:
-    """Pair the images of a data set, sorted by id: the reference's stem without endings, where those are unique.
-
-    Raises:
-        QartsrError: a partner is missing, or more than one fits.
-    """
+def _match_files(lq: list[Path], hr: list[Path]) -> list[Pair]:
+    """The pairs of a data set, sorted by id: the reference's stem without endings, where those are unique."""
     found = match(*({path: path.name for path in paths} for paths in (lq, hr)))
     alone = [(path, f"{hr[0].parent} ({why})") for path, why in found.left_out.items()]
-    for path, other in [*alone, *((path, lq[0].parent) for path in found.unused)]:
-        raise QartsrError(f"{path}: has no partner in {other}; add it or remove the file")
+    alone += [(path, lq[0].parent) for path in found.unused]
+    if alone:
+        raise QartsrError(f"{alone[0][0]}: has no partner in {alone[0][1]}; add it or remove the file")
     taken = Counter(bare_stem(path.stem) for path in hr)
     pairs: dict[str, Pair] = {}
     for files in found.pairs:
@@ -132,7 +121,21 @@ def _glob(root: Path, pattern: str) -> list[Path]:
     return sorted(root / name for name in found)
 
 
-@cache
-def _say(line: str) -> None:
-    """Print a line once per process: a run asks for its pairs many times."""
-    print(line)
+_say = cache(print)  # each line once per process: a run asks for its pairs many times
+
+
+for _dataset in (
+    FolderDataset(
+        "DIV2K_val",
+        "DIV2K validation photographs (Agustsson and Timofte, CVPRW 2017)",
+        ("DIV2K_V2_val", "DIV2K_valid"),
+    ),
+    FolderDataset("DRealSR", "real-camera pairs of five cameras (Wei et al., ECCV 2020)", ("DrealSRVal_crop128",)),
+    FolderDataset(
+        "RealSR",
+        "100 real-camera pairs, 128x128 to 512x512, as published with OSEDiff (arXiv:2406.08177)",
+        ("RealSRVal_crop128", "RealSR(V3)"),
+    ),
+    FolderDataset("Urban100", "photographs of buildings, bicubic x4 (Huang et al., CVPR 2015)", ("Urban100_SR",)),
+):
+    DATASETS.register(_dataset.name)(_dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,19 +32,17 @@ _TAIL = re.compile(r"(?:x[2348])?[-_][a-z][^/]*")
 SHOWN = 5
 _MOST = 4  # endings of one name
 
+_Names = Mapping[Path, str]
+_Pairs = list[tuple[Path, Path]]
+_Rule = Callable[[str], str]
+
 
 class Matches(NamedTuple):
-    """Result of `match`.
+    """Result of `match`."""
 
-    Attributes:
-        pairs: (image, reference), sorted by the image's name.
-        left_out: image without a reference -> why.
-        unused: references without an image.
-    """
-
-    pairs: list[tuple[Path, Path]]
-    left_out: dict[Path, str]
-    unused: list[Path]
+    pairs: _Pairs  # (image, reference), sorted by the image's name
+    left_out: dict[Path, str]  # image without a reference -> why
+    unused: list[Path]  # references without an image
 
     def remarks(self) -> list[str]:
         """A line for each kind of file that is not used."""
@@ -58,7 +56,7 @@ class Matches(NamedTuple):
         return lines
 
 
-def match(images: Mapping[Path, str], references: Mapping[Path, str]) -> Matches:
+def match(images: _Names, references: _Names) -> Matches:
     """Pair images with references by name: by the first of these rules that finds a partner.
 
     Equal names; equal stems; an image's stem that is the reference's name; equal but for upper and lower case; equal
@@ -67,37 +65,32 @@ def match(images: Mapping[Path, str], references: Mapping[Path, str]) -> Matches
     counts. Other versions of a picture beside its original (_SRF_4_LR beside _SRF_4_HR) are no references.
 
     Args:
-        images: file -> its name, with the folder below the one that was given: "Set5/baby.png".
-        references: likewise.
+        images, references: file -> its name, with the folder below the one that was given: "Set5/baby.png".
 
     Raises:
         QartsrError: by one and the same rule, two references fit an image or two images a reference.
     """
     left, free, pairs = dict(images), _originals(references), []
-    for rule in (str, _stem):
-        pairs += _pair(left, free, rule, rule)
-    pairs += _pair(left, free, _stem, str)
+    for of_image, of_reference in ((str, str), (_stem, _stem), (_stem, str)):
+        pairs += _pair(left, free, of_image, of_reference)
     for cuts in range(1 + 2 * _MOST):
         for cut in range(max(0, cuts - _MOST), 1 + min(cuts, _MOST)):
-            found = _pair(left, free, partial(_cut, cuts=cuts - cut), partial(_cut, cuts=cut))
-            _refuse_doubt(found if cuts else [], images, references, free)
-            pairs += found
+            pairs += _pair(left, free, partial(_cut, cuts=cuts - cut), partial(_cut, cuts=cut), alone=cuts > 0)
     pairs += _pair(left, free, _without_tails(left.values(), free.values()), _bare)
-    taken = {_bare(references[reference]): (image, reference) for image, reference in pairs}
-    left_out = {}
-    for image, name in sorted(left.items(), key=lambda item: item[1]):
-        owner = taken.get(_bare(name))
-        left_out[image] = f"{owner[0].name} has its reference" if owner else "no reference has its name"
+    taken = {_bare(references[reference]): image.name for image, reference in pairs}
+    owners = {image: taken.get(_bare(name)) for image, name in sorted(left.items(), key=lambda item: item[1])}
+    left_out = {
+        image: f"{owner} has its reference" if owner else "no reference has its name" for image, owner in owners.items()
+    }
     return Matches(sorted(pairs, key=lambda pair: images[pair[0]]), left_out, list(free))
 
 
 def match_folders(image_dir: str | Path, reference_dir: str | Path) -> Matches:
-    """`match` for all images in and below two folders; hidden files are no images.
-
-    Raises:
-        QartsrError: see `match`; a folder is missing or empty, or nothing pairs.
-    """
-    images, references = images_below(image_dir), images_below(reference_dir)
+    """`match` for all images in and below two folders; a QartsrError where one is missing or empty or nothing pairs."""
+    images, references = (
+        {path: path.relative_to(folder).as_posix() for path in list_images(folder, below=True)}
+        for folder in (image_dir, reference_dir)
+    )
     found = match(images, references)
     if not found.pairs:
         raise QartsrError(
@@ -108,34 +101,19 @@ def match_folders(image_dir: str | Path, reference_dir: str | Path) -> Matches:
     return found
 
 
-def _originals(references: Mapping[Path, str]) -> dict[Path, str]:
+def _originals(references: _Names) -> dict[Path, str]:
     """References without low-quality files whose original is there, and without what lies beside a marked original."""
     stems = {path: _folded(name) for path, name in references.items()}
     bare = {_bare(name) for name in references.values() if not _INPUT.search(_stem(name))}
-    marked = {path: _ORIGINAL.sub("", stem) for path, stem in stems.items() if _ORIGINAL.search(stem)}
-    starts = set(marked.values())
+    starts = {_ORIGINAL.sub("", stem) for stem in stems.values() if _ORIGINAL.search(stem)}
 
-    def other(path: Path) -> bool:
-        stem = stems[path]
-        if path in marked:
+    def other(path: Path, stem: str) -> bool:
+        if _ORIGINAL.search(stem):
             return False
         beside = any(stem[at] in "-_. " and stem[:at] in starts for at in range(len(stem)))
         return beside or bool(_INPUT.search(stem)) and _bare(references[path]) in bare
 
-    return {path: name for path, name in references.items() if not other(path)}
-
-
-def images_below(folder: str | Path) -> dict[Path, str]:
-    """Image file -> its name below `folder`, subfolders included, sorted; hidden files and folders are skipped.
-
-    Raises:
-        QartsrError: the folder is missing or holds no image.
-    """
-    folder = Path(folder)
-    names = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))}
-    seen = {path: name for path, name in names.items() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()}
-    shown = {path: name for path, name in seen.items() if not re.search(r"(^|/)(\.|__MACOSX/)", name)}
-    return shown or {path: path.name for path in list_images(folder)}
+    return {path: references[path] for path, stem in stems.items() if not other(path, stem)}
 
 
 def bare_stem(stem: str) -> str:
@@ -177,17 +155,11 @@ def _same_scale(image: str, reference: str) -> bool:
     return not first or not second or bool(first & second)
 
 
-def _refuse_doubt(
-    pairs: list[tuple[Path, Path]], images: Mapping[Path, str], references: Mapping[Path, str], free: dict[Path, str]
-) -> None:
-    """Raise a QartsrError where another reference would fit the image as well, without further endings."""
-    by_bare: dict[str, list[Path]] = {}
-    for path, name in free.items() if pairs else ():
-        by_bare.setdefault(_bare(name), []).append(path)
-    for image, reference in pairs:
-        for other in by_bare.get(_bare(references[reference]), []):
-            if _same_scale(images[image], free[other]):
-                _raise_doubt(image, reference, other)
+def _by(rule: _Rule, names: _Names) -> dict[str, list[Path]]:
+    found = defaultdict(list)
+    for path, name in names.items():
+        found[rule(name)].append(path)
+    return found
 
 
 def _raise_doubt(image: Path, first: Path, second: Path) -> None:
@@ -195,7 +167,7 @@ def _raise_doubt(image: Path, first: Path, second: Path) -> None:
     raise QartsrError(f"{image}: more than one reference fits ({names}); remove or rename one")
 
 
-def _without_tails(images: Iterable[str], references: Iterable[str]) -> Callable[[str], str]:
+def _without_tails(images: Iterable[str], references: Iterable[str]) -> _Rule:
     """A rule that cuts what at least two of the images have behind the name of a reference."""
     starts = {_bare(name) for name in references}
     splits = ((name, i) for name in map(_bare, images) for i in range(len(name)) if name[:i] in starts)
@@ -206,19 +178,23 @@ def _without_tails(images: Iterable[str], references: Iterable[str]) -> Callable
 
 
 def _pair(
-    left: dict[Path, str], free: dict[Path, str], of_image: Callable[[str], str], of_reference: Callable[[str], str]
-) -> list[tuple[Path, Path]]:
-    """The pairs with equal names by one rule for each side, which are taken out of `left` and `free`."""
-    by_name: dict[str, list[Path]] = {}
-    for path, name in free.items():
-        by_name.setdefault(of_reference(name), []).append(path)
-    owner: dict[Path, Path] = {}
+    left: dict[Path, str], free: dict[Path, str], of_image: _Rule, of_reference: _Rule, alone: bool = False
+) -> _Pairs:
+    """The pairs with equal names by one rule for each side, which are taken out of `left` and `free`.
+
+    With `alone`, no other reference may fit as well without further endings.
+    """
+    by_name, owner = _by(of_reference, free), {}
     for image, name in left.items():
         fitting = [path for path in by_name.get(of_image(name), []) if _same_scale(name, free[path])]
         if len(fitting) > 1:
             _raise_doubt(image, *fitting[:2])
         if fitting and (other := owner.setdefault(fitting[0], image)) is not image:
             raise QartsrError(f"{other} and {image} both belong to the reference {fitting[0].name}; remove one of them")
-    for reference, image in owner.items():
-        del left[image], free[reference]
+    names = [(image, left.pop(image), reference, free.pop(reference)) for reference, image in owner.items()]
+    others = _by(_bare, free if alone and names else {})
+    for image, name, reference, its_name in names:
+        for other in others[_bare(its_name)]:
+            if _same_scale(name, free[other]):
+                _raise_doubt(image, reference, other)
     return [(image, reference) for reference, image in owner.items()]

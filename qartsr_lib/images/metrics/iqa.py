@@ -15,38 +15,40 @@ import contextlib
 import functools
 import io
 import logging
-import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
-from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec, WeightFile
+from qartsr_lib.base.machine import environment_variables
+from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec
+from qartsr_lib.images.metrics.weights import WeightFile
 
 if TYPE_CHECKING:
     import torch
 
+
+def _published(url: str, cache: str = "pyiqa", packaged: str | None = None) -> WeightFile:
+    """A weight file whose URL states its checksum or the first 8 digits, or else none."""
+    stated = re.search(r"(?<=-)[0-9a-f]{8}(?=\.)|(?<=/)[0-9a-f]{64}(?=/)", url)
+    return WeightFile(url, cache, stated and stated[0], packaged)
+
+
 _HUB = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
 _TORCHVISION = "https://download.pytorch.org/models/"
-_CLIP_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+_CLIP = "https://openaipublic.azureedge.net/clip/models/"
 
-ALEXNET = WeightFile("alexnet-owt-7be5be79.pth", "checkpoints", _TORCHVISION + "alexnet-owt-7be5be79.pth", "7be5be79")
-VGG16 = WeightFile("vgg16-397923af.pth", "checkpoints", _TORCHVISION + "vgg16-397923af.pth", "397923af")
-LPIPS_LINEAR = WeightFile(
-    "LPIPS_v0.1_alex-df73285e.pth",
-    "pyiqa",
-    _HUB + "LPIPS_v0.1_alex-df73285e.pth",
-    "df73285e",
-    packaged=("lpips", "weights/v0.1/alex.pth"),
-)
-DISTS_WEIGHTS = WeightFile("DISTS_weights-f5e65c96.pth", "pyiqa", _HUB + "DISTS_weights-f5e65c96.pth", "f5e65c96")
-NIQE_PARAMETERS = WeightFile("niqe_modelparameters.mat", "pyiqa", _HUB + "niqe_modelparameters.mat")
-MUSIQ_KONIQ = WeightFile("musiq_koniq_ckpt-e95806b9.pth", "pyiqa", _HUB + "musiq_koniq_ckpt-e95806b9.pth", "e95806b9")
-MANIQA_KONIQ = WeightFile("ckpt_koniq10k.pt", "pyiqa", _HUB + "ckpt_koniq10k.pt")
-CLIP_RN50 = WeightFile(
-    "RN50.pt", "clip", f"https://openaipublic.azureedge.net/clip/models/{_CLIP_SHA256}/RN50.pt", _CLIP_SHA256
-)
+ALEXNET = _published(_TORCHVISION + "alexnet-owt-7be5be79.pth", "checkpoints")
+VGG16 = _published(_TORCHVISION + "vgg16-397923af.pth", "checkpoints")
+LPIPS_LINEAR = _published(_HUB + "LPIPS_v0.1_alex-df73285e.pth", packaged="lpips/weights/v0.1/alex.pth")
+DISTS_WEIGHTS = _published(_HUB + "DISTS_weights-f5e65c96.pth")
+NIQE_PARAMETERS = _published(_HUB + "niqe_modelparameters.mat")
+MUSIQ_KONIQ = _published(_HUB + "musiq_koniq_ckpt-e95806b9.pth")
+MANIQA_KONIQ = _published(_HUB + "ckpt_koniq10k.pt")
+CLIP_RN50 = _published(_CLIP + "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt", "clip")
 
 
 @functools.cache
@@ -90,28 +92,21 @@ def _staged(weights: Mapping[str, Path], files: tuple[WeightFile, ...]) -> Itera
     import torch
     from pyiqa.utils import download_util
 
-    hub, cache, create = torch.hub.get_dir(), download_util.DEFAULT_CACHE_DIR, timm.create_model
-    forced = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    with tempfile.TemporaryDirectory(prefix="qartsr-metric-") as folder:
+    create = timm.create_model
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qartsr-metric-"))
         for file in files:
             link = Path(folder, file.cache, file.name)
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(weights[file.name].resolve())
-        try:
-            torch.hub.set_dir(folder)
-            download_util.DEFAULT_CACHE_DIR = str(Path(folder, "pyiqa"))
-            timm.create_model = lambda name, pretrained=False, **options: create(name, pretrained=False, **options)
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-            with contextlib.redirect_stdout(io.StringIO()):  # pyiqa prints a line per file
-                yield
-        finally:
-            torch.hub.set_dir(hub)
-            download_util.DEFAULT_CACHE_DIR = cache
-            timm.create_model = create
-            if forced is None:
-                del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-            else:
-                os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forced
+        stack.callback(torch.hub.set_dir, torch.hub.get_dir())
+        torch.hub.set_dir(folder)
+        stack.enter_context(mock.patch.object(download_util, "DEFAULT_CACHE_DIR", str(Path(folder, "pyiqa"))))
+        untrained = lambda name, pretrained=False, **options: create(name, **options)  # noqa: E731
+        stack.enter_context(mock.patch.object(timm, "create_model", untrained))
+        stack.enter_context(environment_variables({"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # pyiqa prints a line per file
+        yield
 
 
 def _build(
@@ -123,121 +118,45 @@ def _build(
     pyiqa = _pyiqa()
     with _staged(weights, files) if files else contextlib.nullcontext():
         metric = pyiqa.create_metric(pyiqa_name, device=torch.device("cpu"), **options)
-
-    def compute(sr: torch.Tensor, hr: torch.Tensor | None) -> float:
-        with torch.no_grad():
-            return float(metric(sr, hr) if metric.metric_mode == "FR" else metric(sr))
-
-    return compute
+    return torch.no_grad()(lambda sr, hr: float(metric(sr, hr) if metric.metric_mode == "FR" else metric(sr)))
 
 
-def _row(
-    name: str,
-    pyiqa_name: str,
-    kind: str,
-    better: str,
-    description: str,
-    *,
-    minimum_side: int,
-    options: Mapping[str, Any] | None = None,
-    weights: tuple[WeightFile, ...] = (),
-    one_thread: bool = True,
-) -> None:
-    """Register one row of the table below."""
-    options = dict(options or {})
-    spec = MetricSpec(
-        name=name,
-        kind=kind,  # type: ignore[arg-type]
-        higher_is_better=better == "higher",
-        description=description,
-        build=functools.partial(_build, pyiqa_name, options, weights),
-        options={"pyiqa": pyiqa_name, **options},
-        weights=weights,
-        minimum_side=minimum_side,
-        one_thread=one_thread,
-        ceiling=80.0 if pyiqa_name == "psnr" else None,  # pyiqa adds 1e-8 to the mean squared error
+_LUMA = {"test_y_channel": True, "color_space": "ycbcr"}
+_ALEX = {"net": "alex", "version": "0.1"}
+_NIQE = "distance of patch statistics from pristine photographs (original parameters)"
+_CLIP_IQA = "CLIP ResNet-50 similarity to pairs of quality prompts"
+_MANIQA = "vision transformer trained on KonIQ-10k (OSEDiff's own tables use the PIPAL variant)"
+#: Name, pyiqa's name, kind, what is better, smallest side, options, weights, description; the paper's eight come first
+#: in its order, then those without weights, so that every machine sees structure and naturalness.
+_ROWS = (
+    ("PSNR", "psnr", "FR", "higher", 1, _LUMA, (), "PSNR in dB on BT.601 luma; equal images give 80"),
+    ("SSIM", "ssim", "FR", "higher", 11, _LUMA, (), "structural similarity on BT.601 luma"),
+    ("LPIPS", "lpips", "FR", "lower", 64, _ALEX, (ALEXNET, LPIPS_LINEAR), "learned perceptual distance, AlexNet v0.1"),
+    ("DISTS", "dists", "FR", "lower", 32, {}, (VGG16, DISTS_WEIGHTS), "deep structure and texture similarity, VGG16"),
+    ("NIQE", "niqe", "NR", "lower", 192, {}, (NIQE_PARAMETERS,), _NIQE),  # from 2x2 patches of 96x96 on
+    ("MUSIQ", "musiq", "NR", "higher", 32, {}, (MUSIQ_KONIQ,), "multi-scale transformer trained on KonIQ-10k"),
+    ("MANIQA", "maniqa", "NR", "higher", 32, {}, (MANIQA_KONIQ,), _MANIQA),
+    ("CLIP-IQA", "clipiqa", "NR", "higher", 32, {}, (CLIP_RN50,), _CLIP_IQA),
+    ("MS-SSIM", "ms_ssim", "FR", "higher", 161, _LUMA, (), "multi-scale structural similarity on BT.601 luma"),
+    ("GMSD", "gmsd", "FR", "lower", 8, {}, (), "gradient magnitude similarity deviation on luma"),
+    ("FSIM", "fsim", "FR", "higher", 8, {}, (), "feature similarity with colour (FSIMc)"),
+    ("VIF", "vif", "FR", "higher", 40, {}, (), "visual information fidelity in a steerable pyramid, on luma"),
+    ("PIQE", "piqe", "NR", "lower", 16, {}, (), "block distortion and noise, 0 to 100"),
+    ("PSNR-RGB", "psnr", "FR", "higher", 1, {}, (), "PSNR in dB over the three RGB channels"),
+)
+
+for _name, _pyiqa_name, _kind, _better, _side, _options, _files, _description in _ROWS:
+    METRICS.register(_name)(
+        MetricSpec(
+            name=_name,
+            kind=_kind,
+            higher_is_better=_better == "higher",
+            description=_description,
+            build=functools.partial(_build, _pyiqa_name, _options, _files),
+            options={"pyiqa": _pyiqa_name, **_options},
+            weights=_files,
+            minimum_side=_side,
+            one_thread=all(file is NIQE_PARAMETERS for file in _files),  # all others with weights are networks
+            ceiling=80.0 if _pyiqa_name == "psnr" else None,  # pyiqa adds 1e-8 to the mean squared error
+        )
     )
-    METRICS.register(name)(spec)
-
-
-LUMA = {"test_y_channel": True, "color_space": "ycbcr"}
-
-# The paper's eight, in its order.
-_row("PSNR", "psnr", "FR", "higher", "PSNR in dB on BT.601 luma; equal images give 80", minimum_side=1, options=LUMA)
-_row("SSIM", "ssim", "FR", "higher", "structural similarity on BT.601 luma", minimum_side=11, options=LUMA)
-_row(
-    "LPIPS",
-    "lpips",
-    "FR",
-    "lower",
-    "learned perceptual distance, AlexNet v0.1",
-    minimum_side=64,
-    options={"net": "alex", "version": "0.1"},
-    weights=(ALEXNET, LPIPS_LINEAR),
-    one_thread=False,
-)
-_row(
-    "DISTS",
-    "dists",
-    "FR",
-    "lower",
-    "deep structure and texture similarity, VGG16",
-    minimum_side=32,
-    weights=(VGG16, DISTS_WEIGHTS),
-    one_thread=False,
-)
-_row(
-    "NIQE",
-    "niqe",
-    "NR",
-    "lower",
-    "distance of patch statistics from pristine photographs (original parameters)",
-    minimum_side=192,  # one 96x96 patch gives a number without meaning, 2x2 patches are the fewest
-    weights=(NIQE_PARAMETERS,),
-)
-_row(
-    "MUSIQ",
-    "musiq",
-    "NR",
-    "higher",
-    "multi-scale transformer trained on KonIQ-10k",
-    minimum_side=32,
-    weights=(MUSIQ_KONIQ,),
-    one_thread=False,
-)
-_row(
-    "MANIQA",
-    "maniqa",
-    "NR",
-    "higher",
-    "vision transformer trained on KonIQ-10k (OSEDiff's own tables use the PIPAL variant)",
-    minimum_side=32,
-    weights=(MANIQA_KONIQ,),
-    one_thread=False,
-)
-_row(
-    "CLIP-IQA",
-    "clipiqa",
-    "NR",
-    "higher",
-    "CLIP ResNet-50 similarity to pairs of quality prompts",
-    minimum_side=32,
-    weights=(CLIP_RN50,),
-    one_thread=False,
-)
-
-# Weight-free ones, so that a machine without metric weights still sees structure and naturalness.
-_row(
-    "MS-SSIM",
-    "ms_ssim",
-    "FR",
-    "higher",
-    "multi-scale structural similarity on BT.601 luma",
-    minimum_side=161,  # five scales of an 11-pixel window
-    options=LUMA,
-)
-_row("GMSD", "gmsd", "FR", "lower", "gradient magnitude similarity deviation on luma", minimum_side=8)
-_row("FSIM", "fsim", "FR", "higher", "feature similarity with colour (FSIMc)", minimum_side=8)
-_row("VIF", "vif", "FR", "higher", "visual information fidelity in a steerable pyramid, on luma", minimum_side=40)
-_row("PIQE", "piqe", "NR", "lower", "block distortion and noise, 0 to 100", minimum_side=16)
-_row("PSNR-RGB", "psnr", "FR", "higher", "PSNR in dB over the three RGB channels", minimum_side=1)

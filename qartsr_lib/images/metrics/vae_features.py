@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from qartsr_lib.images.distances import DISTANCES
-from qartsr_lib.images.metrics.base import METRICS, Compute, MetricSpec
-
-if TYPE_CHECKING:
-    import torch
+from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec
 
 
 def _build(_: Mapping[str, Path]) -> Compute:
     import torch
 
+    from qartsr_lib.images.image import DISTANCES
+
     distance = DISTANCES.get("embedded VAE")("cpu")
-
-    @torch.no_grad()
-    def compute(sr: torch.Tensor, hr: torch.Tensor | None) -> float:
-        return float(distance(sr, hr))
-
-    return compute
+    return torch.no_grad()(lambda sr, hr: float(distance(sr, hr)))
 
 
 METRICS.register("VAE-FD")(

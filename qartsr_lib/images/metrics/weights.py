@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib.util
 import os
 import socket
 import threading
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import sha256
-from qartsr_lib.images.metrics.base import MetricSpec, WeightFile
+from qartsr_lib.base.files import installed_file, sha256, stand_in
+from qartsr_lib.base.paths import named_folder
 
 FOLDER_VARIABLE = "QARTSR_METRIC_WEIGHTS"
 PROBE_SECONDS = 2.5
@@ -22,19 +23,24 @@ _DOWNLOAD_STALL_SECONDS = 20.0
 _PUBLIC_HUB = "https://huggingface.co"
 
 
-def weights_folder(folder: str | Path | None = None) -> Path | None:
-    """The folder given, else the one that QARTSR_METRIC_WEIGHTS names, else None.
+@dataclass(frozen=True)
+class WeightFile:
+    """A file that a metric loads."""
 
-    Raises:
-        QartsrError: the folder does not exist.
-    """
-    named = folder if folder is not None else os.environ.get(FOLDER_VARIABLE)
-    if not named:
-        return None
-    path = Path(named).expanduser()
-    if not path.is_dir():
-        raise QartsrError(f"{path}: no such folder of metric weights; check the path (or unset {FOLDER_VARIABLE})")
-    return path
+    url: str  # where it is published
+    cache: str = "pyiqa"  # subfolder of torch hub's cache in which pyiqa and torchvision keep it
+    sha256: str | None = None  # beginning of its checksum, where the publisher states one
+    packaged: str | None = None  # an identical copy in an installed package
+
+    @property
+    def name(self) -> str:
+        """Its file name, everywhere but in `packaged`."""
+        return self.url.rsplit("/", 1)[1]
+
+
+def weights_folder(folder: str | Path | None = None) -> Path | None:
+    """The folder given, else the one that QARTSR_METRIC_WEIGHTS names, else None; a QartsrError where it is missing."""
+    return named_folder(folder, FOLDER_VARIABLE)
 
 
 def locate(file: WeightFile, folder: Path | None) -> Path | None:
@@ -44,18 +50,17 @@ def locate(file: WeightFile, folder: Path | None) -> Path | None:
 
 def _places(file: WeightFile, folder: Path | None) -> Iterator[Path | None]:
     """The places in order, each worked out only when the earlier ones failed."""
-    if folder is not None:
-        yield folder / file.name
-    from torch import hub  # takes a second
-
-    yield Path(hub.get_dir(), file.cache, file.name)
-    if file.packaged is not None:
-        package, inside = file.packaged
-        found = importlib.util.find_spec(package)
-        if found is not None and found.origin:
-            yield Path(found.origin).parent / inside
+    yield folder and folder / file.name
+    yield _hub_cache(file)
+    yield file.packaged and installed_file(file.packaged)
     if file.url.startswith(_PUBLIC_HUB):
         yield _hugging_face_cached(file)
+
+
+def _hub_cache(file: WeightFile) -> Path:
+    from torch import hub  # takes a second
+
+    return Path(hub.get_dir(), file.cache, file.name)
 
 
 def _hugging_face_cached(file: WeightFile) -> Path | None:
@@ -66,88 +71,63 @@ def _hugging_face_cached(file: WeightFile) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def damage(file: WeightFile, path: Path, *, thorough: bool) -> str | None:
-    """Why the file at `path` cannot be right, or None.
+def _damage(file: WeightFile, path: Path, *, thorough: bool) -> str | None:
+    """The note for a file that cannot be right (it names no folder, as notes are published), or None.
 
-    Args:
-        thorough: also compare the checksum, which reads the whole file (0.5 GB for the largest).
+    `thorough` compares the checksum too, which reads the whole file (0.5 GB for the largest).
     """
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    if path.suffix == ".mat":
+    with open(path, "rb") as stream:
+        head = stream.read(64)
+    detail = stand_in(head)
+    if not detail and path.suffix == ".mat":
         import scipy.io
 
         try:
             scipy.io.loadmat(path)
         except Exception as error:  # scipy raises many kinds for a damaged file
-            return f"not readable as a MATLAB file ({type(error).__name__})"
-    with open(path, "rb") as stream:
-        is_archive = stream.read(2) == b"PK"
-    if is_archive and not zipfile.is_zipfile(path):
-        return "the file is cut short"
-    if thorough and file.sha256 is not None:
-        found = sha256(path)
-        if not found.startswith(file.sha256):
-            return f"its checksum begins with {found[:8]} and not with {file.sha256[:8]}"
-    return None
+            detail = f"not readable as a MATLAB file ({type(error).__name__})"
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        detail = "the file is cut short"
+    if not detail and thorough and file.sha256 and not (found := sha256(path)).startswith(file.sha256):
+        detail = f"its checksum begins with {found[:8]} and not with {file.sha256[:8]}"
+    return f"weights damaged: {file.name} ({detail}); replace the file" if detail else None
 
 
-def damaged_reason(file: WeightFile, detail: str) -> str:
-    """The note for a file that is there and wrong; it names no folder, as notes are published."""
-    return f"weights damaged: {file.name} ({detail}); replace the file"
-
-
-def missing_reason(spec: MetricSpec, folder: str | Path | None) -> str | None:
-    """None when every file of `spec` is there or can be fetched, else how to get it.
-
-    Takes milliseconds, plus at most PROBE_SECONDS once per process for the network.
-    """
+def missing_reason(files: Iterable[WeightFile], folder: str | Path | None) -> str | None:
+    """None when every file is there or can be fetched, else how to get it; see `reachable` for the time it takes."""
     place = weights_folder(folder)
-    missing = []
-    for file in spec.weights:
-        path = locate(file, place)
-        if path is None:
-            missing.append(file.name)
-            continue
-        detail = damage(file, path, thorough=False)
-        if detail:
-            return damaged_reason(file, detail)
-    if not missing or reachable():
-        return None
-    return (
-        f"weights not found: put {' and '.join(missing)} into the folder named by {FOLDER_VARIABLE}, "
-        "or connect to the internet once"
-    )
+    found = {file: locate(file, place) for file in files}
+    damaged = [_damage(file, path, thorough=False) for file, path in found.items() if path]
+    missing = [file.name for file, path in found.items() if path is None]
+    absent = _not_found(*missing) if missing and not reachable() else None
+    return next(filter(None, damaged), absent)
 
 
 def obtain(file: WeightFile, folder: str | Path | None) -> Path:
-    """Path of `file`, checked; downloaded into torch hub's cache when it is nowhere.
-
-    Raises:
-        QartsrError: it is damaged, or cannot be downloaded.
-    """
+    """Path of `file`, downloaded when it is nowhere; a QartsrError where it is damaged or cannot be had."""
     path = locate(file, weights_folder(folder))
     if path is None and not reachable():
-        raise QartsrError(f"weights not found: put {file.name} into the folder named by {FOLDER_VARIABLE}")
-    if path is None:
-        path = _download(file)
-    detail = damage(file, path, thorough=True)
-    if detail:
-        raise QartsrError(damaged_reason(file, detail))
+        raise QartsrError(_not_found(file.name))
+    path = path or _download(file)
+    if damaged := _damage(file, path, thorough=True):
+        raise QartsrError(damaged)
     return path
+
+
+def _not_found(*names: str) -> str:
+    files = " and ".join(names)
+    return f"weights not found: put {files} into the folder named by {FOLDER_VARIABLE}, or connect to the internet once"
 
 
 def _download(file: WeightFile) -> Path:
     """Fetch `file` with torch hub's downloader (temporary file, then rename)."""
     from torch import hub
 
-    target = Path(hub.get_dir(), file.cache, file.name)
-    url = file.url.replace(_PUBLIC_HUB, _hub(), 1)
-    previous = socket.getdefaulttimeout()
+    target, previous = _hub_cache(file), socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(_DOWNLOAD_STALL_SECONDS)  # torch hub itself would wait for ever
         target.parent.mkdir(parents=True, exist_ok=True)
-        hub.download_url_to_file(url, str(target), hash_prefix=file.sha256)
+        hub.download_url_to_file(file.url.replace(_PUBLIC_HUB, _hub(), 1), str(target), hash_prefix=file.sha256)
     except (OSError, RuntimeError) as error:
         raise QartsrError(
             f"weights not found: the download of {file.name} failed ({type(error).__name__}); "
@@ -164,24 +144,21 @@ def _hub() -> str:
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the weights hub answers; asked once per process, never longer than PROBE_SECONDS.
+    """Whether the weights hub answers; asked once per process and for PROBE_SECONDS, unless HF_HUB_OFFLINE says no.
 
-    The question is asked in a thread of its own, because resolving a host name cannot be given a
-    time limit. HF_HUB_OFFLINE answers it without asking.
+    The question is asked in a thread of its own, because resolving a host name cannot be given a time limit.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     answers: list[bool] = []
 
     def ask() -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # no network, refused, or HF_ENDPOINT is no address
             request = urllib.request.Request(_hub(), method="HEAD")
             with urllib.request.urlopen(request, timeout=2.0) as reply:
                 answers.append(reply.status < 400)
-        except (OSError, ValueError):  # no network, refused, or HF_ENDPOINT is no address
-            answers.append(False)
 
     thread = threading.Thread(target=ask, name="metric-weights-probe", daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
-    return bool(answers and answers[0])
+    return any(answers)

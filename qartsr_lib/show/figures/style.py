@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_atomically
+from qartsr_lib.base.files import write_atomically
 
 #: One colour per timestep label, from warm (large T) to cold (T = 1); colour-blind safe.
 TIMESTEP_COLOURS = {1000: "#b2182b", 750: "#d6604d", 500: "#e08214", 250: "#80b1d3", 100: "#4393c3", 1: "#2166ac"}

@@ -10,8 +10,7 @@ import torch
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets.base import Pair
-from qartsr_lib.images.fidelity import psnr_y
-from qartsr_lib.images.image import read_image, upscale_bicubic
+from qartsr_lib.images.image import psnr_y, read_image, upscale_bicubic
 from qartsr_lib.methods import METHODS
 from qartsr_lib.show.figures.pictures import Block, Box, Panel
 from qartsr_lib.show.tables.render import is_number

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
+from qartsr_lib.base.files import write_text
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study.paper import BICUBIC_LABEL, paper_table, paper_values
 from qartsr_lib.study.results import read_cells

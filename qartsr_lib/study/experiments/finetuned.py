@@ -12,7 +12,7 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
-from qartsr_lib.images.fidelity import luma, psnr
+from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import QArtSR
 from qartsr_lib.methods.rates import Options, training_options
@@ -20,7 +20,7 @@ from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.experiments.maxmin import bicubic_rows
 from qartsr_lib.study.profiles import Profile
-from qartsr_lib.study.results import CELL, read_measurement
+from qartsr_lib.study.results import KEYS, read_measurement
 
 #: Bit widths and T at which trained methods are repeated over all seeds.
 SEEDED_BITS, SEEDED_TIMESTEP = ("W4A4", "W2A2"), 1
@@ -140,7 +140,7 @@ def with_stages(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-_TIMESTEP_CELL = tuple(column for column in CELL if column != "method")
+_TIMESTEP_CELL = tuple(column for column in KEYS if column != "method")
 _TIMESTEP_COLUMNS = [*_TIMESTEP_CELL, "image", "psnr_fp"]
 
 

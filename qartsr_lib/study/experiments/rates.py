@@ -18,13 +18,11 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.features import pretrained_distance
 from qartsr_lib.base import paths
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import Diverged, QartsrError
-from qartsr_lib.base.files import remembered_sha256
+from qartsr_lib.base.files import remembered_sha256, write_text
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.degrade import degrade
-from qartsr_lib.images.fidelity import psnr_y
-from qartsr_lib.images.image import central_crop, list_images, read_image
+from qartsr_lib.images.image import central_crop, list_images, psnr_y, read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, OTHERS
 from qartsr_lib.study.cells import Measured, measure_cells

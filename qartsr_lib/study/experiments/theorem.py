@@ -21,8 +21,7 @@ from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.images.datasets.base import Pair, fingerprint
 from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_list
-from qartsr_lib.images.fidelity import psnr_y
-from qartsr_lib.images.image import from_uint8, read_image, to_uint8, upscale_bicubic
+from qartsr_lib.images.image import from_uint8, psnr_y, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.profiles import Profile

@@ -12,8 +12,7 @@ from qartsr_lib.training.embedded import command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see `run_command` for the exit status."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(prog="qartsr train embedded", description=command.__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog="qartsr train embedded", description=command.__doc__)
     command.add_options(parser)
     return run_command(parser, command.run, arguments)
 

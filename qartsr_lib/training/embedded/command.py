@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qartsr_lib.base.options import positive
+from qartsr_lib.base.machine import positive
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from qartsr_lib.backbones.embedded import RECIPES, SHIPPED_RECIPES, load_embedded, weights_name
 from qartsr_lib.backbones.schedule import PAPER_TIMESTEPS
-from qartsr_lib.base.atomic import write_atomically, write_text
-from qartsr_lib.base.devices import checked
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_atomically, write_text
+from qartsr_lib.base.machine import checked
 from qartsr_lib.images.image import list_images
 from qartsr_lib.training.embedded.crops import Crops
 from qartsr_lib.training.embedded.loop import Schedule

@@ -14,11 +14,10 @@ from qartsr_lib.backbones.base import OneStepSR, shortcuts
 from qartsr_lib.backbones.embedded import RECIPES, weights_name
 from qartsr_lib.backbones.sizes import backbone_size, time_shares
 from qartsr_lib.base import provenance
-from qartsr_lib.base.atomic import write_text
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.images.degrade import degrade
-from qartsr_lib.images.fidelity import psnr, psnr_y
-from qartsr_lib.images.image import central_crop, read_image, upscale_bicubic
+from qartsr_lib.images.image import central_crop, psnr, psnr_y, read_image, upscale_bicubic
 from qartsr_lib.training.embedded.crops import CROP
 from qartsr_lib.training.embedded.loop import Schedule
 from qartsr_lib.training.embedded.stages import LATENT_WEIGHT

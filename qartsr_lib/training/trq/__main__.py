@@ -1,4 +1,4 @@
-"""`qartsr train trq`, also as `python -m qartsr_lib.training.trq`; `accelerate launch -m qartsr_lib.training.trq` for several GPUs."""
+"""`qartsr train trq`; on several GPUs `accelerate launch -m qartsr_lib.training.trq`."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
     from qartsr_lib.training.finetuning import engine
 
     assert _quantize(photograph, tmp_path / "whole") == 0
-    save, calls = engine.save_checkpoint, []
+    save, calls = engine.save_state, []
 
     def stop_after_four(*arguments):
         save(*arguments)
@@ -120,7 +120,7 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
         if len(calls) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "save_checkpoint", stop_after_four)
+    monkeypatch.setattr(engine, "save_state", stop_after_four)
     assert _quantize(photograph, tmp_path / "parts") == 130
     assert (tmp_path / "parts" / "unfinished.pt").exists()
     assert _quantize(photograph, tmp_path / "parts") == 0

@@ -270,7 +270,7 @@ FACTOR = f"{DOWN}.lora_B.default_encoder.weight"
             f"{FACTOR} is (8, 3, 1, 1) in the file, but for rank 4",
         ),
         (put("state_dict_unet", FACTOR, torch.ones(9, 4, 1, 1)), f"{FACTOR} is (9, 4, 1, 1) in the file"),
-        (put("state_dict_unet", FACTOR, torch.full((8, 4, 1, 1), torch.nan)), f"{FACTOR} holds numbers that are not"),
+        (put("state_dict_unet", FACTOR, torch.full((8, 4, 1, 1), torch.nan)), f"{FACTOR} holds NaN or infinity"),
         (put("state_dict_unet", "conv_in.lora_magnitude", torch.ones(1)), "conv_in.lora_magnitude is in no layer"),
         (put("state_dict_unet", f"{DOWN}.lora_A.second.weight", torch.ones(1)), "more than one adapter"),
         (put("state_dict_vae", "quant_conv.weight", [1.0]), "quant_conv.weight'] is no tensor"),

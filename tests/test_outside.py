@@ -119,7 +119,7 @@ def test_bad_input_is_one_line_that_names_option_and_file(folder, broken):
     folders, message = broken(folder)
     with pytest.raises(QartsrError, match=message) as caught:
         find(folders)
-    assert str(caught.value).startswith("OUTSIDE['DiffBIR']: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("outside system 'DiffBIR': ") and "\n" not in str(caught.value)
 
 
 def test_the_name_of_a_method_is_taken(folder):

@@ -245,5 +245,7 @@ def test_command(home, capsys):
     assert main([]) == 0 and main(["--single-file"]) == 0
     assert "index.html" in (said := capsys.readouterr().out) and "index-single.html" in said
     (home / "README.md").write_text("<!-- table9 -->\n<!-- end -->\n")
+    (home / "notebooks").mkdir()
+    (home / "notebooks" / "README.md").touch()
     assert main([]) == 2 and "no table is called 'table9'" in capsys.readouterr().err
     assert results.read_table("tiny", "table3").shape[0] == 26

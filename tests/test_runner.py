@@ -123,7 +123,7 @@ def test_after_ctrl_c_the_copy_says_so(home):
     command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
     assert done.returncode == 130
-    assert done.stderr.strip() == "interrupted; the same command continues where it stopped"
+    assert done.stderr.strip() == "interrupted; what was finished is kept, and the same command goes on from there"
     cells, page = shown(home, "00_long")
     assert cells == [*BEGUN, ("import", "failed"), ("behind", "pending")]
     assert page == "failed at In [3]: KeyboardInterrupt cells that were not run: 1"
@@ -246,7 +246,7 @@ def test_a_notebook_whose_input_is_missing_is_skipped_and_named(home, capsys):
     assert out.rstrip().splitlines()[-1] == "SKIPPED 01_without: this needs BSDS500/val"
     assert shown(home, "01_without")[1] == "this needs BSDS500/val cells that were not run: 1"
     assert not (home / "figures/smoke/01_without.md").exists()
-    assert RunCache.for_profile("smoke").begin() is False, "skipped is done"
+    assert RunCache.for_profile("smoke").begin([], []) is False, "skipped is done"
 
 
 def test_notebooks_of_hours_run_only_where_they_are_named(home, monkeypatch):
@@ -317,7 +317,7 @@ def test_interruption_says_how_to_continue(home, monkeypatch, capsys):
     monkeypatch.setattr(runner.papermill, "execute_notebook", interrupt)
     add_notebook(home, "00_first.ipynb")
     assert runner.main(["--profile", "smoke"]) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert "the same command goes on" in capsys.readouterr().err
     assert RunCache.for_profile("smoke").begin([], []) is True
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,38 +21,24 @@ _ROOT = Path(__file__).resolve().parents[1]
 REVISION_VARIABLE = "QARTSR_REVISION"
 #: Packages whose version can move a digit.
 PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pillow")
-
 #: What cached values depend on: rooms, and modules of others. All else chooses, aggregates or shows.
 COMPUTING = (
-    "base/native",
-    "images",
-    "quant",
-    "backbones",
-    "training/finetuning",
-    "methods",
-    "study/evaluator.py",
-    "study/experiments",
+    *("base/native", "images", "quant", "backbones", "training/finetuning", "methods"),
+    *("study/evaluator.py", "study/experiments"),
 )
 
 
-def git_state(folder: Path | None = None) -> dict[str, object]:
-    """{"revision": sha or None, "dirty": bool or None} of the checkout; None outside git or without git.
-
-    What runs write themselves (results/, figures/) makes no checkout dirty.
-
-    A machine that got the files without their history is told the revision by QARTSR_REVISION.
-    """
-    return dict(_git_state(folder or Path(__file__).resolve().parent))
-
-
 @lru_cache(maxsize=8)
-def _git_state(folder: Path) -> dict[str, object]:
-    """Asked once: what a process has loaded does not change with the checkout."""
+def git_state(folder: Path = _ROOT) -> dict[str, object]:
+    """{"revision": sha or None, "dirty": bool or None} of the checkout when the process asks first; None without git.
+
+    What runs write themselves (results/, figures/) makes none dirty. QARTSR_REVISION tells a copy without git its one.
+    """
     revision = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
     sources = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *sources)
-    told = None if revision else os.environ.get(REVISION_VARIABLE)
-    return {"revision": revision or told or None, "dirty": None if changes is None else bool(changes)}
+    revision = revision or os.environ.get(REVISION_VARIABLE) or None
+    return {"revision": revision, "dirty": None if changes is None else bool(changes)}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -65,28 +51,26 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Versions of `PACKAGES` that are installed, and of Python."""
+    """Versions of Python and of those `PACKAGES` that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def environment(device: str = "cpu") -> dict[str, object]:
     """What the same inputs may give other digits on: part of cache keys and of run records.
 
-    The thread count belongs to it: it changes the order of float32 sums in convolutions. So does whether
-    training's loops are compiled.
+    The number of threads changes the order of float32 sums in convolutions; so do compiled loops in training.
     """
+    on_gpu = device.startswith("cuda")
     return {
         "versions": versions(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "compiled_loops": native.available() if device == "cpu" else None,
-        "tf32": _tf32() if device.startswith("cuda") else None,
+        "tf32": _tf32() if on_gpu else None,
     }
 
 
@@ -115,20 +99,14 @@ def peak_memory_mib() -> float:
 @lru_cache(maxsize=1)
 def source_sha256() -> str:
     """sha256 over the library's modules that compute: an edited method must not find its old runs."""
-    return _sha256(path for place in COMPUTING for path in _sources(_ROOT / place))
+    return folder_sha256(*COMPUTING)
 
 
-def folder_sha256(folder: str) -> str:
-    """sha256 over a folder's sources, for results that depend on one that counts as not computing."""
-    return _sha256(_sources(_ROOT / folder))
-
-
-def _sources(folder: Path) -> list[Path]:
-    return [folder] if folder.is_file() else sorted(p for kind in ("*.py", "*.cpp", "*.h") for p in folder.rglob(kind))
-
-
-def _sha256(modules: Iterable[Path]) -> str:
+def folder_sha256(*places: str) -> str:
+    """sha256 over the sources in folders (or single modules) of this package."""
     digest = hashlib.sha256()
-    for path in modules:
-        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    for folder in (_ROOT / place for place in places):
+        found = sorted(path for kind in ("*.py", "*.cpp", "*.h") for path in folder.rglob(kind))
+        for path in found or [folder]:
+            digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

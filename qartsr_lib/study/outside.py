@@ -82,7 +82,7 @@ def find_outputs(
                 experiment = Experiment(OUTSIDE, NO_TIMESTEP, *FULL_PRECISION, dataset, label=name)
                 found.append(Outputs(experiment, measured[dataset], files))
         except QartsrError as error:
-            raise QartsrError(f"OUTSIDE[{name!r}]: {error}") from error
+            raise QartsrError(f"outside system {name!r}: {error}") from error
     return found
 
 

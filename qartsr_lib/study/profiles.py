@@ -173,7 +173,7 @@ PROFILES = {
                 BackboneFile("osediff.pkl", "osediff/osediff.pkl", "every result at T = 1000", 1000),
                 *(
                     BackboneFile(
-                        name, f"osediff/{name}", f"every result at T = {t} (qartsr_lib.training.trq trains it)", t
+                        name, f"osediff/{name}", f"every result at T = {t} (qartsr train trq makes it)", t
                     )
                     for t, name in ((500, "osediff-T0500.pkl"), (1, "osediff-T0001.pkl"))
                 ),
@@ -228,10 +228,10 @@ def ready(profile: Profile) -> Profile:
         NotReady: files are missing that all of it needs.
     """
     absent = _missing(profile)
-    gone = {file.timestep for file, _ in absent}
+    gone = {timestep for _, timestep in absent}
     timesteps = tuple(timestep for timestep in profile.timesteps if timestep not in gone)
     cells = tuple(cell for cell in profile.finetune_cells if cell[1] not in gone)
-    blocking = [place for file, place in absent if file.timestep is None or not timesteps]
+    blocking = [place for (_, place, _), timestep in absent if timestep is None or not timesteps]
     if blocking:
         others = f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
         raise NotReady(

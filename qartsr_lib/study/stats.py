@@ -78,7 +78,7 @@ def _interval(values: np.ndarray, seed: int, level: float, method: str) -> tuple
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979); NaN stays and does not count."""
-    values = np.asarray(p, dtype=float)
+    values = np.array(p, dtype=float)
     tested = np.flatnonzero(~np.isnan(values))
     order = tested[np.argsort(values[tested], kind="stable")]
     factors = np.arange(len(order), 0, -1)

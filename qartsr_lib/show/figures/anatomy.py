@@ -22,7 +22,8 @@ def component_bars(errors: pd.DataFrame) -> Figure:
     figure, axes = subplots(1, len(layers), (3.4 * len(layers), 3.2), sharex=True, sharey=True)
     for axis, (layer, part) in zip(axes[0], layers, strict=True):
         table = part.pivot(index="component", columns="bits", values="error")
-        table.loc[errors["component"].unique(), widths].plot.barh(ax=axis, color=SHADES, width=0.74, legend=False)
+        bars = table.loc[errors["component"].unique(), widths]
+        bars.plot.barh(ax=axis, color=list(SHADES[: len(widths)]), width=0.74, legend=False)
         axis.set(xscale="log", xlabel="squared error / variance", ylabel="")
         axis.set_title(_two_lines(layer), fontsize=7.5)
         axis.set_xlim(errors["error"].min() / 2, errors["error"].max() * 2)

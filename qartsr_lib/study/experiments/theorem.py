@@ -283,10 +283,7 @@ class Measurement:
         Raises:
             QartsrError: not one of the sample photographs; pictures that are published are of these alone.
         """
-        samples = {pair.id: pair for pair in DATASETS.get("samples").pairs()}
-        if photograph not in samples:
-            raise QartsrError(f"photograph {photograph!r}: choose one of {', '.join(samples)}")
-        lq, cells = read_image(samples[photograph].lq), []
+        lq, cells = read_image(sample_pair(photograph).lq), []
         for timestep in timesteps:
             full = load_backbone(backbone, timestep)
             quantized = METHODS.get("maxmin").build(full, bits, self.calibration.images).backbone
@@ -294,6 +291,18 @@ class Measurement:
                 reference = full.stages(full.prepare(lq))
             cells.append((timestep, reference, with_quantized_unet(full, quantized, reference)))
         return cells
+
+
+def sample_pair(photograph: str) -> Pair:
+    """The pair of a sample photograph by name; pictures that are published are of these alone.
+
+    Raises:
+        QartsrError: not one of the test photographs.
+    """
+    pairs = {pair.id: pair for pair in DATASETS.get("samples").pairs()}
+    if photograph not in pairs:
+        raise QartsrError(f"photograph {photograph!r}: choose one of {', '.join(pairs)}")
+    return pairs[photograph]
 
 
 def latent_differences(stages: Sequence[tuple[int, Stages, Stages]]) -> dict[int, np.ndarray]:

@@ -123,7 +123,7 @@ def test_bad_input_is_one_line_that_names_option_and_file(folder, broken):
 
 
 def test_the_name_of_a_method_is_taken(folder):
-    with pytest.raises(QartsrError, match=r"OUTSIDE\['QArtSR'\]: name the system otherwise"):
+    with pytest.raises(QartsrError, match="outside system 'QArtSR': name the system otherwise"):
         find(folder, name="QArtSR")
 
 

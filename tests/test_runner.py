@@ -121,7 +121,13 @@ def test_after_ctrl_c_the_copy_says_so(home):
     interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
     add_notebook(home, "00_long.ipynb", interrupt, "behind = 1")
     command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     assert done.returncode == 130
     assert done.stderr.strip() == "interrupted; what was finished is kept, and the same command goes on from there"
     cells, page = shown(home, "00_long")

@@ -112,6 +112,7 @@ PROFILES = {
             bits=("W8A8", "W4A4"),
             metrics=("PSNR", "SSIM"),
             n_calibration=4,
+            methods=("maxmin", "lsq", "svdquant", "qartsr"),  # one of each kind; contract tests run all
             finetune_cells=(("embedded", 1),),
             finetune_bits=("W4A4",),
             ablation_bits=("W4A4",),

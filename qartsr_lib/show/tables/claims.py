@@ -115,7 +115,8 @@ def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
         weakest = row.ours.partition("weakest: ")[2]
         named = sorted((c for c in ordered if weakest.startswith(c.check)), key=lambda check: len(check.check))
         strong = [check for check in ordered if check not in named[-1:]]
-        last = f"weakest of {len(ordered)}" if strong else "the check"
+        tied = ", p equal" if strong and named and strong[0].p == named[-1].p else ""
+        last = f"weakest of {len(ordered)}{tied}" if strong else "the check"
         ends = [("strongest", check) for check in strong[:1]] + [(last, check) for check in named[-1:]]
         ends = [(name, _check_text(check), check.run_ids.split()) for name, check in ends]
         found.append(

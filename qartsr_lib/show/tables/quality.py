@@ -10,6 +10,7 @@ from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.show.tables.render import add_paper, is_number, wide
 from qartsr_lib.show.tables.setting import OTHER_RECIPES, Setting, table_parts
 from qartsr_lib.study.paper import NO_MODEL, papers_rows
+from qartsr_lib.study.results import rank
 from qartsr_lib.study.stats import mean_interval
 
 Sections = list[tuple[str, pd.DataFrame]]
@@ -54,6 +55,8 @@ def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
 
 
 def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.DataFrame:
+    # methods that compete stand below each other
+    rows = rows.sort_values("bits", key=lambda bits: bits.map(lambda width: rank("bits", width)), kind="stable")
     papers = papers_rows(3) if setting.backbone not in OTHER_RECIPES else set()
     own = ~rows["backbone"].isin(NO_MODEL)
     of_paper = [key in papers for key in zip(rows["method"], rows["timestep"], strict=True)]

@@ -1,4 +1,4 @@
-"""`python -m qartsr_lib.show.model_card`: write the model card of the embedded backbones from measured records."""
+"""`python -m tests.benchmarks.model_card`: write the model card of the embedded backbones from measured records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qartsr_lib.base.files import write_text
 from qartsr_lib.show.tables.render import to_markdown
 from qartsr_lib.study import results
 
-TEMPLATE = Path(__file__).resolve().parent / "assets" / "model_card.md"
+TEMPLATE = Path(__file__).with_name("model_card.md")
 
 
 def main() -> None:

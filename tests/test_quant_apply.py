@@ -15,7 +15,7 @@ from qartsr_lib.quant.granularity import PerChannel, PerGroup
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
 from qartsr_lib.quant.report import report, w_bits_effective
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, variant
-from qartsr_lib.quant.states import calibrate, full_precision
+from qartsr_lib.quant.states import QuantState, calibrate, in_state
 
 W4A4 = SHARED_SETTING.at("W4A4")
 
@@ -93,7 +93,7 @@ def test_full_precision_state_has_the_bits_of_the_float_backbone():
     image = lq_images(1)[0]
     quantize_(backbone, variant(W4A4, attention_bits="a"))
     calibrate(backbone, backbone.upscale, lq_images())
-    with full_precision(backbone):
+    with in_state(backbone, QuantState.FULL_PRECISION):
         assert torch.equal(backbone.upscale(image), twin.upscale(image))
     assert not torch.equal(backbone.upscale(image), twin.upscale(image))
 
@@ -103,7 +103,7 @@ def test_part_of_a_backbone_in_full_precision():
     quantize_(backbone, W4A4)
     calibrate(backbone, backbone.upscale, lq_images())
     upscaled = backbone.prepare(lq_images(1)[0])
-    with torch.no_grad(), full_precision(backbone.vae):
+    with torch.no_grad(), in_state(backbone.vae, QuantState.FULL_PRECISION):
         ours, reference = backbone.stages(upscaled), twin.stages(upscaled)
     assert torch.equal(ours.z_l, reference.z_l)
     assert not torch.equal(ours.eps, reference.eps)

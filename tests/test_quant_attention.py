@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.attention import PRODUCT_INPUTS, QuantAttnProcessor
 from qartsr_lib.quant.quantizers import QuantizerConfig
-from qartsr_lib.quant.states import QuantState, calibrate, full_precision, in_state
+from qartsr_lib.quant.states import QuantState, calibrate, in_state
 
 
 def attention(kind, bits=4, processor=None):
@@ -48,7 +48,7 @@ KINDS = pytest.mark.parametrize("kind", ["self", "cross", "vae"])
 @pytest.mark.parametrize("processor", [AttnProcessor(), AttnProcessor2_0()])
 def test_full_precision_has_the_bits_of_the_replaced_processor(kind, processor):
     module, twin, inputs = attention(kind, processor=processor)
-    with full_precision(module):
+    with in_state(module, QuantState.FULL_PRECISION):
         assert torch.equal(module(*inputs), twin(*inputs))
 
 

@@ -12,7 +12,7 @@ from qartsr_lib.quant.granularity import PerChannel, PerGroup, PerTensor
 from qartsr_lib.quant.layers import LayerConfig, QuantConv2d, QuantLinear
 from qartsr_lib.quant.quantizers import QuantizerConfig
 from qartsr_lib.quant.scheme import SHARED_SETTING
-from qartsr_lib.quant.states import QuantState, calibrate, full_precision, in_state
+from qartsr_lib.quant.states import QuantState, calibrate, in_state
 
 
 def config(w=4, a=4, bias=8, activations=None, **options):
@@ -95,7 +95,7 @@ def test_eight_bits_are_near_full_precision_for_every_geometry(options):
     expected = conv(**options)(x)
     assert layer(x).shape == expected.shape
     assert (layer(x) - expected).abs().max() < 0.05
-    with full_precision(layer):
+    with in_state(layer, QuantState.FULL_PRECISION):
         assert torch.equal(layer(x), expected)
 
 
@@ -231,7 +231,7 @@ def _calibrate(model, forward):
 
 
 def _in_full_precision(model, forward):
-    with full_precision(model):
+    with in_state(model, QuantState.FULL_PRECISION):
         forward()
 
 
@@ -255,7 +255,7 @@ def test_states_come_back_after_an_exception(run):
 
 def test_states_nest():
     model, _ = two_layers()
-    with full_precision(model):
+    with in_state(model, QuantState.FULL_PRECISION):
         with in_state(model[0], QuantState.QUANTIZED):
             assert [layer.state for layer in model] == [QuantState.QUANTIZED, QuantState.FULL_PRECISION]
         assert model[0].state is QuantState.FULL_PRECISION

@@ -62,11 +62,6 @@ def in_state(model: nn.Module, state: QuantState) -> Iterator[None]:
             module.set_state(before)
 
 
-def full_precision(model: nn.Module):
-    """Context in which `model` (or a part of it) computes exactly what the float network computes."""
-    return in_state(model, QuantState.FULL_PRECISION)
-
-
 def calibrate(model: nn.Module, forward_fn: Callable[[T], object], inputs: Iterable[T]) -> dict[Quantizer, Limits]:
     """Record activation ranges, every layer fed by full precision, and set them together at the end.
 

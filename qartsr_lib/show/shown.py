@@ -105,8 +105,7 @@ def show_table(
         render.save_table(profile, name, sections, caption, note)
     parts = [f"**{title}**\n\n{render.to_markdown(table)}" for title, table in sections[:first]]
     text = "\n".join([caption, *parts])
-    stand_ins = " ".join(sentence for word, sentence in render.STAND_INS.items() if word in text)
-    return Shown("\n\n".join(filter(None, [*parts, stand_ins, note])))
+    return Shown("\n\n".join(filter(None, [*parts, render.stand_ins(text), note])))
 
 
 def show_text(profile: str, name: str, text: str) -> Shown:

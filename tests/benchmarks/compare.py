@@ -23,6 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.base import paths
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study.results import parse_cells, read_cells
 from tests.benchmarks.noise_floor import DIGITS, STATIC, TRAINED, Floor, floor_file
@@ -94,18 +95,17 @@ class Difference:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the module's text for the exit status."""
-    options = _parse(arguments)
-    try:
-        if options.measure_floor:
-            from tests.benchmarks.noise_measurement import measure_and_write  # takes seconds to load
+    return run_command(_parser(), _run, arguments)
 
-            print(measure_and_write())
-            return 0
-        floor = Floor.read(options.floor or floor_file(CHECKOUT / "results"))
-        return max([_report(profile, options, floor) for profile in _profiles(options)], default=0)
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def _run(options: argparse.Namespace) -> int:
+    if options.measure_floor:
+        from tests.benchmarks.noise_measurement import measure_and_write  # takes seconds to load
+
+        print(measure_and_write())
+        return 0
+    floor = Floor.read(options.floor or floor_file(CHECKOUT / "results"))
+    return max([_report(profile, options, floor) for profile in _profiles(options)], default=0)
 
 
 def differences(now: Tables, reference: Tables, floor: Floor) -> list[Difference]:
@@ -236,7 +236,7 @@ def _report(profile: str, options: argparse.Namespace, floor: Floor) -> int:
     return int(any(item.counts for item in found))
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.compare", description=__doc__.split("\n\n")[0])
     parser.add_argument("--profile", help="folder under results/ (default: each that has tables)")
     parser.add_argument("--reference", default="HEAD", help="git revision, or folder of tables (default: HEAD)")
@@ -246,7 +246,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--measure-floor", action="store_true", help="measure the noise floor anew (some 20 minutes, resumable)"
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from qartsr_lib.backbones.osediff_configs import (
 )
 from qartsr_lib.backbones.osediff_model import OSEDiff
 from qartsr_lib.base import paths, provenance
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.base.machine import positive
@@ -139,22 +140,21 @@ def measure(model: OSEDiff, lq: torch.Tensor) -> tuple[dict[str, Any], torch.Ten
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, and write a record; 1 when the model did not fit into LIMIT_GIB, 2 for wrong arguments."""
-    options = _parser().parse_args(arguments)
+    return run_command(_parser(), _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    try:
-        schedule.timestep_index(options.timestep)
-        if options.write_files is not None:
-            files = write_random_files(options.write_files, timestep=options.timestep)
-            print(" ".join(f"--{name} {path}" for name, path in files.items()))
-            return 0
-        load = partial(random_osediff, options.timestep)
-        if options.base or options.osediff:
-            load = partial(load_backbone, "osediff", None, base=options.base, osediff=options.osediff)
-        record = run(load, options.image, options.out)
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    schedule.timestep_index(options.timestep)
+    if options.write_files is not None:
+        files = write_random_files(options.write_files, timestep=options.timestep)
+        print(" ".join(f"--{name} {path}" for name, path in files.items()))
+        return 0
+    load = partial(random_osediff, options.timestep)
+    if options.base or options.osediff:
+        load = partial(load_backbone, "osediff", None, base=options.base, osediff=options.osediff)
+    record = run(load, options.image, options.out)
     write_text(options.record or paths.results_dir("paper") / RECORD, json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))
     return 0 if record["within_limit"] else 1

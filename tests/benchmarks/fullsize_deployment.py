@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from qartsr_lib.base import paths, provenance
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.base.machine import checked
@@ -176,18 +177,17 @@ def main(arguments: list[str] | None = None) -> int:
     add("--rounds", type=int, default=10, help="default: 10")
     add("--limit", type=float, default=240, help="seconds for everything; what does not fit is left out (default: 240)")
     add("--record", type=Path, metavar="FILE.json", help=f"the record (default: results/paper/{RECORD})")
-    options = parser.parse_args(arguments)
+    return run_command(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
     deadline = gpu_race.Deadline(options.limit)
-    try:
-        if not options.device.startswith("cuda") or not torch.cuda.is_available():
-            raise QartsrError(f"--device {options.device}: no CUDA device here; fullsize measures a CPU")
-        checked(options.device)
-        if options.side < 8 or options.side % 8 or options.rounds < 1:
-            raise QartsrError("--side: choose a multiple of 8; --rounds: at least 1")
-        name, lq = fullsize.photograph(options.image, options.side)
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not options.device.startswith("cuda") or not torch.cuda.is_available():
+        raise QartsrError(f"--device {options.device}: no CUDA device here; fullsize measures a CPU")
+    checked(options.device)
+    if options.side < 8 or options.side % 8 or options.rounds < 1:
+        raise QartsrError("--side: choose a multiple of 8; --rounds: at least 1")
+    name, lq = fullsize.photograph(options.image, options.side)
     torch.set_float32_matmul_precision("highest")
     with gpu_race.tf32(False):
         head = {

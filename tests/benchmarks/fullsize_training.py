@@ -20,6 +20,7 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.base import paths, provenance
+from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.base.machine import checked, positive
@@ -109,16 +110,15 @@ def main(arguments: list[str] | None = None) -> int:
     add("--side", type=int, default=128, help="of a low-quality image; 128 is the paper's (default), a CPU wants 16")
     add("--et-images", type=positive, default=2, help="images of the end-to-end part (default: 2)")
     add("--threads", type=positive, help="CPU threads (default: PyTorch's)")
-    options = parser.parse_args(arguments)
+    return run_command(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    try:
-        if options.side < 8:
-            raise QartsrError(f"--side {options.side}: choose at least 8")
-        found = measure(options.bits, checked(options.device), options.crops, options.side, options.et_images)
-    except QartsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.side < 8:
+        raise QartsrError(f"--side {options.side}: choose at least 8")
+    found = measure(options.bits, checked(options.device), options.crops, options.side, options.et_images)
     record = found | {"environment": provenance.environment(options.device), "git": provenance.git_state()}
     target = paths.results_dir("paper") / f"qartsr_fullsize_{torch.device(options.device).type}.json"
     write_text(target, json.dumps(record, indent=1) + "\n")

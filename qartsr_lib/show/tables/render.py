@@ -89,8 +89,12 @@ def save_table(profile: str, name: str, sections: Sections, caption: str = "", n
     caption = caption or ". ".join(words(name))
     parts = [f"### {title}\n\n{to_markdown(table)}" for title, table in sections]
     text = "\n".join([caption, *parts])
-    stand_ins = " ".join(sentence for word, sentence in STAND_INS.items() if word in text)
-    return save_text(profile, name, "\n\n".join(filter(None, [caption, stand_ins, *parts, note])))
+    return save_text(profile, name, "\n\n".join(filter(None, [caption, stand_ins(text), *parts, note])))
+
+
+def stand_ins(text: str) -> str:
+    """The sentences of STAND_INS that a table with this text needs; empty where nothing stands in."""
+    return " ".join(sentence for word, sentence in STAND_INS.items() if word in text)
 
 
 def save_text(profile: str, name: str, text: str) -> Path:

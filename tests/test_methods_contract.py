@@ -185,9 +185,9 @@ def test_the_note_names_the_losses(name, options, losses, backbone, images):
 @pytest.mark.parametrize("name", ["qartsr", "q-dm"])
 def test_a_large_network_is_held_once_with_the_same_result(name, backbone, images, monkeypatch):
     before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
-    expected = build(name, backbone, "W4A4", images, images=16).backbone
+    expected = build(name, backbone, "W4A4", images, images=4).backbone
     monkeypatch.setattr("qartsr_lib.training.finetuning.engine.LARGE", 0)
-    found = build(name, backbone, "W4A4", images, images=16).backbone
+    found = build(name, backbone, "W4A4", images, images=4).backbone
     assert all(torch.equal(tensor, found.state_dict()[key]) for key, tensor in expected.state_dict().items())
     assert all(torch.equal(tensor, backbone.state_dict()[key]) for key, tensor in before.items())
     own = {id(parameter) for parameter in backbone.parameters()}

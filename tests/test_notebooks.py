@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -114,12 +115,23 @@ def test_lint_settings_of_the_profile_can_be_overridden(notebook):
     assert "OVERRIDES = {}" in cell.source
 
 
-#: Eight times the budget of five methods would take minutes.
-SHORTER = {"11": {"OVERRIDES": {"methods": ["lsq"]}}}
+#: Tiny's images, and eight times the budget of five methods, would take minutes.
+SHORTER = {"00": {"IMAGES": 2}, "11": {"OVERRIDES": {"methods": ["lsq"]}}}
+
+
+@pytest.fixture(scope="session")
+def one_home(tmp_path_factory) -> Path:
+    """A home that all notebooks share, as `make reproduce` has it: what one made, another finds in the cache."""
+    run = tmp_path_factory.getbasetemp()
+    folder = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "one_home"  # of all processes of a run
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.mark.slow
-def test_runs_in_smoke(notebook, home, tmp_path, monkeypatch):
+def test_runs_in_smoke(notebook, one_home, tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_HOME", str(one_home))
+    monkeypatch.delenv("DATA_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QARTSR_LOG_PROGRESS", "1")
     with kernel():

@@ -22,8 +22,8 @@ from qartsr_lib.deploy.around_product import (
 )
 from qartsr_lib.deploy.blocks import Enlarging, NormedLayer, ResidualBlock, folded, fuse_
 from qartsr_lib.deploy.geometry import Geometry, side_products
-from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import int8_form
+from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING
 from qartsr_lib.quant.states import calibrate

@@ -65,7 +65,7 @@ def integer_constants(layer: InferenceLayer) -> tuple[torch.Tensor, ...]:
     """
     channels, middle = len(layer.codes), 2 ** (layer.form.weight.bits - 1)
     scale = layer.scale.reshape(-1).expand(channels).double()
-    zero_point = scale * (middle + layer.lowest_code)  # of codes counted from the middle
+    zero_point = scale * (middle + layer.form.weight.code_range[0])  # of codes counted from the middle
     if layer.zero_point is not None:
         zero_point = zero_point + layer.zero_point.reshape(-1).double()
     input_scale = layer.input_scale.double()
@@ -139,7 +139,7 @@ class IntegerLayer(nn.Module):
             phi=torch.ones(inputs) if layer.phi is None else layer.phi,
             zero_point=layer.input_zero_point.item(),
             scale=layer.input_scale.item(),
-            largest=float(layer.input_range[1]),
+            largest=float(layer.form.input.code_range[1]),
             half="none" if rows is None else "scaled" if layer.form.side_after_scaling else "input",
         )
         self._finishes: dict[tuple[int, int], Finish] = {}

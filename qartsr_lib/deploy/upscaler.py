@@ -97,7 +97,7 @@ def _model(options: argparse.Namespace, trial) -> torch.nn.Module:
     from qartsr_lib.images.datasets.calibration import calibration_list
     from qartsr_lib.methods import METHODS
     from qartsr_lib.methods.rates import training_options
-    from qartsr_lib.quant.bits import parse_bits
+    from qartsr_lib.quant.scheme import parse_bits
 
     method, bits = METHODS.get(name), parse_bits(options.bits or "W4A4")
     model = load(backbone, options.timestep)

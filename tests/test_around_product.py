@@ -10,20 +10,18 @@ from torch import nn
 from qartsr_lib.deploy import around_product, loops
 from qartsr_lib.deploy.around_product import (
     Finish,
+    InputQuantizer,
     Norm,
-    Quantizer,
     encode,
     finish_,
-    fold,
     moments_of,
     plain_encode,
     plain_finish_,
-    remember,
 )
-from qartsr_lib.deploy.blocks import Enlarging, NormedLayer, ResidualBlock, folded, fuse_
+from qartsr_lib.deploy.blocks import Enlarging, NormedLayer, ResidualBlock, fuse_
 from qartsr_lib.deploy.geometry import Geometry, side_products
-from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import int8_form
+from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING
 from qartsr_lib.quant.states import calibrate
@@ -34,7 +32,7 @@ CHANNELS = (3, 7, 16, 20, 40, 128)
 
 def quantizer(channels, half="input", offset=True):
     offset = torch.randn(channels) if offset else torch.zeros(channels)
-    return Quantizer(offset, torch.rand(channels) + 0.5, -1.3, 0.17, 15.0, half)
+    return InputQuantizer(offset, torch.rand(channels) + 0.5, -1.3, 0.17, 15.0, half)
 
 
 @needs_loops
@@ -118,17 +116,17 @@ def test_folded_norm_is_groupnorm(monkeypatch, plain):
     norm = nn.GroupNorm(3, 12)
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     with torch.no_grad():
-        scale, shift = fold(moments_of(x.permute(0, 2, 3, 1)), 17 * 9, 3, norm.eps, norm.weight, norm.bias)
-        found = x * scale[:, :, None, None] + shift[:, :, None, None]
+        folded = Norm.of(norm, False, x)
+        found = x * folded.scale[:, :, None, None] + folded.shift[:, :, None, None]
         assert torch.allclose(found, norm(x), atol=2e-5)
 
 
 def test_moments_are_forgotten_when_the_tensor_changes():
     x, norm = torch.randn(1, 4, 5, 6), nn.GroupNorm(2, 4)
     with torch.no_grad():
-        wrong = remember(x, torch.zeros(1, 1, 2, 4, dtype=torch.float64))
-        first = folded(norm, True, wrong)
-        again = folded(norm, True, wrong.mul_(1.0))
+        x.known_moments = (torch.zeros(1, 1, 2, 4, dtype=torch.float64), x._version)
+        first = Norm.of(norm, True, x)
+        again = Norm.of(norm, True, x.mul_(1.0))
         assert not torch.allclose(first.scale, again.scale)
         spread = x[:, :2].var(correction=0)
         assert float(again.scale[0, 0]) == pytest.approx(float(spread.rsqrt()), rel=1e-3)

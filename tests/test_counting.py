@@ -14,8 +14,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.base import Method
-from qartsr_lib.quant.apply import quantize_
-from qartsr_lib.quant.report import report
+from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import counting
@@ -160,7 +159,7 @@ def test_companions_by_hand():
 
 @pytest.mark.parametrize("name", ["maxmin", "passionsr", "svdquant", "qartsr", "efficientdm"])
 def test_honest_storage_is_that_of_a_real_quantized_model(small, name):
-    """Counted on the meta device = quant.report of the model with its values, bit for bit."""
+    """Counted on the meta device = quant.apply.report of the model with its values, bit for bit."""
     model, layers = small
     method = METHODS.get(name)
     real = copy.deepcopy(model)

@@ -12,8 +12,7 @@ from qartsr_lib.backbones.features import FeatureDistance
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import qartsr_layers  # noqa: F401  registers the layers of Eq. 9
 from qartsr_lib.quant.apply import quantize_
-from qartsr_lib.quant.bits import parse_bits
-from qartsr_lib.quant.scheme import SHARED_SETTING
+from qartsr_lib.quant.scheme import SHARED_SETTING, parse_bits
 from qartsr_lib.quant.states import QuantState, calibrate, quant_modules
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
 from qartsr_lib.training.finetuning.flows import GIB, FlowStore

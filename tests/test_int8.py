@@ -14,9 +14,8 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
-from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.int8 import HALVED, WHOLE, IntegerLayer, IntegerProduct, int8_form, weights_of_8_bits
-from qartsr_lib.deploy.layer import Form, InferenceLayer
+from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
 from qartsr_lib.methods import METHODS, svdquant
@@ -74,7 +73,7 @@ def test_sums_are_exact_and_layers_equal(pair):
         found = integer.get_submodule(name)
         assert isinstance(found, IntegerLayer)
         steps = (layer.scaled_input(x) - layer.input_zero_point) / layer.input_scale
-        codes = steps.clamp(0, layer.input_range[1]).round()
+        codes = steps.clamp(0, layer.form.input.code_range[1]).round()
         weight = layer.codes.double() - 2 ** (layer.form.weight.bits - 1)
         sums = integer_sums(found.product, codes.to(torch.uint8))
         assert torch.equal(sums.double(), layer.operate(codes.double(), weight, None)), name

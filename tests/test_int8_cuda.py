@@ -24,8 +24,7 @@ from test_int8 import layers_with_inputs
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.deploy.layer import Form, InferenceLayer
+from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr_layers import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_

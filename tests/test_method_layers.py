@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.deploy.inference_form import inference_form
+from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.svdquant import RELEASED_SETTING, _candidates
-from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
-from qartsr_lib.quant.report import report
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import QuantState, calibrate
 

@@ -9,7 +9,7 @@ import torch
 from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.inference_form import inference_form
+from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.methods import METHODS, svdquant
 from qartsr_lib.methods.checkpoint import load_quantized, save_quantized

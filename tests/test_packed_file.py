@@ -1,6 +1,7 @@
 """Packed models: dense codes, small headers, exact round trips, and clear errors for bad files."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ from quant_stand_in import lq_images, tiny_backbone
 from safetensors.torch import load_file, save_file
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.deploy.layer import Form, InferenceLayer
+from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
 from qartsr_lib.deploy.packed_file import load_packed, pack, packed_size, save_packed, unpack
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerGroup
@@ -108,7 +108,7 @@ def test_size_is_what_is_stored(file, model):
 
 def test_forms_are_plain_data():
     form = Form(QuantizerConfig(3, PerGroup(4)), None, side_rank=2)
-    assert Form.from_dict(json.loads(json.dumps(form.to_dict()))) == form
+    assert Form.from_dict(json.loads(json.dumps(asdict(form)))) == form
 
 
 def test_a_constant_channel_has_a_scale(tmp_path):

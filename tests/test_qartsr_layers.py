@@ -6,15 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.inference_form import inference_form
+from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant import loops
-from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.primitives import affine_qparams
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
-from qartsr_lib.quant.report import report
 from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.quant.states import QuantState, calibrate
 

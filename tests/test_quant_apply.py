@@ -8,13 +8,11 @@ from quant_stand_in import lq_images, tiny_backbone
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant.apply import quantize_
+from qartsr_lib.quant.apply import quantize_, report, w_bits_effective
 from qartsr_lib.quant.attention import QuantAttnProcessor
-from qartsr_lib.quant.bits import Bits
 from qartsr_lib.quant.granularity import PerChannel, PerGroup
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
-from qartsr_lib.quant.report import report, w_bits_effective
-from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, variant
+from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme, variant
 from qartsr_lib.quant.states import QuantState, calibrate, in_state
 
 W4A4 = SHARED_SETTING.at("W4A4")

@@ -99,25 +99,18 @@ def test_two_bits_on_minus_one_to_one():
 
 
 @pytest.mark.parametrize(
-    ("symmetric", "narrow", "expected"), [(False, False, (0, 3)), (True, False, (-2, 1)), (True, True, (-1, 1))]
+    ("symmetric", "expected"), [(False, (0, 3)), (True, (-2, 1))]
 )
-def test_code_ranges_at_two_bits(symmetric, narrow, expected):
-    assert integer_range(2, symmetric, narrow) == expected
+def test_code_ranges_at_two_bits(symmetric, expected):
+    assert integer_range(2, symmetric) == expected
 
 
 @pytest.mark.parametrize(
-    ("lower", "upper", "narrow", "expected"),
-    [
-        (-2.0, 1.0, False, 1.0),
-        (-2.0, 1.0, True, 2.0),
-        (-1.0, 3.0, False, 3.0),
-        (0.5, 1.0, False, 1.0),
-        (-4.0, -1.0, False, 2.0),
-    ],
+    ("lower", "upper", "expected"), [(-2.0, 1.0, 1.0), (-1.0, 3.0, 3.0), (0.5, 1.0, 1.0), (-4.0, -1.0, 2.0)]
 )
-def test_symmetric_scale_is_the_smallest_that_covers(lower, upper, narrow, expected):
-    """At 2 bits: codes -2 .. 1, or -1 .. 1 when narrow."""
-    assert symmetric_qparams(torch.tensor(lower), torch.tensor(upper), 2, narrow).item() == expected
+def test_symmetric_scale_is_the_smallest_that_covers(lower, upper, expected):
+    """At 2 bits: codes -2 .. 1."""
+    assert symmetric_qparams(torch.tensor(lower), torch.tensor(upper), 2).item() == expected
 
 
 # ---- laws --------------------------------------------------------------------------------------
@@ -148,12 +141,12 @@ def test_error_is_at_most_half_a_step_inside_the_range(values, bits):
     assert (quantized - x).abs().max().item() <= scale.item() / 2 + rounding
 
 
-@given(FLOATS, BITS, st.booleans())
+@given(FLOATS, BITS)
 @settings(deadline=None)
-def test_symmetric_covers_the_range_and_keeps_zero(values, bits, narrow):
+def test_symmetric_covers_the_range_and_keeps_zero(values, bits):
     x = torch.cat([torch.from_numpy(values), torch.zeros(1)])
-    scale = symmetric_qparams(x.min(), x.max(), bits, narrow)
-    quantized = fake_quantize(x, scale, None, *integer_range(bits, True, narrow))
+    scale = symmetric_qparams(x.min(), x.max(), bits)
+    quantized = fake_quantize(x, scale, None, *integer_range(bits, True))
     assert (quantized - x).abs().max().item() <= scale.item() / 2 + 4e-7 * x.abs().max().item()
     assert quantized[-1] == 0
 
@@ -183,8 +176,8 @@ def test_constant_tensor_is_reproduced(value, bits, zero_point):
 @settings(deadline=None)
 def test_constant_tensor_is_reproduced_symmetric(value, bits, narrow):
     x = torch.full((3,), value)
-    scale = symmetric_qparams(x.min(), x.max(), bits, narrow)
-    quantized = fake_quantize(x, scale, None, *integer_range(bits, True, narrow))
+    scale = symmetric_qparams(x.min(), x.max(), bits)
+    quantized = fake_quantize(x, scale, None, *integer_range(bits, True))
     torch.testing.assert_close(quantized, x, rtol=1e-6, atol=1e-11)
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.granularity import PerChannel, PerGroup, PerTensor
 from qartsr_lib.quant.quantizers import OBSERVERS, Quantizer, QuantizerConfig
+from qartsr_lib.quant.scheme import Bits, parse_bits
 
 
 @pytest.mark.parametrize("text", ["W4A4", "w4a4", " W4A4 ", Bits(4, 4)])

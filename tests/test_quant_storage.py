@@ -11,9 +11,8 @@ from quant_stand_in import lq_images, tiny_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.checkpoint import load_quantized, read_description, save_quantized
 from qartsr_lib.quant.apply import quantize_
-from qartsr_lib.quant.bits import parse_bits
 from qartsr_lib.quant.granularity import PerGroup
-from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, variant
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, parse_bits, variant
 from qartsr_lib.quant.states import calibrate
 
 

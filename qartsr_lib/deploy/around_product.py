@@ -1,7 +1,7 @@
 """What an integer layer does before and after its product, each in one loop: compiled where possible, else by PyTorch.
 
-The PyTorch forms (`plain_...`) say what the loops compute. Loops give codes with the same bits; of a normed input
-and of outputs, numbers differ by a few units in the last place.
+The PyTorch forms (`plain_...`) say what the loops compute. Loops give codes with the same bits; of a normed input and
+of outputs, numbers differ by a few units in the last place.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from qartsr_lib.base.native import at
 from qartsr_lib.deploy.geometry import Geometry, side_output
@@ -28,9 +29,29 @@ class Norm:
     shift: torch.Tensor
     silu: bool
 
+    @classmethod
+    def of(cls, layer: nn.GroupNorm, silu: bool, x: torch.Tensor) -> Norm:
+        """A GroupNorm of x (N, C, H, W), from the moments that x keeps (`known_moments`) or new ones."""
+        moments, version = getattr(x, "known_moments", (None, None))
+        if moments is None or version != x._version:
+            moments = moments_of(x.permute(0, 2, 3, 1))
+        pixels, groups = x.shape[-2] * x.shape[-1], layer.num_groups
+        images, parts, _, channels = moments.shape
+        loops = library()
+        if loops is None:
+            total, squares = (part.view(images, groups, -1).mean(-1) / pixels for part in moments.sum(1).unbind(1))
+            inverse = ((squares - total.square()).clamp(min=0) + layer.eps).rsqrt()
+            scale = inverse.repeat_interleave(channels // groups, 1) * layer.weight
+            shift = layer.bias - total.repeat_interleave(channels // groups, 1) * scale
+            return cls(scale.float(), shift.float(), silu)
+        scale, shift = torch.empty(2, images, channels)
+        sizes = (images, parts, channels, groups, pixels, layer.eps)
+        loops.fold(moments.data_ptr(), *sizes, *at(layer.weight, layer.bias, scale, shift))
+        return cls(scale, shift, silu)
+
 
 @dataclass(frozen=True)
-class Quantizer:
+class InputQuantizer:
     """Q_A of (x - offset) / phi, with codes in 0..largest.
 
     Attributes:
@@ -73,7 +94,7 @@ class Finish:
 
 
 def encode(
-    x: torch.Tensor, quantizer: Quantizer, norm: Norm | None = None
+    x: torch.Tensor, quantizer: InputQuantizer, norm: Norm | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Codes of x (N, ..., c_in) or of its normed form, uint8; their sums over the channels, float32; bfloat16 input."""
     loops = library()
@@ -91,15 +112,14 @@ def encode(
     return codes, sums, half
 
 
-def plain_encode(x: torch.Tensor, quantizer: Quantizer, norm: Norm | None = None):
+def plain_encode(x, quantizer: InputQuantizer, norm: Norm | None = None):
     """`encode` by PyTorch."""
     if norm is not None:
         shape = (len(x), *[1] * (x.ndim - 2), -1)
         x = x * norm.scale.view(shape) + norm.shift.view(shape)
         x = F.silu(x) if norm.silu else x
     scaled = (x - quantizer.offset) / quantizer.phi
-    steps = (scaled - quantizer.zero_point) / torch.tensor(quantizer.scale)
-    codes = steps.clamp(0, quantizer.largest).round()
+    codes = ((scaled - quantizer.zero_point) / torch.tensor(quantizer.scale)).clamp(0, quantizer.largest).round()
     half = {"none": None, "input": x, "scaled": scaled}[quantizer.half]
     return codes.to(torch.uint8), codes.sum(-1), None if half is None else half.bfloat16()
 
@@ -147,19 +167,6 @@ def plain_finish_(y, sums, planes, how: Finish, added=None, residual=None) -> No
         y += residual
 
 
-def remember(y: torch.Tensor, moments: torch.Tensor | None) -> torch.Tensor:
-    """y (N, C, H, W), which keeps its moments for a GroupNorm behind it, for as long as it is not changed."""
-    if moments is not None and not y.is_inference():
-        y.known_moments = (moments, y._version)
-    return y
-
-
-def remembered_moments(x: torch.Tensor) -> torch.Tensor:
-    """Moments of x (N, C, H, W): those it keeps, or new ones."""
-    found, version = getattr(x, "known_moments", (None, None))
-    return found if found is not None and version == x._version else moments_of(x.permute(0, 2, 3, 1))
-
-
 def moments_of(x: torch.Tensor) -> torch.Tensor:
     """Sums and sums of squares of x (N, H, W, C) by channel, over parts of an image: (N, parts, 2, C), float64."""
     loops = library()
@@ -170,19 +177,3 @@ def moments_of(x: torch.Tensor) -> torch.Tensor:
     found = torch.empty(len(x), PARTS, 2, x.shape[-1], dtype=torch.float64)
     loops.moments(x.data_ptr(), len(x), x.shape[1] * x.shape[2], x.shape[-1], PARTS, found.data_ptr())
     return found
-
-
-def fold(
-    moments: torch.Tensor, pixels: int, groups: int, eps: float, weight: torch.Tensor, bias: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """GroupNorm as scale and shift of its input, (N, C) each, from `moments_of` it."""
-    images, parts, _, channels = moments.shape
-    loops = library()
-    if loops is None:
-        total, squares = (part.view(images, groups, -1).mean(-1) / pixels for part in moments.sum(1).unbind(1))
-        inverse = ((squares - total.square()).clamp(min=0) + eps).rsqrt()
-        scale = inverse.repeat_interleave(channels // groups, 1) * weight
-        return scale.float(), (bias - total.repeat_interleave(channels // groups, 1) * scale).float()
-    scale, shift = torch.empty(2, images, channels)
-    loops.fold(moments.data_ptr(), images, parts, channels, groups, pixels, eps, *at(weight, bias, scale, shift))
-    return scale, shift

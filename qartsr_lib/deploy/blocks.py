@@ -1,8 +1,8 @@
 """Integer layers together with what surrounds them in diffusers' networks, so that fewer passes touch an image.
 
-A GroupNorm and SiLU before a layer happen while its input is quantized; the moments that the norm needs come from
-the layer before where that is known, and what a residual block adds goes in where its last layer is finished. The
-numbers are the simulation's up to rounding in float32.
+A GroupNorm and SiLU before a layer happen while its input is quantized; the moments that the norm needs come from the
+layer before where that is known, and what a residual block adds goes in where its last layer is finished. The numbers
+are the simulation's up to rounding in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from qartsr_lib.deploy.around_product import Norm, fold, remember, remembered_moments
+from qartsr_lib.deploy.around_product import Norm
 from qartsr_lib.deploy.int8 import IntegerLayer
 from qartsr_lib.quant.layers import replace_layers
 
@@ -49,19 +49,13 @@ def _is_norm(layer: nn.Module | None) -> bool:
 
 
 def _is_plain_block(block: nn.Module) -> bool:
-    return (
-        isinstance(block, ResnetBlock2D)
-        and block.upsample is None
-        and block.downsample is None
-        and block.output_scale_factor == 1
-        and isinstance(block.nonlinearity, nn.SiLU)
-        and (
-            block.time_embedding_norm == "default"
-            or (block.time_emb_proj is None and block.time_embedding_norm != "scale_shift")
-        )
-        and all(map(_is_norm, (block.norm1, block.norm2)))
-        and all(map(_is_convolution, (block.conv1, block.conv2)))
-    )
+    if not isinstance(block, ResnetBlock2D):
+        return False
+    embedding = block.time_embedding_norm
+    adds = embedding == "default" or (block.time_emb_proj is None and embedding != "scale_shift")
+    plain = adds and block.upsample is None and block.downsample is None and block.output_scale_factor == 1
+    parts = map(_is_norm, (block.norm1, block.norm2)), map(_is_convolution, (block.conv1, block.conv2))
+    return plain and isinstance(block.nonlinearity, nn.SiLU) and all(map(all, parts))
 
 
 def _is_plain_upsampling(block: nn.Module) -> bool:
@@ -69,12 +63,6 @@ def _is_plain_upsampling(block: nn.Module) -> bool:
         return False
     plain = block.norm is None and not block.use_conv_transpose and block.interpolate and block.use_conv
     return plain and block.name == "conv" and _is_convolution(block.conv)
-
-
-def folded(norm: nn.GroupNorm, silu: bool, x: torch.Tensor) -> Norm:
-    """A GroupNorm for one input (N, C, H, W)."""
-    pixels = x.shape[-2] * x.shape[-1]
-    return Norm(*fold(remembered_moments(x), pixels, norm.num_groups, norm.eps, norm.weight, norm.bias), silu)
 
 
 class Enlarging(nn.Module):
@@ -86,8 +74,7 @@ class Enlarging(nn.Module):
 
     def forward(self, x: torch.Tensor, output_size: tuple[int, int] | None = None) -> torch.Tensor:
         """As diffusers' block."""
-        size = output_size or [2 * side for side in x.shape[-2:]]
-        return remember(*self.conv.run(x, moments=True, size=tuple(size)))
+        return self.conv(x, size=tuple(output_size or [2 * side for side in x.shape[-2:]]))
 
 
 class NormedLayer(nn.Module):
@@ -99,7 +86,7 @@ class NormedLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution's output; x is the norm's input."""
-        return self.layer.run(x, folded(self.norm, self.silu, x))[0]
+        return self.layer(x, Norm.of(self.norm, self.silu, x), moments=False)
 
 
 class ResidualBlock(nn.Module):
@@ -116,6 +103,6 @@ class ResidualBlock(nn.Module):
         if self.time_emb_proj is not None:
             temb = self.time_emb_proj(temb if self.skip_time_act else nn.functional.silu(temb))
         added = None if temb is None or not self.adds else temb.expand(len(x), -1).float().contiguous()
-        y = remember(*self.conv1.run(x, folded(self.norm1, True, x), added, moments=True))
+        y = self.conv1(x, Norm.of(self.norm1, True, x), added)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return remember(*self.conv2.run(y, folded(self.norm2, True, y), None, shortcut.float(), moments=True))
+        return self.conv2(y, Norm.of(self.norm2, True, y), None, shortcut.float())

@@ -53,21 +53,6 @@ class Geometry:
         position = first[:, None] + self.dilation[axis] * torch.arange(self.kernel[axis])
         return ((position >= 0) & (position < size)).float()
 
-    def gathered(self, planes: torch.Tensor) -> torch.Tensor:
-        """Each tap's own plane added up where that tap lies, zeros outside: (taps, ..., H, W) -> (..., H', W')."""
-        sizes, (vertical, horizontal) = planes.shape[-2:], self.padding
-        if vertical or horizontal:
-            planes = F.pad(planes, [horizontal, horizontal, vertical, vertical])
-
-        def under(tap: int, axis: int) -> slice:
-            first, stride = tap * self.dilation[axis], self.stride[axis]
-            return slice(first, first + stride * (self.outputs(sizes[axis], axis) - 1) + 1, stride)
-
-        taps = itertools.product(*map(range, self.kernel))
-        return sum(
-            plane[..., under(row, 0), under(column, 1)] for plane, (row, column) in zip(planes, taps, strict=True)
-        )
-
 
 def rows_by_tap(side_in: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """L2 (r, c_in k k) with a row for each tap and rank, (k k r, c_in)."""
@@ -76,16 +61,10 @@ def rows_by_tap(side_in: torch.Tensor, geometry: Geometry) -> torch.Tensor:
 
 
 def side_products(half: torch.Tensor, rows: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """L2 x in bfloat16, tap by tap: a convolution with so few outputs is slow, one product for all taps is not.
+    """L2 x, tap by tap: a convolution with so few outputs is slow, one product for all taps is not.
 
-    On a CPU by a loop with the same bits on every processor (PyTorch's differ, and are slow without AVX-512).
-
-    Args:
-        half: x, bfloat16, (N, H, W, c_in).
-        rows: L2 from `rows_by_tap`, bfloat16.
-
-    Returns:
-        bfloat16, (taps, r, N, H, W).
+    x (N, H, W, c_in) and L2 from `rows_by_tap`, both bfloat16 -> bfloat16 (taps, r, N, H, W). On a CPU by a loop with
+    the same bits on every processor (PyTorch's differ, and are slow without AVX-512).
     """
     pixels = half.reshape(-1, half.shape[-1])
     loops = None if half.is_cuda else library()
@@ -100,5 +79,15 @@ def side_products(half: torch.Tensor, rows: torch.Tensor, geometry: Geometry) ->
 
 def side_output(products: torch.Tensor, side_out: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """L1 L2 x from `side_products` and L1 (c_out, r), with the sums over the taps in float32: (N, H', W', c_out)."""
-    narrow = geometry.gathered(products.to(side_out.dtype)).permute(1, 2, 3, 0)
+    sizes, (vertical, horizontal) = products.shape[-2:], geometry.padding
+    planes = products.to(side_out.dtype)
+    if vertical or horizontal:
+        planes = F.pad(planes, [horizontal, horizontal, vertical, vertical])
+
+    def under(tap: int, axis: int) -> slice:
+        first, stride = tap * geometry.dilation[axis], geometry.stride[axis]
+        return slice(first, first + stride * (geometry.outputs(sizes[axis], axis) - 1) + 1, stride)
+
+    taps = zip(planes, itertools.product(*map(range, geometry.kernel)), strict=True)
+    narrow = sum(plane[..., under(row, 0), under(column, 1)] for plane, (row, column) in taps).permute(1, 2, 3, 0)
     return sum(narrow[..., k, None] * column for k, column in enumerate(side_out.unbind(1)))

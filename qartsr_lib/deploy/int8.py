@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.deploy.around_product import Finish, Norm, Quantizer, encode, finish_, remember
+from qartsr_lib.deploy.around_product import Finish, InputQuantizer, Norm, encode, finish_
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.quant.layers import replace_layers
@@ -39,9 +39,7 @@ SAFE = 64
 def int8_form(model: nn.Module) -> nn.Module:
     """A copy of a packed model (load_packed, inference_form with half=True) whose quantized layers compute in integers.
 
-    Raises:
-        QartsrError: not one layer can (scales per group or per token have no plain integer product),
-            or this PyTorch has no oneDNN.
+    QartsrError when not one layer can (scales per group or token have no integer product), or without oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
         raise QartsrError("--runtime int8: this PyTorch was built without oneDNN; use --runtime simulate")
@@ -58,14 +56,13 @@ def int8_form(model: nn.Module) -> nn.Module:
 def integer_constants(layer: InferenceLayer) -> tuple[torch.Tensor, ...]:
     """What turns a layer that `is_integer` into one integer product.
 
-    Returns:
-        codes of the weight, counted from the middle, int8, like W; and in float64 s_w s_a (c_out,), of the product;
-        z_w s_a (c_out,), of the codes' sums; z_a (sum of W^ over the input channels) + W o, what each tap inside the
-        image adds, (c_out,) or (c_out, k, k).
+    Codes of the weight, counted from the middle, int8, like W; and in float64 s_w s_a (c_out,), of the product;
+    z_w s_a (c_out,), of the codes' sums; z_a (sum of W^ over the input channels) + W o, what each tap inside the image
+    adds, (c_out,) or (c_out, k, k).
     """
     channels, middle = len(layer.codes), 2 ** (layer.form.weight.bits - 1)
     scale = layer.scale.reshape(-1).expand(channels).double()
-    zero_point = scale * (middle + layer.lowest_code)  # of codes counted from the middle
+    zero_point = scale * (middle + layer.form.weight.code_range[0])  # of codes counted from the middle
     if layer.zero_point is not None:
         zero_point = zero_point + layer.zero_point.reshape(-1).double()
     input_scale = layer.input_scale.double()
@@ -80,12 +77,10 @@ class IntegerProduct(nn.Module):
     """Codes uint8 (N, H, W, c_in) -> scale * (sum of c_w c_a), float32 (N, H', W', c_out); sums are exact.
 
     Processors without VNNI or AMX add two products of 8-bit codes in 16 bits, which saturate: 2 x 255 x 127 > 32,767.
-    Where a product tried here is wrong, weights of 8 bits become the sum of two halves of 7 bits, multiplied side
-    by side.
+    Where a product tried here is wrong, weights of 8 bits become two halves of 7 bits, multiplied side by side.
 
     Args:
-        codes: of the weight, int8, (c_out, c_in) or (c_out, c_in, k, k).
-        scale: (c_out,).
+        codes, scale: of the weight, int8, (c_out, c_in) or (c_out, c_in, k, k); (c_out,).
         weights: WHOLE, or HALVED for codes that 16 bits are too few for; None for what is exact here.
     """
 
@@ -134,33 +129,29 @@ class IntegerLayer(nn.Module):
         self.register_buffer("side_in", rows)
         self.register_buffer("side_out", None if rows is None else layer.side_out.t().contiguous())
         inputs = codes.shape[1]
-        self.quantizer = Quantizer(
+        self.quantizer = InputQuantizer(
             offset=torch.zeros(inputs) if layer.offset is None else layer.offset,
             phi=torch.ones(inputs) if layer.phi is None else layer.phi,
             zero_point=layer.input_zero_point.item(),
             scale=layer.input_scale.item(),
-            largest=float(layer.input_range[1]),
+            largest=float(layer.form.input.code_range[1]),
             half="none" if rows is None else "scaled" if layer.form.side_after_scaling else "input",
         )
         self._finishes: dict[tuple[int, int], Finish] = {}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer's output; x float32 as for the float layer."""
-        return remember(*self.run(x, moments=self.is_convolution))
-
-    def run(
+    def forward(
         self,
         x: torch.Tensor,
         norm: Norm | None = None,
         added: torch.Tensor | None = None,
         residual: torch.Tensor | None = None,
-        moments: bool = False,
         size: tuple[int, int] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The output and, if asked, its moments; a convolution takes in what lies around it.
+        moments: bool = True,
+    ) -> torch.Tensor:
+        """The layer's output, float32; a convolution takes in what lies around it, and its output keeps its moments.
 
         Before it come `norm` of x, and an input enlarged by nearest neighbours to `size`; to the output are added
-        `added` (N, c_out) and `residual`, which is like it.
+        `added` (N, c_out) and `residual`, which is like it. The `moments` are for a GroupNorm behind it.
         """
         if self.is_convolution:
             pixels = x.permute(0, 2, 3, 1)
@@ -178,8 +169,14 @@ class IntegerLayer(nn.Module):
         y = self.product(codes)
         del codes
         beside = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
-        found = finish_(y, sums, products, self._finish(*sums.shape[1:]), added, beside, moments)
-        return y.permute(0, 3, 1, 2) if self.is_convolution else y.view(*x.shape[:-1], -1), found
+        how, wanted = self._finish(*sums.shape[1:]), moments and self.is_convolution
+        found = finish_(y, sums, products, how, added, beside, wanted)
+        if not self.is_convolution:
+            return y.view(*x.shape[:-1], -1)
+        y = y.permute(0, 3, 1, 2)
+        if wanted and not y.is_inference():
+            y.known_moments = (found, y._version)  # they hold for as long as it is not changed
+        return y
 
     def _finish(self, height: int, width: int) -> Finish:
         """For images of this size: rows and columns with the same taps inside are of one kind."""
@@ -196,12 +193,9 @@ class IntegerLayer(nn.Module):
 
 @lru_cache(maxsize=1)
 def weights_of_8_bits() -> str:
-    """WHOLE where this process multiplies codes of 8 bits exactly, else HALVED: found by multiplying the largest.
+    """WHOLE where this process multiplies codes of 8 bits exactly, else HALVED; QartsrError where that is wrong, too.
 
-    An environment variable can forbid oneDNN the instructions that the processor has, so no flag is asked.
-
-    Raises:
-        QartsrError: halves give wrong sums, too.
+    Found by multiplying the largest: an environment variable can forbid oneDNN the instructions that the processor has.
     """
     for weights in (WHOLE, HALVED):
         if all(_is_exact(weights, *shape, side) for shape in TRIED for side in TRIED_SIDES):

@@ -1,31 +1,29 @@
-"""A quantized layer without anything that only training needs."""
+"""From a quantized model to its shipped form, without anything that only training needs: codes and 16-bit floats."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
-from qartsr_lib.quant.granularity import (
-    PerChannel,
-    PerTensor,
-    broadcast_along,
-    granularity_from_dict,
-    granularity_to_dict,
-)
-from qartsr_lib.quant.layers import spread
-from qartsr_lib.quant.primitives import dequantize, fake_quantize, integer_range
+from qartsr_lib.quant.granularity import PerChannel, PerTensor, broadcast_along
+from qartsr_lib.quant.layers import QuantLayer, replace_layers, spread
+from qartsr_lib.quant.primitives import dequantize, fake_quantize, quantize
 from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
 
-_FORMATS = {2: torch.contiguous_format, 4: torch.channels_last}
+SMALLEST = 2.0**-24
+"""The least positive float16, for scales that would become 0 (constant channels have such)."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What an InferenceLayer is made of, apart from the sizes that its float layer tells.
+    """What an InferenceLayer is made of, apart from the sizes that its float layer tells; `asdict` is JSON-ready.
 
     Attributes:
         weight, input: their quantizers; no input quantizer for activations in full precision.
@@ -45,35 +43,19 @@ class Form:
     side_after_scaling: bool = False
     side_half: bool = False
 
-    def to_dict(self) -> dict:
-        """JSON-ready form; `from_dict` reads it back."""
-        return asdict(self) | {name: config_to_dict(getattr(self, name)) for name in ("weight", "input")}
-
     @classmethod
-    def from_dict(cls, described: dict) -> Form:
-        """Inverse of `to_dict`; KeyError, TypeError or ValueError when `described` is not one."""
-        return cls(**described | {name: config_from_dict(described[name]) for name in ("weight", "input")})
-
-
-def config_to_dict(config: QuantizerConfig | None) -> dict | None:
-    """JSON-ready form; `config_from_dict` reads it back."""
-    return config and asdict(config) | {"granularity": granularity_to_dict(config.granularity)}
-
-
-def config_from_dict(described: dict | None) -> QuantizerConfig | None:
-    """Inverse of `config_to_dict`; KeyError or TypeError when `described` is not one."""
-    return described and QuantizerConfig(**described | {"granularity": granularity_from_dict(described["granularity"])})
+    def from_dict(cls, described: Mapping) -> Form:
+        """Inverse of `asdict`; KeyError, TypeError or ValueError when `described` is not one."""
+        of_input = described["input"] and QuantizerConfig.from_dict(described["input"])
+        return cls(**{**described, "weight": QuantizerConfig.from_dict(described["weight"]), "input": of_input})
 
 
 class InferenceLayer(nn.Module):
     """y = dequantized codes * Q_A((x - o) / phi) + b + L1 L2 x + W o; what `form` lacks is left out.
 
-    A new layer has storage and no values; `inference_form` or a packed file fills its buffers.
-
-    Args:
-        layer: the float (or quantized) Linear or Conv2d in whose place it stands; tells sizes only.
-        form: what it is made of.
-        like: tensor whose strides the codes get; channels_last by default.
+    A new layer has storage and no values; `inference_form` or a packed file fills its buffers. `layer`, the float (or
+    quantized) Linear or Conv2d in whose place it stands, tells sizes only; the codes get the strides of `like`,
+    channels_last by default.
 
     Attributes (buffers, None where the form has no such part):
         codes: of Q_W, counted from 0, uint8, like W.
@@ -88,35 +70,29 @@ class InferenceLayer(nn.Module):
         super().__init__()
         self.form, self.geometry, self.is_convolution = form, Geometry.of(layer), isinstance(layer, nn.Conv2d)
         self.input_axis = -3 if self.is_convolution else -1
-        shape = tuple(layer.weight.shape)
+        c_out, c_in, *kernel = shape = tuple(layer.weight.shape)
+        one_input = (1, c_in, *[1] * len(kernel))
         # The bits of a convolution may depend on the strides of its weight, so they are fixed here.
-        codes = torch.empty(shape, dtype=torch.uint8, memory_format=_FORMATS[len(shape)])
+        layout = torch.channels_last if kernel else torch.contiguous_format
+        codes = torch.empty(shape, dtype=torch.uint8, memory_format=layout)
         self.register_buffer("codes", codes if like is None else torch.empty_like(like, dtype=torch.uint8))
-        for name, size in self._float_shapes(shape, layer.bias is not None).items():
-            self.register_buffer(name, None if size is None else torch.empty(size))
-        self.lowest_code, _ = _range(form.weight)
-        self.input_range = form.input and _range(form.input)
-        one_input = (1, *shape[1:2], *[1] * len(shape[2:]))
+        scale, rank = form.weight.granularity.parameter_shape(shape), form.side_rank
         self.dynamic = DynamicQuantizer(form.input, one_input, "input") if form.dynamic else None
-
-    def _float_shapes(self, weight: tuple[int, ...], has_bias: bool) -> dict[str, tuple[int, ...] | None]:
-        form, (c_out, c_in, *kernel) = self.form, weight
-        scale = tuple(form.weight.granularity.parameter_shape(weight))
-        static = form.input is not None and not form.dynamic
-        of_input = tuple(form.input.granularity.parameter_shape((1, c_in, *[1] * len(kernel)))) if static else None
-        rank = form.side_rank
-        return {
+        static = None if form.dynamic else form.input
+        of_input = static and static.granularity.parameter_shape(one_input)
+        for name, size in {
             "scale": scale,
             "zero_point": None if form.weight.symmetric else scale,
             "input_scale": of_input,
-            "input_zero_point": None if not static or form.input.symmetric else of_input,
-            "bias": (c_out,) if has_bias else None,
+            "input_zero_point": None if static is None or static.symmetric else of_input,
+            "bias": None if layer.bias is None else (c_out,),
             "phi": (c_in,) if form.phi else None,
             "offset": (c_in,) if form.offset else None,
             "behind": None if not form.offset else (c_out, 1, *kernel) if kernel else (c_out,),
             "side_out": (c_out, rank) if rank else None,
             "side_in": (rank, c_in * self.geometry.taps) if rank else None,
-        }
+        }.items():
+            self.register_buffer(name, None if size is None else torch.empty(size))
 
     def float_parts(self) -> dict[str, torch.Tensor]:
         """Name -> buffer of all parts but the codes, in a fixed order."""
@@ -152,12 +128,13 @@ class InferenceLayer(nn.Module):
             return self.dynamic(scaled)
         if self.input_scale is None:
             return scaled
-        grouped = self.form.input.granularity.view(scaled)
-        return fake_quantize(grouped, self.input_scale, self.input_zero_point, *self.input_range).reshape(scaled.shape)
+        how, grouped = self.form.input, self.form.input.granularity.view(scaled)
+        return fake_quantize(grouped, self.input_scale, self.input_zero_point, *how.code_range).reshape(scaled.shape)
 
     def weight(self) -> torch.Tensor:
         """The dequantized weight, float32."""
-        grouped = self.form.weight.granularity.view(self.codes.to(self.scale.dtype) + self.lowest_code)
+        how = self.form.weight
+        grouped = how.granularity.view(self.codes.to(self.scale.dtype) + how.code_range[0])
         return dequantize(grouped, self.scale, self.zero_point).reshape(self.codes.shape)
 
     def operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -185,5 +162,66 @@ class InferenceLayer(nn.Module):
         return spread(self.operate(x, self.side_in.view(-1, *self.codes.shape[1:]), None), self.side_out)
 
 
-def _range(config: QuantizerConfig) -> tuple[int, int]:
-    return integer_range(config.bits, config.symmetric, config.narrow_range)
+@torch.no_grad()
+def inference_form(model: nn.Module, half: bool = False) -> nn.Module:
+    """A copy of a quantized and calibrated model, in eval mode, whose quantized layers are InferenceLayers.
+
+    Args:
+        half: round every float to 16 bits (and the codes to the rounded scales), so that a packed file holds exactly
+            what the result computes with, and multiply by L2 in 16 bits, as the counted operations have it; else
+            the outputs keep their bits.
+
+    Raises:
+        QartsrError: a layer whose weight is not quantized, or a number beyond float16.
+    """
+    exported = copy.deepcopy(model)
+    replace_layers(
+        exported, lambda _, layer: isinstance(layer, QuantLayer), lambda name, layer: _converted(layer, name, half)
+    )
+    if half:
+        for name, tensor in (*exported.named_parameters(), *exported.named_buffers()):
+            if tensor.is_floating_point():
+                tensor.data = _rounded(tensor.data, name)
+    return exported.eval()
+
+
+def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
+    if layer.weight_quantizer is None:
+        raise QartsrError(f"{name}: its weight is in full precision; there is nothing to export, quantize it first")
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        raise QartsrError(f"{name}: padding_mode {layer.padding_mode!r} cannot be exported; only zeros can")
+    parts, quantizer, of_input = layer.inference_parts(), layer.weight_quantizer, layer.input_quantizer
+    form = Form(
+        quantizer.config,
+        None if of_input is None else of_input.config,
+        dynamic=isinstance(of_input, DynamicQuantizer),
+        phi=parts.phi is not None,
+        offset=parts.offset is not None,
+        side_rank=0 if parts.side_in is None else len(parts.side_in),
+        side_after_scaling=parts.side_after_scaling,
+        side_half=half and parts.side_in is not None,
+    )
+    weight = layer.folded_weight()
+    scale, zero_point = quantizer.qparams(weight)
+    values = vars(parts) | {"bias": layer.quantized_parameters()[1], "scale": scale, "zero_point": zero_point}
+    if of_input is not None and not form.dynamic:
+        values["input_scale"], values["input_zero_point"] = of_input.qparams(weight)
+    new = InferenceLayer(layer, form, None if half else weight).to(weight.device)
+    for what, buffer in new.float_parts().items():
+        value = _rounded(values[what], f"{name} ({what})") if half else values[what]
+        if half and what == "side_in":
+            value = value.bfloat16().float()  # float16, in which files hold it, represents these
+        if half and what.endswith("scale"):
+            value = value.clamp(min=SMALLEST)
+        buffer.copy_(value)
+    grouped = quantizer.config.granularity.view(weight)
+    codes = quantize(grouped, new.scale, new.zero_point, *quantizer.code_range) - quantizer.code_range[0]
+    new.codes.copy_(codes.reshape(weight.shape))
+    return new
+
+
+def _rounded(part: torch.Tensor, name: str) -> torch.Tensor:
+    rounded = part.to(torch.float16).to(part.dtype)
+    if not torch.isfinite(rounded).all():
+        raise QartsrError(f"{name}: a value of {float(part.abs().max()):.3g} does not fit in 16 bits (float16)")
+    return rounded

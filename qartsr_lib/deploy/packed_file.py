@@ -1,8 +1,8 @@
 """One file per quantized model: dense codes, 16-bit floats, and a versioned JSON description.
 
-The tensors of one kind are joined into one, in the order of the network's layers, because a
-safetensors header with an entry for each would be larger than some of them. What the description
-does not say (shapes, positions) follows from the network that it describes.
+The tensors of one kind are joined into one, in the order of the network's layers, because a safetensors header with an
+entry for each would be larger than some of them. What the description does not say (shapes, positions) follows from the
+network that it describes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,10 @@ from torch import nn
 from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
 from qartsr_lib.base.errors import QartsrError, check_finite
 from qartsr_lib.base.files import write_atomically
-from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.deploy.layer import Form, InferenceLayer, config_from_dict, config_to_dict
+from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
 from qartsr_lib.quant.attention import QuantAttnProcessor
 from qartsr_lib.quant.layers import replace_layers
-from qartsr_lib.quant.quantizers import Quantizer
+from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
 FORMAT = "qartsr-packed-model"
 VERSION = 1
@@ -37,14 +37,9 @@ _KEY = "qartsr"
 
 
 def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
-    """Write a quantized model to `path` (.safetensors).
+    """Write a quantized and calibrated model to `path` (.safetensors), replacing an earlier file at the very end.
 
-    Args:
-        model: quantized by a method or by quantize_, and calibrated.
-        path: an earlier file of that name is replaced at the very end.
-
-    Returns:
-        The model that the file holds, all floats rounded to 16 bits; `load_packed` gives the same bits.
+    Returns the model that the file holds, all floats rounded to 16 bits; `load_packed` gives the same bits.
 
     Raises:
         QartsrError: not quantized, not representable (see inference_form), or the disk is full.
@@ -56,7 +51,7 @@ def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
     if record is None:
         raise QartsrError(f"{path}: the model to export is not quantized; quantize it first")
     packed = inference_form(model, half=True)
-    places = [getattr(layer, "form", None) for layer in _candidates(packed).values()]
+    places = [getattr(layer, "form", None) for layer in _candidates(packed)]
     forms = list(dict.fromkeys(filter(None, places)))
     tensors = _joined(packed)
     described = {
@@ -65,7 +60,7 @@ def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
         "method": record.method,
         "bits": str(record.steps[0][0].bits),
         **_architecture(packed),
-        "forms": [form.to_dict() for form in forms],
+        "forms": [asdict(form) for form in forms],
         "layers": [forms.index(form) if form else -1 for form in places],
         "attention": _attention(packed),
         "sha256": _digest(tensors),
@@ -99,11 +94,7 @@ def packed_size(count: int, bits: int) -> int:
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Unsigned codes of any shape, uint8 below 2^bits -> uint8 (packed_size,), least significant bit first.
-
-    Raises:
-        ValueError: a code does not fit.
-    """
+    """Unsigned codes of any shape, uint8 -> uint8 (packed_size,), least significant bit first; ValueError above."""
     flat = codes.reshape(-1, 1).numpy()
     if flat.size and int(flat.max()) >= 2**bits:
         raise ValueError(f"code {int(flat.max())} does not fit in {bits} bits")
@@ -154,21 +145,19 @@ def _built(described: Mapping) -> OneStepSR:
     forms, candidates = [Form.from_dict(form) for form in described["forms"]], _candidates(model)
     if len(candidates) != len(described["layers"]):
         raise ValueError(f"{len(described['layers'])} layers described, {len(candidates)} found")
-    places = zip(candidates.values(), described["layers"], strict=True)
+    places = zip(candidates, described["layers"], strict=True)
     found = {id(layer): forms[number] for layer, number in places if number >= 0}
     replace_layers(model, lambda _, layer: id(layer) in found, lambda _, layer: InferenceLayer(layer, found[id(layer)]))
     attention = described["attention"] or {"modules": ()}
     for name in attention["modules"]:
-        module = model.get_submodule(name)
-        config = config_from_dict(attention["config"])
+        module, config = model.get_submodule(name), QuantizerConfig.from_dict(attention["config"])
         module.set_processor(QuantAttnProcessor(module.get_processor(), config, name))
     return model.eval()
 
 
-def _candidates(model: nn.Module) -> dict[str, nn.Module]:
-    """All Linear and Conv2d layers of the float network, and what took their place, by name."""
-    kinds = (nn.Linear, nn.Conv2d, InferenceLayer)
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+def _candidates(model: nn.Module) -> list[nn.Module]:
+    """All Linear and Conv2d layers of the float network, and what took their place."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d | InferenceLayer)]
 
 
 def _attention(model: nn.Module) -> dict | None:
@@ -177,7 +166,7 @@ def _attention(model: nn.Module) -> dict | None:
     if not found:
         return None
     quantizer = next(iter(found.values())).activation_quantizers()[0]
-    return {"config": config_to_dict(quantizer.config), "modules": [name.rpartition(".")[0] for name in found]}
+    return {"config": asdict(quantizer.config), "modules": [name.rpartition(".")[0] for name in found]}
 
 
 def _stored(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int | None]]:
@@ -240,8 +229,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
             described = json.loads((file.metadata() or {}).get(_KEY, "null"))
             if not isinstance(described, dict) or described.get("_type") != FORMAT:
                 raise QartsrError(f"{path}: not a packed model; make one with qartsr export")
-            version = described.get("_version")
-            if version != VERSION:
+            if (version := described.get("_version")) != VERSION:
                 raise QartsrError(
                     f"{path}: format version {version}, but this program reads version {VERSION}; export again"
                 )

@@ -28,29 +28,21 @@ def simulate(model: OneStepSR) -> OneStepSR:
 
 @RUNTIMES.register("int8")
 def int8(model: OneStepSR) -> OneStepSR:
-    """Integer products on a CPU.
-
-    Raises:
-        QartsrError: the model lies on a GPU, or as int8_form says.
-    """
+    """Integer products on a CPU; QartsrError for a model on a GPU, or as int8_form says."""
     from qartsr_lib.deploy.blocks import fuse_
     from qartsr_lib.deploy.int8 import int8_form
 
     if model.prompt_embedding.is_cuda:
         raise QartsrError("runtime int8 computes on a CPU; on a GPU use simulate, which is faster there")
-    converted = int8_form(model)
-    fuse_(converted)
+    fuse_(converted := int8_form(model))
     return converted
 
 
 def keep_freed_memory() -> bool:
-    """Let freed memory stay with this process instead of going back to the system after every operation.
+    """Let freed memory stay with this process; returns whether the C library understood (others than glibc do not).
 
-    By default glibc asks the system for every large tensor anew, and touching new pages costs more than
-    many operations do: full precision and low bits alike gain a quarter and more. Peaks stay as they are.
-
-    Returns:
-        Whether the C library understood; others than glibc do not.
+    By default glibc asks the system for every large tensor anew, and touching new pages costs more than many
+    operations do: full precision and low bits alike gain a quarter and more. Peaks stay as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))

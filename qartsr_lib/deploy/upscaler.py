@@ -21,13 +21,8 @@ OWN_OPTIONS = ("base", "osediff", "prompt")  # of one backbone
 def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.Tensor], torch.Tensor], OneStepSR]:
     """(function from a low-quality image to its upscaled one, the model behind it).
 
-    The function raises Diverged where a stage's numbers are not finite.
-
-    Args:
-        trial: calibration and training settings of a method that is tried without a checkpoint.
-
-    Raises:
-        QartsrError: options or files that do not fit.
+    The function raises Diverged where a stage's numbers are not finite; options or files that do not fit are a
+    QartsrError. `trial` are calibration and training settings of a method that is tried without a checkpoint.
     """
     checkpoint = options.checkpoint
     packed = checkpoint is not None and checkpoint.suffix == ".safetensors"
@@ -40,7 +35,14 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
             )
     if options.runtime is not None and not packed:
         raise QartsrError(f"--runtime {options.runtime}: needs --checkpoint FILE.safetensors, which export writes")
-    model = _packed_model(options) if packed else _model(options, trial)
+    if packed:
+        from qartsr_lib.deploy.packed_file import load_packed
+        from qartsr_lib.deploy.runtimes import RUNTIMES
+
+        tiling.check_tile(options.tile)
+        model = RUNTIMES.get(options.runtime or "simulate")(load_packed(checkpoint))
+    else:
+        model = _model(options, trial)
     if not isinstance(model, OneStepSR):
         if options.tile is not None:
             raise QartsrError(f"--tile: backbone {model.name!r} has no such option; leave it out")
@@ -63,15 +65,6 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
         return tiling.upscale_in_tiles(model, lq, side)
 
     return upscale, model
-
-
-def _packed_model(options: argparse.Namespace) -> OneStepSR:
-    from qartsr_lib.deploy.packed_file import load_packed
-    from qartsr_lib.deploy.runtimes import RUNTIMES
-
-    tiling.check_tile(options.tile)
-    runtime = RUNTIMES.get(options.runtime or "simulate")
-    return runtime(load_packed(options.checkpoint))
 
 
 def _model(options: argparse.Namespace, trial) -> torch.nn.Module:
@@ -97,7 +90,7 @@ def _model(options: argparse.Namespace, trial) -> torch.nn.Module:
     from qartsr_lib.images.datasets.calibration import calibration_list
     from qartsr_lib.methods import METHODS
     from qartsr_lib.methods.rates import training_options
-    from qartsr_lib.quant.bits import parse_bits
+    from qartsr_lib.quant.scheme import parse_bits
 
     method, bits = METHODS.get(name), parse_bits(options.bits or "W4A4")
     model = load(backbone, options.timestep)

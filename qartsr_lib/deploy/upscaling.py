@@ -32,16 +32,9 @@ _SETTINGS = ("method", "bits", "runtime", "tile", "base", "osediff", "prompt")
 def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespace], tuple]) -> int:
     """Upscale every input that can be; print what was written, left out and failed.
 
-    Args:
-        options: of the command line.
-        load: gives (function from an image to the upscaled one, the model behind it) for `options`; called when there
-            is work for it.
-
-    Returns:
-        The exit status: 0 all done, 1 some failed, 2 all failed.
-
-    Raises:
-        QartsrError: wrong options, or the results cannot be written.
+    `load` gives (function from an image to the upscaled one, the model behind it) for `options`, those of the command
+    line; it is called when there is work for it. Returns the exit status: 0 all done, 1 some failed, 2 all failed.
+    Wrong options, and results that cannot be written, are a QartsrError.
     """
     out = options.out
     check_writable(out, f"--out {out}")
@@ -64,8 +57,7 @@ def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespac
 def read(path: Path) -> tuple[torch.Tensor, np.ndarray | None, tuple[str, ...]]:
     """(image to upscale, its transparency or None, notes); what is invisible has the colour of what is next to it.
 
-    Raises:
-        QartsrError: not a readable image, or so large that its result could not be read.
+    QartsrError for what is no readable image, or so large that its result could not be read.
     """
     found = decode(path)
     rgb, alpha = found.rgb, found.alpha

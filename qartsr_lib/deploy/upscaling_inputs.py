@@ -24,12 +24,8 @@ _LEFT_OUT = {_FOLDERS: "; name them too", _OTHERS: "; name them too to have them
 def find_inputs(items: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path, str], list[str]]:
     """Files as they are named, and the images directly in named folders, by name.
 
-    Args:
-        out: folder of results; where it is also an input, results of earlier runs are no inputs.
-
-    Returns:
-        Files to read, each once; argument -> why it leads to no image; a note for each folder of which something is
-        left out.
+    Returns the files to read, each once; argument -> why it leads to no image; a note for each folder of which
+    something is left out. Where `out`, the folder of results, is also an input, results of earlier runs are no inputs.
     """
     paths: dict[str, Path] = {}
     failures, notes = {}, []
@@ -54,8 +50,7 @@ def find_inputs(items: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path
 def result_files(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Input -> the file for its result: its name with .png for its ending, behind it where inputs differ in that alone.
 
-    Raises:
-        QartsrError: two inputs would have one result, or a result would lie in the place of an input.
+    QartsrError when two inputs would have one result, or a result would lie in the place of an input.
     """
     stems = Counter(path.stem for path in paths)
     places = {path: out / f"{path.stem if stems[path.stem] == 1 else path.name}.png" for path in paths}

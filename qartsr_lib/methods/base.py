@@ -15,10 +15,8 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.quant.apply import EVERYTHING, quantize_
-from qartsr_lib.quant.bits import Bits
-from qartsr_lib.quant.report import report, w_bits_effective
-from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
+from qartsr_lib.quant.apply import EVERYTHING, quantize_, report, w_bits_effective
+from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme
 from qartsr_lib.quant.states import calibrate, calibrate_once, quant_modules
 
 
@@ -40,7 +38,7 @@ class MethodResult:
 
     @cached_property
     def report(self) -> pd.DataFrame:
-        """One row per layer of the whole network (quant.report.report)."""
+        """One row per layer of the whole network (quant.apply.report)."""
         return report(self.backbone)
 
     @property

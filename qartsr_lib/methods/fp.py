@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS, Method, MethodResult
-from qartsr_lib.quant.bits import parse_bits
+from qartsr_lib.quant.scheme import parse_bits
 
 
 class FullPrecision(Method):

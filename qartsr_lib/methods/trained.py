@@ -15,8 +15,7 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images, start_
 from qartsr_lib.quant.apply import quantize_
-from qartsr_lib.quant.bits import Bits, parse_bits
-from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
+from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme, parse_bits
 from qartsr_lib.quant.states import quant_modules
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES

@@ -18,8 +18,7 @@ PRODUCT_INPUTS = ("query", "key", "softmax", "value")
 def quantize_products_(model: nn.Module, scheme: QuantScheme, only: Sequence[str]) -> None:
     """Give the attention modules that `scheme` and `only` name quantizers for their products."""
     for name, module in list(model.named_modules()):
-        chosen = matches(name, only) and matches(name, scheme.attention_modules)
-        if chosen and isinstance(module, Attention):
+        if isinstance(module, Attention) and matches(name, only) and matches(name, scheme.attention_modules):
             device, config = module.to_q.weight.device, scheme.attention_config()
             module.set_processor(QuantAttnProcessor(module.get_processor(), config, name, device=device))
 
@@ -27,13 +26,9 @@ def quantize_products_(model: nn.Module, scheme: QuantScheme, only: Sequence[str
 class QuantAttnProcessor(QuantModule):
     """Attention processor with one per-tensor quantizer each for q, k, the softmax and v.
 
-    In full precision it hands over to the processor it replaced, so that the bits are the same; else to diffusers'
-    AttnProcessor, as the fused kernel of AttnProcessor2_0 never shows its softmax.
-
-    Args:
-        replaced: the processor used so far.
-        config: quantizer of all four tensors.
-        name: full name of the attention module, for messages.
+    In full precision it hands over to the processor it replaced (`replaced`), so that the bits are the same; else to
+    diffusers' AttnProcessor, as the fused kernel of AttnProcessor2_0 never shows its softmax. `config` is of all four
+    quantizers; `name`, of the attention module, is for messages.
     """
 
     def __init__(self, replaced, config: QuantizerConfig, name: str, device=None) -> None:
@@ -46,14 +41,7 @@ class QuantAttnProcessor(QuantModule):
     def activation_quantizers(self) -> list[Quantizer]:
         return list(self.quantizers.values())
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        temb: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
         # In place of nn.Module's __call__: diffusers reads this signature to know what it may pass.
         inputs = (hidden_states, encoder_hidden_states, attention_mask, temb)
         if self.state is QuantState.FULL_PRECISION:
@@ -80,8 +68,6 @@ class _QuantizedProducts:
     def to_v(self, x: torch.Tensor) -> torch.Tensor:
         return self._quantize("value", self._attn.to_v(x))
 
-    def get_attention_scores(
-        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def get_attention_scores(self, query, key, mask=None) -> torch.Tensor:
         query, key = self._quantize("query", query), self._quantize("key", key)
         return self._quantize("softmax", self._attn.get_attention_scores(query, key, mask))

@@ -16,10 +16,8 @@ from torch.autograd.function import once_differentiable
 from qartsr_lib.base.native import at
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.granularity import PerTensor
-from qartsr_lib.quant.learned import LearnedQuantizer, gradients_of_bounds, ranges_of_bounds
-
-Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Kernel size, stride and padding."""
+from qartsr_lib.quant.learned import LearnedQuantizer, gradients_of_bounds
+from qartsr_lib.quant.primitives import affine_qparams
 
 
 def fits(layer: nn.Module, x: torch.Tensor) -> bool:
@@ -38,11 +36,20 @@ def enter(
     layer: nn.Module, x: torch.Tensor, side_in: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Q_A(x / phi), like x, and L2 x, (N, H', W', r) or (..., r); None without `side_in` (r, c_in k k)."""
-    quantizer = layer.input_quantizer
+    quantizer, sizes, shape = layer.input_quantizer, None, None
+    if side_in is not None:
+        if isinstance(layer, nn.Conv2d):
+            window, (images, channels, *size) = (layer.kernel_size, layer.stride, layer.padding), x.shape
+            ends = (length + 2 * pad - taps for length, taps, pad in zip(size, window[0], window[2], strict=True))
+            shape = (images, *(end // step + 1 for end, step in zip(ends, window[1], strict=True)), len(side_in))
+        else:  # a convolution of 1 x 1 whose pixels are the tokens
+            window, (*tokens, channels) = ((1, 1), (1, 1), (0, 0)), x.shape
+            images, size, shape = 1, (1, x.numel() // channels), (*tokens, len(side_in))
+        sizes = (ctypes.c_long * 11)(images, *size, channels, len(side_in), *window[0], *window[1], *window[2])
+        side_in = side_in.view(len(side_in), channels, *window[0]).movedim(1, -1).contiguous()
     bounds = (quantizer.lower_units, quantizer.upper_units, quantizer.unit)
-    window = (layer.kernel_size, layer.stride, layer.padding) if isinstance(layer, nn.Conv2d) else None
-    options = (quantizer.config.bits, quantizer.code_range, window)
-    return _Enter.apply(x.contiguous(memory_format=_layout(layer)), layer.log_phi.exp(), *bounds, side_in, *options)
+    given = (x.contiguous(memory_format=_layout(layer)), layer.log_phi.exp(), *bounds, side_in)
+    return _Enter.apply(*given, quantizer.config.bits, sizes, shape)
 
 
 def add_side(layer: nn.Module, y: torch.Tensor, narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
@@ -56,52 +63,35 @@ def _layout(layer: nn.Module) -> torch.memory_format:
     return torch.channels_last if isinstance(layer, nn.Conv2d) else torch.contiguous_format
 
 
-def _geometry(x: torch.Tensor, rank: int, window: Window | None) -> tuple[ctypes.Array, list[int]]:
-    """`Side` of side_branch.cpp, and the shape of L2 x."""
-    if window is None:  # (pixels, c_in)
-        pixels = x.numel() // x.shape[-1]
-        sizes, shape = [1, 1, pixels, x.shape[-1], rank, 1, 1, 1, 1, 0, 0], [*x.shape[:-1], rank]
-    else:
-        kernel, stride, padding = window
-        images, channels, *size = x.shape
-        outputs = [(size[axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1)]
-        sizes, shape = [images, *size, channels, rank, *kernel, *stride, *padding], [images, *outputs, rank]
-    return (ctypes.c_long * len(sizes))(*sizes), shape
-
-
 class _Enter(torch.autograd.Function):
+    """`side_in` is L2 as (r, k, k, c_in), `sizes` the Side of side_branch.cpp, `shape` that of L2 x."""
+
     @staticmethod
-    def forward(ctx, x, phi, lower_units, upper_units, unit, side_in, bits, code_range, window):
-        scale, zero_point = ranges_of_bounds(lower_units, upper_units, unit, bits)
+    def forward(ctx, x, phi, lower_units, upper_units, unit, side_in, bits, sizes, shape):
+        scale, zero_point = affine_qparams(lower_units * unit, upper_units * unit, bits)
         channels, threads = len(phi), torch.get_num_threads()
-        ctx.passes = (float(scale), float(zero_point), x.numel() // channels, channels, *code_range, threads)
-        ctx.window = window
-        quantized = torch.empty_like(x)
+        ctx.passes = (float(scale), float(zero_point), x.numel() // channels, channels, 0, 2**bits - 1, threads)
+        ctx.sizes, quantized, narrow = sizes, torch.empty_like(x), None
         loops.library().divided_fake_quantize(*at(x, phi), *ctx.passes, quantized.data_ptr())
-        narrow = weight = None
         if side_in is not None:
-            sizes, shape = _geometry(x, len(side_in), window)
-            weight, narrow = _channels_last(side_in, channels, window), x.new_empty(shape)
-            loops.library().side_narrow(*at(x, weight), sizes, threads, narrow.data_ptr())
-        ctx.save_for_backward(x, phi, scale, unit, weight)
+            narrow = x.new_empty(shape)
+            loops.library().side_narrow(*at(x, side_in), sizes, threads, narrow.data_ptr())
+        ctx.save_for_backward(x, phi, scale, unit, side_in)
         return quantized, narrow
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient, grad_narrow):
-        x, phi, scale, unit, weight = ctx.saved_tensors
-        *_, qmin, qmax, threads = ctx.passes
+        x, phi, scale, unit, side_in = ctx.saved_tensors
+        *_, levels, threads = ctx.passes
         gradient = loops.laid_out_like(x, gradient)
-        grad_x, grad_phi, grad_range = torch.empty_like(x), torch.empty_like(phi), phi.new_empty(2)
+        grad_x, grad_phi, grad_range, grad_side = torch.empty_like(x), torch.empty_like(phi), phi.new_empty(2), None
         found = at(grad_x, grad_phi, grad_range)
         loops.library().divided_fake_quantize_gradients(*at(gradient, x, phi), *ctx.passes, *found)
-        grad_side = None
-        if weight is not None:
-            sizes, _ = _geometry(x, len(weight), ctx.window)
-            changes, given = torch.empty_like(weight), grad_narrow.contiguous()
-            loops.library().side_narrow_gradients(*at(given, x, weight), sizes, threads, *at(grad_x, changes))
-            grad_side = changes.movedim(-1, 1).reshape(len(weight), -1)
-        bounds = gradients_of_bounds(*grad_range, scale, unit, qmax - qmin)
+        if side_in is not None:
+            grad_side, given = torch.empty_like(side_in), grad_narrow.contiguous()
+            loops.library().side_narrow_gradients(*at(given, x, side_in), ctx.sizes, threads, *at(grad_x, grad_side))
+        bounds = gradients_of_bounds(*grad_range, scale, unit, levels)
         return grad_x, grad_phi, *bounds, None, grad_side, None, None, None
 
 
@@ -124,9 +114,3 @@ class _AddSide(torch.autograd.Function):
         grad_narrow, grad_weight = torch.empty_like(narrow), torch.empty_like(weight)
         loops.library().side_spread_gradients(*at(given, narrow, weight), *ctx.sizes, *at(grad_narrow, grad_weight))
         return gradient, grad_narrow, grad_weight.t(), None
-
-
-def _channels_last(side_in: torch.Tensor, channels: int, window: Window | None) -> torch.Tensor:
-    """L2 as (r, k, k, c_in)."""
-    size = (1, 1) if window is None else window[0]
-    return side_in.view(len(side_in), channels, *size).movedim(1, -1).contiguous()

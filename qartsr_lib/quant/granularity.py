@@ -1,23 +1,27 @@
 """Which elements of a tensor share one scale: all, one channel's, or a group of channels'.
 
-Axes follow one convention:
-
-* axis >= 0 (weights): axes before it are kept too, so a (c_out, c_in, k, k) weight in groups along
-  axis 1 has one scale per output channel and group;
-* axis < 0 (activations): the leading axes (batch, tokens) are reduced, so that the parameters fit
-  any batch: axis -3 of (N, C, H, W), axis -1 of (..., C).
+* axis >= 0 (weights): axes before it are kept too, so a (c_out, c_in, k, k) weight in groups along axis 1 has one
+  scale per output channel and group;
+* axis < 0 (activations): the leading axes (batch, tokens) are reduced, so that the parameters fit any batch: axis -3
+  of (N, C, H, W), axis -1 of (..., C).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 
+@dataclass(frozen=True)
 class Granularity:
-    """Common part of PerTensor, PerChannel and PerGroup."""
+    """Common part of the three; `asdict` is JSON-ready and `granularity_from_dict` reads it back."""
+
+    type: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", type(self).__name__)
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
         """`x` in the shape that the parameters broadcast to (a view where strides allow)."""
@@ -41,8 +45,7 @@ class PerTensor(Granularity):
     """One scale, of shape ()."""
 
     def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        lower, upper = torch.aminmax(x)
-        return lower, upper
+        return tuple(torch.aminmax(x))
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,14 @@ class PerGroup(Granularity):
     """One scale per `size` consecutive indices of `axis` (input channels), shared over the kernel.
 
     A tensor whose channel count `size` does not divide (or exceeds) forms one group: there is no ragged last one.
-
-    Shapes: weight (c_out, c_in, k, k), axis 1 -> (c_out, c_in / size, 1, 1, 1); activation
-    (..., C), axis -1 -> (C / size, 1).
+    Weight (c_out, c_in, k, k), axis 1 -> (c_out, c_in / size, 1, 1, 1); activation (..., C), axis -1 -> (C / size, 1).
     """
 
     size: int
     axis: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size < 1:
             raise ValueError(f"group size must be at least 1, got {self.size}")
 
@@ -79,18 +81,10 @@ class PerGroup(Granularity):
         return _limits_along(self.view(x), self.axis if self.axis >= 0 else self.axis - 1)
 
 
-_KINDS = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
-
-
-def granularity_to_dict(granularity: Granularity) -> dict:
-    """JSON-ready form; `granularity_from_dict` reads it back."""
-    return {"type": type(granularity).__name__, **asdict(granularity)}
-
-
 def granularity_from_dict(described: Mapping) -> Granularity:
-    """Inverse of `granularity_to_dict`; KeyError or TypeError when `described` is not one."""
-    parameters = dict(described)
-    return _KINDS[parameters.pop("type")](**parameters)
+    """Inverse of `asdict`; KeyError or TypeError when `described` is not one."""
+    kinds = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
+    return kinds[described["type"]](**{name: value for name, value in described.items() if name != "type"})
 
 
 def broadcast_along(values: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:

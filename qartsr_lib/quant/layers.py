@@ -25,7 +25,7 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class InferenceParts:
-    """What a layer computes at inference beside Q_W(folded weight) Q_A(x) + Q_B(B); None for what it lacks.
+    """What a layer computes at inference beside Q_W(folded weight) Q_A(x) + Q_B(B); None for what it lacks:
 
         y = Q_W(folded weight) Q_A((x - o) / phi) + Q_B(B) + L1 L2 x + W o
 
@@ -47,12 +47,10 @@ class InferenceParts:
 class QuantLayer(QuantModule):
     """Common part of QuantLinear and QuantConv2d; mixed in before the float class.
 
-    The weight and bias are the float layer's own parameters, not copies. Under no_grad in eval
-    mode the quantized weight is computed once and kept until a parameter, a quantizer, the state
-    or the mode changes (in-place edits through `.data` are invisible to this; call `drop_cache`).
-
-    Convolutions pad with true zeros after fake quantization, as the released code of PassionSR and
-    EfficientDM does. With a real-valued zero-point the padding is then not on the grid.
+    Weight and bias are the float layer's own parameters, not copies. Under no_grad in eval mode the quantized weight
+    is computed once and kept until a parameter, a quantizer, the state or the mode changes (in-place edits through
+    `.data` are invisible to this; call `drop_cache`). Convolutions pad with true zeros after fake quantization, as the
+    released code of PassionSR and EfficientDM does; with a real-valued zero-point these are not on the grid.
     """
 
     quantizer_type: type[Quantizer] = Quantizer
@@ -64,13 +62,9 @@ class QuantLayer(QuantModule):
 
     @classmethod
     def from_float(cls, layer: nn.Module, config: LayerConfig, name: str, **options) -> QuantLayer:
-        """A quantized layer on the parameters of `layer`; weight and bias ranges are set at once.
+        """A quantized layer on the parameters of a Linear or Conv2d; weight and bias ranges are set at once.
 
-        Args:
-            layer: nn.Linear or nn.Conv2d.
-            config: its quantizers.
-            name: full name in the network, for messages.
-            options: for layer kinds that have some; none here.
+        `name`, the full one in the network, is for messages; `options` are for layer kinds that have some.
         """
         arguments = {argument: getattr(layer, argument) for argument in cls.arguments}
         new = cls(**arguments, bias=layer.bias is not None, device="meta")
@@ -116,7 +110,8 @@ class QuantLayer(QuantModule):
         if self.training or torch.is_grad_enabled():
             self._cache = None
             return self._quantize_parameters()
-        key = self._cache_key()
+        tensors = (*self.parameters(), *self.buffers())  # one of them is replaced, or edited in place: another key
+        key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
         if self._cache is None or self._cache[0] != key:
             self._cache = (key, self._quantize_parameters())
         return self._cache[1]
@@ -134,11 +129,6 @@ class QuantLayer(QuantModule):
         if self.weight_quantizer is not None:
             weight = self.weight_quantizer(weight)
         return weight, self.bias if self.bias_quantizer is None else self.bias_quantizer(self.bias)
-
-    def _cache_key(self) -> tuple:
-        """Changes whenever a tensor of this layer is replaced or edited in place."""
-        tensors = (*self.parameters(), *self.buffers())
-        return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
 
     def drop_cache(self) -> None:
         """Forget the quantized weight."""
@@ -195,8 +185,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     """nn.Conv2d with quantizers; (N, c_in, H, W) -> (N, c_out, H', W')."""
 
     input_axis = -3
-    arguments = ("in_channels", "out_channels", "kernel_size", "stride")
-    arguments += ("padding", "dilation", "groups", "padding_mode")
+    arguments = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    arguments += ("padding_mode",)
 
     def _operate(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return self._conv_forward(x, weight, bias)
@@ -209,12 +199,10 @@ LAYER_KINDS.register("plain")({nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d})
 
 
 def spread(narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
-    """L1 of a side branch at every position: (N, r, H, W) -> (N, c_out, H, W), `side_out` being L1 (c_out, r).
-
-    A single channel is multiplied, as torch has no fast 1 x 1 convolution for it. (A matrix product would
-    be fast for all ranks, but its bits depend on where the tensors happen to lie in memory.)
-    """
+    """L1 of a side branch at every position: (N, r, H, W) -> (N, c_out, H, W), `side_out` being L1 (c_out, r)."""
     weight = side_out[:, :, None, None]
+    # A single channel is multiplied, as torch has no fast 1 x 1 convolution for it. A matrix product would be fast for
+    # all ranks, but its bits depend on where the tensors happen to lie in memory.
     return narrow * weight[:, 0] if side_out.shape[1] == 1 else F.conv2d(narrow, weight)
 
 
@@ -223,8 +211,7 @@ def replace_layers(
 ) -> int:
     """Put `convert(name, layer)` in the place of every chosen layer, in place; returns how many were converted.
 
-    All are chosen before the first is converted. A layer registered under several names is converted
-    once, under its first one, and stays one.
+    All are chosen before the first is converted. One registered under several names is converted once and stays one.
     """
     places = [
         (parent, key, name, layer)

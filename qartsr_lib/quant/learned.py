@@ -7,7 +7,6 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant import loops
 from qartsr_lib.quant.primitives import SCALE_FLOOR, affine_qparams, fake_quantize, fake_quantize_gradients
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 
@@ -15,16 +14,12 @@ from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 class LearnedQuantizer(Quantizer):
     """Asymmetric fake quantization with trainable bounds l and u (LBQ, PassionSR, arXiv:2411.17106).
 
-    scale = (u - l) / (2^b - 1) and z = l, so that gradients reach both bounds by the chain rule
-    through Eq. 3. The bounds start at the range that `set_range` or calibration gives; the buffers
-    `scale` and `zero_point` keep that first range.
+    scale = (u - l) / (2^b - 1) and z = l, so that gradients reach both bounds by the chain rule through Eq. 3. The
+    bounds start at the range that `set_range` or calibration gives; the buffers `scale` and `zero_point` keep it.
 
-    The parameters `lower_units` and `upper_units` are the bounds over `unit`, the power of two
-    nearest the first range's width: one learning rate then means the same share of the range in
-    every layer, where bounds themselves differ by orders of magnitude.
-
-    Raises:
-        QartsrError: a symmetric configuration, which has no two bounds.
+    The parameters `lower_units` and `upper_units` are the bounds over `unit`, the power of two nearest the first
+    range's width: one learning rate then means the same share of the range in every layer, where bounds themselves
+    differ by orders of magnitude. A symmetric configuration, which has no two bounds, is a QartsrError.
     """
 
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
@@ -72,18 +67,8 @@ def power_of_two(width: torch.Tensor) -> torch.Tensor:
     return torch.exp2(width.double().clamp(min=SCALE_FLOOR).log2().round()).to(width.dtype)
 
 
-def ranges_of_bounds(lower_units, upper_units, unit, bits):
-    """(scale, zero_point) of the bounds lower_units * unit and upper_units * unit."""
-    found = loops.of_bounds("ranges_of_bounds", (lower_units, upper_units, unit), 2**bits - 1, SCALE_FLOOR)
-    return found or affine_qparams(lower_units * unit, upper_units * unit, bits)
-
-
 def gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, levels):
     """Those of lower_units and upper_units: scale = (upper - lower) / levels above its floor, zero_point = lower."""
-    tensors = (grad_scale, grad_zero_point, scale, unit)
-    found = loops.of_bounds("gradients_of_bounds", tensors, levels, SCALE_FLOOR)
-    if found is not None:
-        return found
     grad_upper = torch.where(scale > SCALE_FLOOR, grad_scale / levels, 0.0)
     return (grad_zero_point - grad_upper).mul_(unit), grad_upper.mul_(unit)
 
@@ -91,13 +76,13 @@ def gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, levels):
 class _FakeQuantizeBounds(torch.autograd.Function):
     """fake_quantize(x, *affine_qparams(lower_units * unit, upper_units * unit, bits)) as one node.
 
-    The bounds are tiny, and a network has hundreds of them: differentiated operation by operation, the
-    overhead of these operations is a good part of a step on small images.
+    The bounds are tiny, and a network has hundreds of them: differentiated operation by operation, the overhead of
+    these operations is a good part of a step on small images.
     """
 
     @staticmethod
     def forward(ctx, x, lower_units, upper_units, unit, bits, qmin, qmax):
-        scale, zero_point = ranges_of_bounds(lower_units, upper_units, unit, bits)
+        scale, zero_point = affine_qparams(lower_units * unit, upper_units * unit, bits)
         ctx.save_for_backward(x, scale, zero_point, unit)
         ctx.code_range = (qmin, qmax)
         return fake_quantize(x, scale, zero_point, qmin, qmax)

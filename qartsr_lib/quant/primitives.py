@@ -9,12 +9,10 @@ z is called `zero_point` as in the paper, although torch uses that name for the 
 an integer only in the "integer" variant). Rounding is torch.round, ties to even. The symmetric variant has no
 offset (`zero_point` is None) and signed codes.
 
-Gradients are the straight-through ones of Eq. 4: 1 for x inside [s qmin + z, s qmax + z], 0
-outside, and those of LSQ+ (arXiv:2004.09576) for s and z. Learned bounds (LBQ of PassionSR,
-arXiv:2411.17106) follow by the chain rule through `affine_qparams`.
-
-NaN passes through; infinities end at the borders of the range. |x| must stay below 1e38, beyond
-which s * code overflows in float32.
+Gradients are the straight-through ones of Eq. 4: 1 for x inside [s qmin + z, s qmax + z], 0 outside, and those of LSQ+
+(arXiv:2004.09576) for s and z. Learned bounds (LBQ of PassionSR, arXiv:2411.17106) follow by the chain rule through
+`affine_qparams`. NaN passes through; infinities end at the borders of the range. |x| must stay below 1e38, beyond which
+s * code overflows in float32.
 """
 
 from __future__ import annotations
@@ -28,17 +26,10 @@ SCALE_FLOOR = 1e-12
 """Smallest scale: keeps constant tensors (range 0) free of division by zero."""
 
 
-def integer_range(bits: int, symmetric: bool = False, narrow_range: bool = False) -> tuple[int, int]:
-    """Smallest and largest code: 0 .. 2^b - 1, or signed around 0.
-
-    Args:
-        bits: 2 to 8.
-        symmetric: signed codes -2^(b-1) .. 2^(b-1) - 1.
-        narrow_range: drop the lowest signed code, for -1, 0, 1 instead of -2, -1, 0, 1 at 2 bits.
-    """
-    if not symmetric:
-        return 0, 2**bits - 1
-    return -(2 ** (bits - 1)) + int(narrow_range), 2 ** (bits - 1) - 1
+def integer_range(bits: int, symmetric: bool = False) -> tuple[int, int]:
+    """Smallest and largest code of 2 to 8 bits: 0 .. 2^b - 1, or symmetric -2^(b-1) .. 2^(b-1) - 1."""
+    lowest = -(2 ** (bits - 1)) if symmetric else 0
+    return lowest, lowest + 2**bits - 1
 
 
 def affine_qparams(
@@ -49,12 +40,11 @@ def affine_qparams(
     Args:
         lower, upper: any equal shapes; upper <= lower gives the scale floor.
         bits: 2 to 8.
-        zero_point: "real" puts the first code exactly on `lower` and the last on `upper`.
-            "integer" widens the range to include 0 and rounds the code of zero to an integer, as
-            torch does: 0 is then exact, but up to half a step is clipped at one end.
+        zero_point: "real" puts the first code exactly on `lower` and the last on `upper`. "integer" widens the range
+            to include 0 and rounds the code of zero to an integer, as torch does: 0 is then exact, but up to half a
+            step is clipped at one end.
 
-    Returns:
-        (scale, zero_point) with the shape and dtype of `lower`; zero_point in the units of x.
+    Returns (scale, zero_point) with the shape and dtype of `lower`; zero_point in the units of x.
     """
     levels = 2**bits - 1
     # float64, because upper - lower of two large float32 numbers may overflow or cancel.
@@ -72,9 +62,9 @@ def affine_qparams(
     return scale, -(code_of_zero * scale)
 
 
-def symmetric_qparams(lower: torch.Tensor, upper: torch.Tensor, bits: int, narrow_range: bool = False) -> torch.Tensor:
+def symmetric_qparams(lower: torch.Tensor, upper: torch.Tensor, bits: int) -> torch.Tensor:
     """Smallest scale whose signed codes cover [lower, upper] without clipping; differentiable."""
-    qmin, qmax = integer_range(bits, symmetric=True, narrow_range=narrow_range)
+    qmin, qmax = integer_range(bits, symmetric=True)
     scale = torch.maximum(lower.double() / qmin, upper.double() / qmax)
     return scale.clamp(min=SCALE_FLOOR).to(lower.dtype)
 
@@ -82,16 +72,14 @@ def symmetric_qparams(lower: torch.Tensor, upper: torch.Tensor, bits: int, narro
 def fake_quantize(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
 ) -> torch.Tensor:
-    """x_hat of Eq. 3, differentiable in x, scale and zero_point (Eq. 4); the same bits with and without gradients.
+    """x_hat of Eq. 3, a new tensor like x; differentiable in x, scale and zero_point (Eq. 4).
+
+    The bits are the same with and without gradients.
 
     Args:
         x: any shape, float32.
-        scale: positive, broadcasts to x.
-        zero_point: offset in the units of x, shape of scale; None for none.
+        scale, zero_point: broadcast to x; the scale is positive, the offset in the units of x or None.
         qmin, qmax: code range from `integer_range`.
-
-    Returns:
-        A new tensor like x.
     """
     inputs = (x, scale, zero_point)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
@@ -113,15 +101,9 @@ def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tenso
     return _from_codes_(codes.clone(), scale, zero_point)
 
 
-def round_ste(x: torch.Tensor) -> torch.Tensor:
-    """torch.round with the gradient of the identity."""
-    return _RoundSte.apply(x)
-
-
-# Activations are memory-bound (512 x 512 x 32 float32): compiled loops do each formula in one pass where
-# they apply (`loops`); elsewhere the steps below work in place on one temporary. Each step is one correctly
-# rounded IEEE operation (no fused multiply-add), so that results depend neither on the vector width of the
-# machine nor on which of the two did it.
+# Activations are memory-bound (512 x 512 x 32 float32): compiled loops do each formula in one pass where they apply
+# (`loops`); elsewhere the steps below work in place on one temporary. Each step is one correctly rounded IEEE operation
+# (no fused multiply-add), so that results depend neither on the machine's vectors nor on which of the two did it.
 
 
 def _fake_quantize(x, scale, zero_point, qmin, qmax):
@@ -131,21 +113,23 @@ def _fake_quantize(x, scale, zero_point, qmin, qmax):
     return found
 
 
-def _steps(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+def _steps(x, scale, zero_point):
     """(x - z) / s in a new tensor: x measured in quantization steps."""
     return x / scale if zero_point is None else torch.sub(x, zero_point).div_(scale)
 
 
-def _to_codes_(steps: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
+def _to_codes_(steps, qmin, qmax):
     return steps.clamp_(qmin, qmax).round_()
 
 
-def _from_codes_(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+def _from_codes_(codes, scale, zero_point):
     codes.mul_(scale)
     return codes if zero_point is None else codes.add_(zero_point)
 
 
 class _RoundSte(torch.autograd.Function):
+    """torch.round with the gradient of the identity."""
+
     @staticmethod
     def forward(ctx, x):
         return torch.round(x)
@@ -153,6 +137,9 @@ class _RoundSte(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient
+
+
+round_ste = _RoundSte.apply
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.quant.granularity import Granularity, PerGroup, PerTensor
+from qartsr_lib.quant.granularity import Granularity, PerGroup, PerTensor, granularity_from_dict
 from qartsr_lib.quant.primitives import affine_qparams, fake_quantize, integer_range, symmetric_qparams
 
 QPARAM_BITS = 16
@@ -47,16 +48,20 @@ OBSERVERS.register("min-max")(MinMaxObserver)
 OBSERVERS.register("first-batch")(FirstBatchObserver)
 
 
+def without_narrow_range(described: Mapping) -> dict:
+    """A description without the option `narrow_range`, which earlier files name; only where it was off."""
+    return {name: value for name, value in described.items() if name != "narrow_range" or value}
+
+
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """How one tensor is quantized.
+    """How one tensor is quantized; `asdict` is JSON-ready.
 
     Attributes:
         bits: 2 to 8.
         granularity: which elements share a scale.
         symmetric: signed codes without zero-point instead of unsigned ones with.
         zero_point: "real" or "integer" (asymmetric only), see primitives.affine_qparams.
-        narrow_range: symmetric only, see primitives.integer_range.
         ranges: name of a range rule in OBSERVERS.
     """
 
@@ -64,15 +69,26 @@ class QuantizerConfig:
     granularity: Granularity = PerTensor()
     symmetric: bool = False
     zero_point: str = "real"
-    narrow_range: bool = False
+    narrow_range: bool = field(default=False, init=False, repr=False)  # no option any more: files name it
     ranges: str = "min-max"
+
+    @classmethod
+    def from_dict(cls, described: Mapping) -> QuantizerConfig:
+        """Inverse of `asdict`; KeyError or TypeError when `described` is not one."""
+        granularity = granularity_from_dict(described["granularity"])
+        return cls(**without_narrow_range(described) | {"granularity": granularity})
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Smallest and largest code."""
+        return integer_range(self.bits, self.symmetric)
 
 
 class Quantizer(nn.Module):
     """Fake-quantizes a tensor with a static scale and zero-point held in buffers.
 
-    A new quantizer has scale NaN, which means un-calibrated; `set_range` or calibration fixes it.
-    Methods that learn their parameters override `qparams` (and `set_range`, to initialize them).
+    A new quantizer has scale NaN, which means un-calibrated; `set_range` or calibration fixes it. Methods that learn
+    their parameters override `qparams` (and `set_range`, to initialize them).
 
     Args:
         config: bits, granularity and variant.
@@ -85,8 +101,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
         super().__init__()
-        self.config, self.name = config, name
-        self.code_range = integer_range(config.bits, config.symmetric, config.narrow_range)
+        self.config, self.name, self.code_range = config, name, config.code_range
         parameter_shape = config.granularity.parameter_shape(tuple(shape))
         self.register_buffer("scale", torch.full(parameter_shape, torch.nan, device=device))
         offset = None if config.symmetric else torch.zeros(parameter_shape, device=device)
@@ -100,11 +115,7 @@ class Quantizer(nn.Module):
         return QPARAM_BITS * self.scale.numel() * (1 if self.zero_point is None else 2)
 
     def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scale and zero-point for `x`.
-
-        Raises:
-            QartsrError: the quantizer has no range yet.
-        """
+        """Scale and zero-point for `x`; QartsrError when the quantizer has no range yet."""
         if not self.calibrated:
             raise QartsrError(f"{self.name}: quantizer not calibrated; run calibrate() over some images first")
         return self.scale, self.zero_point
@@ -117,17 +128,12 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
-        """Fix scale and zero-point from a range in the granularity's parameter shape.
-
-        Raises:
-            QartsrError: the range is not finite.
-        """
+        """Fix scale and zero-point from a range in the granularity's parameter shape; raises as `check_range`."""
         self.check_range(lower, upper)
-        config = self.config
         if self.zero_point is None:
-            scale = symmetric_qparams(lower, upper, config.bits, config.narrow_range)
+            scale = symmetric_qparams(lower, upper, self.config.bits)
         else:
-            scale, zero_point = affine_qparams(lower, upper, config.bits, config.zero_point)
+            scale, zero_point = affine_qparams(lower, upper, self.config.bits, self.config.zero_point)
             self.zero_point.copy_(zero_point)
         self.scale.copy_(scale)
         self.calibrated = True
@@ -136,8 +142,8 @@ class Quantizer(nn.Module):
         """`set_range` with the min/max of `x` (weights and biases need no calibration data)."""
         if x.is_meta:  # a network without values, which is only counted: any range will do
             self.calibrated = True
-            return
-        self.set_range(*self.config.granularity.limits(x.detach()))
+        else:
+            self.set_range(*self.config.granularity.limits(x.detach()))
 
     def check_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
         """Raise QartsrError when a range is not finite (NaN or infinity reached this layer)."""
@@ -191,7 +197,7 @@ class DynamicQuantizer(Quantizer):
             scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)
         else:
             qmin, qmax = self.code_range
-            scale = symmetric_qparams(lower, upper, self.config.bits, self.config.narrow_range)
+            scale = symmetric_qparams(lower, upper, self.config.bits)
         return fake_quantize(grouped, scale, None, qmin, qmax).reshape(x.shape)
 
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:

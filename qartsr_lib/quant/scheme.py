@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant.bits import FLOAT_BITS, Bits, parse_bits
-from qartsr_lib.quant.granularity import Granularity, PerChannel, PerTensor, granularity_from_dict, granularity_to_dict
+from qartsr_lib.quant.granularity import Granularity, PerChannel, PerTensor, granularity_from_dict
 from qartsr_lib.quant.layers import LayerConfig
-from qartsr_lib.quant.quantizers import OBSERVERS, QuantizerConfig
+from qartsr_lib.quant.quantizers import OBSERVERS, QuantizerConfig, without_narrow_range
 
+FLOAT_BITS = 32
+"""The width that means "not quantized" (the full-precision reference is float32)."""
 EXCEPTION_BITS = 8
-_GRANULARITIES = ("weight_granularity", "activation_granularity")
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bit widths of weights and activations, 2 to 8 each, or 32 for float32; W4A4 in words. QartsrError for others."""
+
+    w: int
+    a: int
+
+    def __post_init__(self) -> None:
+        if not all(width == FLOAT_BITS or 2 <= width <= 8 for width in (self.w, self.a)):
+            raise QartsrError(f"bits '{self}': each width must be 2 to 8, or 32 for full precision")
+
+    @property
+    def is_full_precision(self) -> bool:
+        """True for W32A32."""
+        return self.w == self.a == FLOAT_BITS
+
+    def __str__(self) -> str:
+        return f"W{self.w}A{self.a}"
+
+
+def parse_bits(text: str | Bits) -> Bits:
+    """Bits(4, 4) from "W4A4"; a Bits passes through. QartsrError for another form or a width that Bits refuses."""
+    if isinstance(text, Bits):
+        return text
+    match = re.fullmatch(r"[Ww](\d+)[Aa](\d+)", str(text).strip())
+    if match is None:
+        raise QartsrError(f"bits {str(text)!r}: write weights and activations as in W4A4 (2 to 8, or W32A32)")
+    return Bits(int(match[1]), int(match[2]))
 
 
 @dataclass(frozen=True)
@@ -25,16 +56,14 @@ class QuantScheme:
         eight_bit_layers: fnmatch patterns of full layer names kept at W8A8.
         weight_granularity, weight_symmetric: quantizer of the weights, ranges from their min/max.
         activation_granularity, activation_symmetric: static quantizer of every layer's input.
-        bias_bits: bits of the per-tensor asymmetric bias quantizer; "w" for the layer's weight
-            bits (as PassionSR's released code does), None for a float bias. Float weights keep
-            their bias float.
-        attention_bits: bits of q, k, softmax and v in the attention products, per tensor and
-            asymmetric; "a" for the activation bits, None for float products.
-        attention_modules: fnmatch patterns of the attention modules that attention_bits concerns;
-            PassionSR's code quantizes the products of the UNet and never those of the VAE.
+        bias_bits: of the per-tensor asymmetric bias quantizer; "w" for the layer's weight bits (as PassionSR's released
+            code does), None for a float bias. Float weights keep their bias float.
+        attention_bits: of q, k, softmax and v in the attention products, per tensor and asymmetric; "a" for the
+            activation bits, None for float products.
+        attention_modules: fnmatch patterns of the attention modules that attention_bits concerns; PassionSR's code
+            quantizes the products of the UNet and never those of the VAE.
         ranges: range rule of the activations (quantizers.OBSERVERS).
         zero_point: "real" (the paper's Eq. 3) or "integer" (rounded, range including 0).
-        narrow_range: symmetric quantizers only.
         layer_kind: entry of layers.LAYER_KINDS; "plain" has no side branch.
         layer_options: (name, value) pairs for that kind.
     """
@@ -50,7 +79,6 @@ class QuantScheme:
     attention_modules: tuple[str, ...] = ("unet.*",)
     ranges: str = "min-max"
     zero_point: str = "real"
-    narrow_range: bool = False
     layer_kind: str = "plain"
     layer_options: tuple[tuple[str, int | float | str | bool], ...] = ()
 
@@ -79,10 +107,9 @@ class QuantScheme:
         """Quantizers of the layer with that full name."""
         bits = self.bits_for(layer)
         bias_bits = bits.w if self.bias_bits == "w" or bits.w == FLOAT_BITS else self.bias_bits
-        narrow = {"narrow_range": self.narrow_range}
-        of_input = {"symmetric": self.activation_symmetric, "ranges": self.ranges, **narrow}
+        of_input = {"symmetric": self.activation_symmetric, "ranges": self.ranges}
         return LayerConfig(
-            weight=self._config(bits.w, self.weight_granularity, symmetric=self.weight_symmetric, **narrow),
+            weight=self._config(bits.w, self.weight_granularity, symmetric=self.weight_symmetric),
             activation=self._config(bits.a, self.activation_granularity, **of_input),
             bias=self._config(bias_bits, PerTensor()),
         )
@@ -104,14 +131,14 @@ class QuantScheme:
 
     def to_dict(self) -> dict:
         """JSON-ready form; `from_dict` reads it back."""
-        granularities = {name: granularity_to_dict(getattr(self, name)) for name in _GRANULARITIES}
-        return {**vars(self), "bits": str(self.bits), **granularities}
+        return asdict(self) | {"bits": str(self.bits)}
 
     @classmethod
-    def from_dict(cls, described: dict) -> QuantScheme:
+    def from_dict(cls, described: Mapping) -> QuantScheme:
         """Inverse of `to_dict`; KeyError, TypeError or QartsrError when `described` is not one."""
-        values = {**described, "bits": parse_bits(described["bits"])}
-        values |= {name: granularity_from_dict(described[name]) for name in _GRANULARITIES}
+        values = without_narrow_range(described) | {"bits": parse_bits(described["bits"])}
+        for name in ("weight_granularity", "activation_granularity"):
+            values[name] = granularity_from_dict(described[name])
         values |= {name: tuple(described[name]) for name in ("eight_bit_layers", "attention_modules")}
         return cls(**values | {"layer_options": tuple((name, value) for name, value in described["layer_options"])})
 
@@ -124,10 +151,9 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 SHARED_SETTING = QuantScheme()
 """The one setting shared by all methods, fixed before Table 1 was seen (the bits are filled in by `at`).
 
-Weights asymmetric per output channel, activations static asymmetric per tensor, ranges from the
-min/max over the whole calibration set, real-valued zero-points (Eq. 3), bias 8 bit per tensor,
-attention products in full precision; the backbone names its 8-bit exceptions. A method's plain
-name means this setting; everything else is a named variant.
+Weights asymmetric per output channel, activations static asymmetric per tensor, ranges from the min/max over the whole
+calibration set, real-valued zero-points (Eq. 3), bias 8 bit per tensor, attention products in full precision; the
+backbone names its 8-bit exceptions. A method's plain name means this setting; everything else is a named variant.
 """
 
 KNOBS = ("bias_bits", "attention_bits", "ranges", "zero_point")
@@ -135,15 +161,7 @@ KNOBS = ("bias_bits", "attention_bits", "ranges", "zero_point")
 
 
 def variant(scheme: QuantScheme, **knobs) -> QuantScheme:
-    """`scheme` with some KNOBS turned.
-
-    Args:
-        knobs: bias_bits (2 to 8, "w", None or "none"), attention_bits (2 to 8, "a", None or
-            "none"), ranges ("min-max", "first-batch"), zero_point ("real", "integer").
-
-    Raises:
-        QartsrError: an unknown knob or value.
-    """
+    """`scheme` with some KNOBS turned, "none" meaning None; QartsrError for an unknown knob or value."""
     unknown = sorted(set(knobs) - set(KNOBS))
     if unknown:
         raise QartsrError(f"unknown option {unknown[0]!r} (known: {', '.join(KNOBS)})")

@@ -65,19 +65,15 @@ def in_state(model: nn.Module, state: QuantState) -> Iterator[None]:
 def calibrate(model: nn.Module, forward_fn: Callable[[T], object], inputs: Iterable[T]) -> dict[Quantizer, Limits]:
     """Record activation ranges, every layer fed by full precision, and set them together at the end.
 
-    After an exception, or a range that is not finite, all quantizers keep what they had; one that saw no data does
-    so, too. The states are restored in any case.
+    After an exception all quantizers keep what they had; one that saw no data does so, too. The states are restored in
+    any case.
 
     Args:
-        model: a model converted by quantize_.
+        model: converted by quantize_.
         forward_fn: runs the model on one input, e.g. `backbone.upscale`; called without gradients.
         inputs: the calibration set, one item at a time.
 
-    Returns:
-        The (lower, upper) that each quantizer was given.
-
-    Raises:
-        QartsrError: NaN or infinity reached a layer.
+    Returns the (lower, upper) that each quantizer was given; QartsrError when NaN or infinity reached a layer.
     """
     quantizers = [quantizer for module in quant_modules(model) for quantizer in module.activation_quantizers()]
     for quantizer in quantizers:
@@ -103,10 +99,8 @@ _RANGES: WeakKeyDictionary[nn.Module, dict[tuple, Limits]] = WeakKeyDictionary()
 def calibrate_once(backbone: nn.Module, quantized: nn.Module, images: list[torch.Tensor], label: str) -> None:
     """Give `quantized`, a converted copy of `backbone`, its activation ranges; equal to `calibrate`.
 
-    Args:
-        backbone: full precision; its weights must not change between calls.
-        images: LQ images (1, 3, h, w); they identify the calibration set.
-        label: of the progress bar, which appears only where ranges are missing.
+    The weights of `backbone`, in full precision, must not change between calls. LQ images (1, 3, h, w) identify the
+    calibration set; `label` is of the progress bar, which appears only where ranges are missing.
     """
     known = _RANGES.setdefault(backbone, {})
     modules = quant_modules(quantized)

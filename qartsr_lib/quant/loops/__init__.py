@@ -1,4 +1,4 @@
-"""The passes over memory of a training step in C++, for `primitives`, `learned` and `few_passes`.
+"""The passes over memory of a training step in C++, for `primitives` and `few_passes`.
 
 A training step of a quantized network is memory-bound: written with PyTorch's operations, these passes cost as
 much as its convolutions. Each function here has the bits of the function of the same name there, but for the order
@@ -15,15 +15,13 @@ from pathlib import Path
 import torch
 
 from qartsr_lib.base import native
-from qartsr_lib.base.native import DOUBLE, FLOAT, POINTER, WHOLE, at
+from qartsr_lib.base.native import FLOAT, POINTER, WHOLE, at
 
 _SIZES = [WHOLE, WHOLE]
 _CODES = [FLOAT, FLOAT, WHOLE]  # smallest and largest code, threads
 ARGUMENTS = {
     "fake_quantize": [*[POINTER] * 3, *_SIZES, *_CODES, POINTER],
     "fake_quantize_gradients": [*[POINTER] * 4, *_SIZES, *_CODES, *[POINTER] * 3],
-    "ranges_of_bounds": [*[POINTER] * 3, WHOLE, FLOAT, DOUBLE, *[POINTER] * 2],
-    "gradients_of_bounds": [*[POINTER] * 4, WHOLE, FLOAT, FLOAT, *[POINTER] * 2],
     "divided_fake_quantize": [POINTER, POINTER, FLOAT, FLOAT, *_SIZES, *_CODES, POINTER],
     "divided_fake_quantize_gradients": [*[POINTER] * 3, FLOAT, FLOAT, *_SIZES, *_CODES, *[POINTER] * 3],
     "side_narrow": [*[POINTER] * 3, WHOLE, POINTER],
@@ -66,19 +64,6 @@ def fake_quantize_gradients(
     return tuple(found)
 
 
-def of_bounds(
-    name: str, tensors: tuple[torch.Tensor, ...], levels: int, smallest: float
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The two results of `learned.ranges_of_bounds` or `learned.gradients_of_bounds`, by `name`."""
-    like = tensors[-1]
-    alike = all(tensor.shape == like.shape and tensor.is_contiguous() for tensor in tensors)
-    if not (alike and plain(*tensors) and library() is not None):
-        return None
-    found = torch.empty_like(like), torch.empty_like(like)
-    getattr(library(), name)(*at(*tensors), like.numel(), levels, smallest, *at(*found))
-    return found
-
-
 def plain(*tensors: torch.Tensor) -> bool:
     """Whether all are float32 on the CPU, not empty and no subclass."""
     return all(
@@ -115,14 +100,5 @@ def _rows_of(shape: torch.Size, stride: tuple[int, ...], parameters: torch.Size)
     one_behind_the_other = torch.empty(*shape[:own], shape.numel() // rows, device="meta").stride()
     leading = zip(shape[:own], stride[:own], one_behind_the_other[:own], strict=True)
     apart = all(size == 1 or found == wanted for size, found, wanted in leading)
-    return rows if apart and _dense(shape[own:], stride[own:]) else None
-
-
-def _dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether numbers of this shape fill a stretch of memory without gaps, in any order of their axes."""
-    expected = 1
-    for step, size in sorted((step, size) for step, size in zip(stride, shape, strict=True) if size > 1):
-        if step != expected:
-            return False
-        expected *= size
-    return True
+    inner = torch.empty_strided(shape[own:], stride[own:], device="meta")
+    return rows if apart and torch.ops.aten.is_non_overlapping_and_dense(inner) else None

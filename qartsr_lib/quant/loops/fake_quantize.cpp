@@ -81,24 +81,3 @@ extern "C" void fake_quantize_gradients(const float* gradient, const float* x, c
         if (zero_point) grad_zero_point[row] = total.zero_point;
     }
 }
-
-// Scale and zero-point of the bounds lower_units * unit and upper_units * unit, as affine_qparams has them.
-extern "C" void ranges_of_bounds(const float* lower_units, const float* upper_units, const float* unit, long count,
-                                 float levels, double smallest, float* scale, float* zero_point) {
-    for (long i = 0; i < count; ++i) {
-        const double lower = lower_units[i] * unit[i], upper = upper_units[i] * unit[i];
-        scale[i] = std::max((upper - lower) / levels, smallest);
-        zero_point[i] = lower;
-    }
-}
-
-// Gradients of lower_units and upper_units from those of scale and zero-point.
-extern "C" void gradients_of_bounds(const float* grad_scale, const float* grad_zero_point, const float* scale,
-                                    const float* unit, long count, float levels, float smallest, float* grad_lower,
-                                    float* grad_upper) {
-    for (long i = 0; i < count; ++i) {
-        const float upper = scale[i] > smallest ? grad_scale[i] / levels : 0.0f;
-        grad_lower[i] = (grad_zero_point[i] - upper) * unit[i];
-        grad_upper[i] = upper * unit[i];
-    }
-}

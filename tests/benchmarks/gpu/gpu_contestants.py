@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qartsr_lib.deploy.inference_form import inference_form
+from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods.qartsr import QArtSR
 from tests.benchmarks import fullsize
 from tests.benchmarks.gpu.int8_cuda import int8_cuda_form

@@ -105,7 +105,7 @@ class CudaIntegerLayer(nn.Module):
         super().__init__()
         self.kernels, self.dtype = kernels, dtype
         self.geometry = layer.geometry if layer.is_convolution else None
-        self.largest = layer.input_range[1]
+        self.largest = layer.form.input.code_range[1]
         self.lowest = 0 if self.largest < 128 else -128
         codes, scale, sum_scale, per_tap = integer_constants(layer)
         by_tap = codes.flatten(2).movedim(1, 2) if self.geometry else codes[:, None]

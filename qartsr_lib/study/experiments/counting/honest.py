@@ -1,6 +1,6 @@
 """Rule `honest`: everything that a quantized network stores and computes, against the same count in 32 bits.
 
-As in the paper a parameter or operation at b bits counts b / 32. Stored is what quant.report counts - codes, scales,
+As in the paper a parameter or operation at b bits counts b / 32. Stored is what apply.report counts - codes, scales,
 zero-points, low-rank branches and phi (16 bits each), biases, 8-bit layers - and normalizations in 32 bits. Computed
 are, at their own widths, the products of every layer (the wider of weight and activation decides), low-rank branches,
 attention products, quantizing and rescaling, and all that is elementwise. Text is left out on both sides: the
@@ -17,10 +17,9 @@ import pandas as pd
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant.apply import quantize_
-from qartsr_lib.quant.bits import FLOAT_BITS, parse_bits
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
-from qartsr_lib.quant.scheme import QuantScheme
+from qartsr_lib.quant.scheme import FLOAT_BITS, QuantScheme, parse_bits
 from qartsr_lib.study.experiments.counting.trace import LAYERS
 
 #: Per element of a quantized layer's input: divide by the step, subtract the zero-point. phi is merged into the step.

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from qartsr_lib.quant.bits import FLOAT_BITS, parse_bits
+from qartsr_lib.quant.scheme import FLOAT_BITS, parse_bits
 from qartsr_lib.study.experiments.counting.trace import LAYERS, PARAMETERS
 from qartsr_lib.study.paper import paper_table
 

@@ -16,8 +16,7 @@ from qartsr_lib.show.figures.claims import COLOURS
 from qartsr_lib.study import results
 from qartsr_lib.study.experiments import claims
 from qartsr_lib.study.experiments.claims.checks import cell, contrast, duration, margin, share
-from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS
-from qartsr_lib.study.experiments.claims.rules import Claim, NoData, Rules, expanded
+from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS, Claim, NoData, Rules, expanded
 
 IMAGES = [f"image{index:02d}" for index in range(20)]
 NOISE = np.random.default_rng(0).normal(0, 0.1, len(IMAGES))

@@ -18,8 +18,8 @@ from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import counting
-from qartsr_lib.study.experiments.counting import honest, paper, table2
-from qartsr_lib.study.experiments.counting.trace import trace
+from qartsr_lib.study.experiments.counting import honest
+from qartsr_lib.study.experiments.counting.trace import torch_operations, trace
 from qartsr_lib.study.paper import paper_table
 
 BITS = ["W8A8", "W6A6", "W4A4", "W3A3", "W2A2"]
@@ -61,18 +61,18 @@ def test_full_size_has_exactly_the_published_parameters(full_size):
 @pytest.mark.slow
 def test_full_size_operations_are_torchs(full_size):
     model, layers = full_size
-    assert 2 * int(layers["macs"].sum()) == counting.torch_operations(model, counting.OUTPUT_SIZE)
+    assert 2 * int(layers["macs"].sum()) == torch_operations(model, counting.OUTPUT_SIZE)
 
 
 def test_operations_are_torchs_on_small_networks(small):
     model, layers = small
-    assert 2 * int(layers["macs"].sum()) == counting.torch_operations(model, SIZE)
+    assert 2 * int(layers["macs"].sum()) == torch_operations(model, SIZE)
     model, layers = counting.counted("embedded")
-    assert 2 * int(layers["macs"].sum()) == counting.torch_operations(model, counting.OUTPUT_SIZE)
+    assert 2 * int(layers["macs"].sum()) == torch_operations(model, counting.OUTPUT_SIZE)
 
 
 def test_where_the_cost_sits(full_size):
-    parts = table2.by_block(full_size[1])
+    parts = counting.by_block("OSEDiff")
     sums = parts.groupby("part")[["weights_M", "layer_ops_G", "attention_ops_G"]].sum()
     share = 100 * sums / sums.sum()
     assert share.loc["UNet", "weights_M"] == pytest.approx(91.2, abs=0.1)
@@ -100,7 +100,7 @@ def test_attention_products_are_counted_by_hand(small):
 
 
 def test_rule_paper_reproduces_table_2(full_size):
-    rows = paper.paper_rows(full_size[1], BITS).set_index("bits")
+    rows = counting.paper_rows(full_size[1], BITS).set_index("bits")
     printed = paper_table(2).set_index("bits")
     for bits, params in (("W4A4", 121.70), ("W3A3", 91.99), ("W2A2", 62.41)):
         assert rows.loc[bits, "params_M"] == pytest.approx(params, abs=0.1)
@@ -109,7 +109,7 @@ def test_rule_paper_reproduces_table_2(full_size):
             assert rows.loc[bits, name] == pytest.approx(printed.loc[bits, name], abs=0.1)
     assert rows.loc["W32A32", "params_M"] == pytest.approx(1302.55, abs=0.01)
     assert rows.loc["W32A32", "ops_G"] == pytest.approx(4240.66 + 46.51, abs=0.01)
-    assert paper.branch_parameters(full_size[1]) == 5_146_533
+    assert counting.branch_parameters(full_size[1]) == 5_146_533
 
 
 def test_full_precision_residual_adds_up(full_size):
@@ -137,9 +137,9 @@ def test_companions_are_transformers_own():
         tower = CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **shape))
         options = {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12}
         encoder = SwinModel(SwinConfig(image_size=384, **options))
-    assert parameters(tower) == paper.TEXT_TOWER_PARAMETERS
-    assert linear_macs(tower, torch.zeros(1, 77, dtype=torch.long, device="meta")) == paper.TEXT_TOWER_MACS
-    assert linear_macs(encoder, torch.empty(1, 3, 384, 384, device="meta")) == paper.TAGGER_MACS
+    assert parameters(tower) == counting.TEXT_TOWER_PARAMETERS
+    assert linear_macs(tower, torch.zeros(1, 77, dtype=torch.long, device="meta")) == counting.TEXT_TOWER_MACS
+    assert linear_macs(encoder, torch.empty(1, 3, 384, 384, device="meta")) == counting.TAGGER_MACS
 
 
 def test_companions_by_hand():
@@ -147,14 +147,14 @@ def test_companions_by_hand():
     width, layers, tokens = 1024, 24, 77
     biases_and_norms = layers * (4 + 4 + 1 + 4) * width + 2 * width
     embeddings = (49408 + tokens) * width
-    assert layers * 12 * width**2 + biases_and_norms + embeddings == paper.TEXT_TOWER_PARAMETERS
-    assert tokens * layers * 12 * width**2 == paper.TEXT_TOWER_MACS
+    assert layers * 12 * width**2 + biases_and_norms + embeddings == counting.TEXT_TOWER_PARAMETERS
+    assert tokens * layers * 12 * width**2 == counting.TEXT_TOWER_MACS
     total = 96**2 * 192 * 3 * 4**2
     for stage, depth in enumerate((2, 2, 18, 2)):
         tokens, width = 96**2 // 4**stage, 192 * 2**stage
         total += tokens * 2 * width**2 * (stage > 0)  # merging: four halves of the width into one
         total += depth * tokens * 12 * width**2
-    assert total == paper.TAGGER_MACS
+    assert total == counting.TAGGER_MACS
 
 
 @pytest.mark.parametrize("name", ["maxmin", "passionsr", "svdquant", "qartsr", "efficientdm"])
@@ -238,8 +238,8 @@ def test_a_module_that_is_not_called_is_told(small):
 def test_table_of_results_and_figures(home, monkeypatch, small):
     """The stand-in in the place of the full-size network: files, columns, order, figures."""
     model, layers = small
-    monkeypatch.setattr(table2, "counted", lambda name: (model, layers))
-    table2._components.cache_clear()
+    monkeypatch.setattr(counting, "counted", lambda name: (model, layers))
+    counting._components.cache_clear()
     methods, bits = ["maxmin", "qartsr-ranks"], ["W4A4", "W2A2"]
     table = counting.measure_table2("smoke", methods, bits)
     table.write("table2", by=(), front=())
@@ -271,4 +271,4 @@ def test_table_of_results_and_figures(home, monkeypatch, small):
     assert len(blocks.axes[0].patches) == len(model.blocks_in_order())
     chosen = components.table[components.table["method"] == "MaxMin"]
     assert len(figures.cost_components(chosen, table.table, bits).axes) == 2
-    table2._components.cache_clear()
+    counting._components.cache_clear()

@@ -9,11 +9,13 @@ from qartsr_lib.deploy.runtimes import peak_bytes_of
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import deployment as measurement
-from qartsr_lib.study.experiments.deployment import against, race
+from qartsr_lib.study.experiments.deployment import latencies, race
 
 
 def test_ratio_is_of_the_same_round():
-    assert against([2.0, 30.0, 2.0], [1.0, 10.0, 2.0]) == 2.0
+    seconds = pd.DataFrame({"fp32": [2.0, 30.0, 2.0], "bf16": 1.0, "int8": [1.0, 10.0, 2.0]})
+    row = latencies(seconds, pd.Series({"fp32": 9.0, "bf16": 8.0, "int8": float("nan")})).loc["int8"]
+    assert list(row)[:5] == [2000.0, 2.0, 0.5, 1.0, 3.0]
 
 
 def test_a_process_that_ends_early_is_told():

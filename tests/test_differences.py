@@ -7,7 +7,7 @@ import pytest
 
 from qartsr_lib.study import contrasts
 from qartsr_lib.study.contrasts import Row
-from qartsr_lib.study.experiments import finetuned as grids
+from qartsr_lib.study.experiments import grids
 from qartsr_lib.study.paper import BICUBIC, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.profiles import get_profile
 

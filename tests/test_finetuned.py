@@ -11,9 +11,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, chosen_rate
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study import contrasts
-from qartsr_lib.study.experiments import finetuned as grids
-from qartsr_lib.study.experiments import rates
-from qartsr_lib.study.experiments.maxmin import full_precision_grid
+from qartsr_lib.study.experiments import grids, rates
 from qartsr_lib.study.profiles import PROFILES, SEVEN_METHODS, get_profile
 
 STUDY = get_profile("study", datasets=["samples"])
@@ -35,7 +33,7 @@ def test_table_3_has_bicubic_once_per_data_set():
     profile = get_profile("study", datasets=["samples", "RealSR"])
     rows = [e for e in grids.comparison_grid(profile) if e.backbone == "bicubic"]
     assert [(e.dataset, e.bits, e.label) for e in rows] == [(d, "W32A32", "Bicubic") for d in ("samples", "RealSR")]
-    assert set(rows) <= set(full_precision_grid(profile))  # the same cell as notebook 00's
+    assert set(rows) <= set(grids.full_precision_grid(profile))  # the same cell as notebook 00's
     assert grids.comparison_grid(get_profile("study", finetune_cells=[])) == []
 
 

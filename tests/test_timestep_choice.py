@@ -7,14 +7,14 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.experiments import finetuned
-from qartsr_lib.study.experiments.finetuned import measure_timesteps, timestep_table, write_choice
+from qartsr_lib.study.experiments import timestep as choice_of_t
+from qartsr_lib.study.experiments.timestep import measure_timesteps, timestep_table, write_choice
 
 
 def test_every_timestep_is_measured_against_its_own_full_precision(tmp_path, monkeypatch):
     monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
     backbone = tiny_backbone()
-    monkeypatch.setattr(finetuned, "load_backbone", lambda name, timestep: backbone)
+    monkeypatch.setattr(choice_of_t, "load_backbone", lambda name, timestep: backbone)
     images = CalibrationList("photos", lq_images(2), "hash")
     rows = measure_timesteps("tiny", ["embedded"], [1000, 1], ["W4A4"], images).table
     assert rows["timestep"].tolist() == [1000, 1000, 1, 1] and set(rows["dataset"]) == {"photos"}
@@ -28,7 +28,7 @@ def test_every_timestep_is_measured_against_its_own_full_precision(tmp_path, mon
 
 def test_a_part_of_the_choice_keeps_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
-    monkeypatch.setattr(finetuned, "load_backbone", lambda name, timestep: tiny_backbone())
+    monkeypatch.setattr(choice_of_t, "load_backbone", lambda name, timestep: tiny_backbone())
     images = CalibrationList("photos", lq_images(2), "hash")
     for keep, wanted in ((False, ["W4A4"]), (True, ["W4A4", "W2A2"]), (False, ["W2A2"])):
         choice = measure_timesteps("tiny", ["embedded"], [1000, 1], wanted[-1:], images)

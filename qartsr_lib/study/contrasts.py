@@ -11,7 +11,7 @@ import pandas as pd
 
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study.evaluator import FULL_PRECISION
-from qartsr_lib.study.experiments import finetuned as grids
+from qartsr_lib.study.experiments import grids
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, NO_MODEL, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.results import KEYS
 from qartsr_lib.study.stats import few_note, mean_interval
@@ -76,7 +76,7 @@ def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: st
 
 
 def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, Pairs]:
-    """Pairs of `finetuned.budget_grid`, title -> pairs.
+    """Pairs of `grids.budget_grid`, title -> pairs.
 
     Args:
         methods: registered names of trained methods.

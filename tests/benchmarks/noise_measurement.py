@@ -171,9 +171,7 @@ def _scores(model: OneStepSR, pair: Pair, names: Sequence[str]) -> dict[str, flo
 def _errors(full: OneStepSR, quantized: OneStepSR, lq: torch.Tensor) -> dict[str, float]:
     upscaled = full.prepare(lq)
     reference = full.stages(upscaled)
-    return theorem.measure_unet_error(full, quantized, reference) | theorem.measure_encoder_error(
-        full, quantized, upscaled, reference
-    )
+    return theorem.measure_errors(full, quantized, upscaled, reference)
 
 
 def nudged(backbone: OneStepSR, seed: int | None) -> OneStepSR:

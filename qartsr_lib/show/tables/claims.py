@@ -14,10 +14,10 @@ from qartsr_lib.study.experiments.claims.ledger import (
     STUDY,
     VERDICTS,
     Ledger,
+    Rules,
     count_verdicts,
     verdict_text,
 )
-from qartsr_lib.study.experiments.claims.rules import Rules
 
 #: Verdict -> class in the style sheet, from good to open.
 KINDS = dict(zip(VERDICTS, ("yes", "partly", "no", "open"), strict=True))
@@ -49,7 +49,7 @@ def verdict_sections(ledger: Ledger, rules: Rules) -> list[tuple[str, pd.DataFra
         if len(part):
             title = verdict.capitalize() if asked_by == PAPER else f"Our own questions: {verdict}"
             sections.append((f"{title} ({len(part)})", _verdicts(part)))
-    inconsistencies = pd.DataFrame([{"where": entry.where, "what": entry.what} for entry in rules.inconsistencies])
+    inconsistencies = pd.DataFrame(rules.inconsistencies)
     sections.append(("Where the paper does not fit itself", inconsistencies))
     if rules.changes:
         sections.append(("Rules changed after they first met these results", pd.DataFrame(rules.changes)))

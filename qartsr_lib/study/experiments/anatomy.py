@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 
 import pandas as pd
 import torch
@@ -39,23 +40,16 @@ COMPONENTS: dict[str, tuple[float, bool, tuple[str, ...]]] = {
     "all trained": (0.3, True, ("bounds", "phi", "merged", "side")),
 }
 RATE = 3e-3
-_CHUNK = 8
-"""Layers whose inputs are held in memory at once."""
+_CHUNK = 8  # layers whose inputs are held in memory at once
 
 
 @torch.no_grad()
 def layer_inputs(model: nn.Module, names: Sequence[str], images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What flows into the named layers of a full-precision model, batched over `images` (LQ, equal size).
-
-    Raises:
-        QartsrError: no layer of that name.
-    """
+    """What flows into the named layers of a full-precision model, batched over `images` (LQ, equal size)."""
     seen, unknown = {name: [] for name in names}, sorted(set(names) - set(_layer_names(model)))
     if unknown:
         raise QartsrError(f"layer {unknown[0]!r}: the backbone has no Linear or Conv2d of that name")
-    with _watched(model, names, lambda name, given: seen[name].append(given)):
-        for image in images:
-            model.upscale(image)
+    _watch(model, names, images, lambda name, given: seen[name].append(given))
     return {name: torch.cat(found) for name, found in seen.items()}
 
 
@@ -63,45 +57,45 @@ def _layer_names(model: nn.Module) -> list[str]:
     return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
-@contextmanager
-def _watched(model: nn.Module, names: Sequence[str], see: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Shows `see` the name and the input of each named layer as it computes."""
+def _watch(
+    model: nn.Module, names: Sequence[str], images: Sequence[torch.Tensor], see: Callable[[str, torch.Tensor], object]
+) -> None:
+    """Upscale `images` and show `see` the name and the input of each named layer as it computes."""
     with ExitStack() as hooks:
         for name in names:
-            layer = model.get_submodule(name)
-            hook = layer.register_forward_pre_hook(lambda _, given, name=name: see(name, given[0]))
+            hook = model.get_submodule(name).register_forward_pre_hook(lambda _, given, name=name: see(name, given[0]))
             hooks.callback(hook.remove)
-        yield
+        for image in images:
+            model.upscale(image)
 
 
-def build_layer(layer: nn.Module, inputs: torch.Tensor, bits: str, component: str) -> FinetuneLayer:
-    """`layer` with Eq. (9) reduced to `component` (a key of COMPONENTS), calibrated on `inputs`, not trained."""
-    exponent, with_side, _ = COMPONENTS[component]
+def fit_layer(layer: nn.Module, inputs: torch.Tensor, bits: str, component: str, steps: int = 0) -> FinetuneLayer:
+    """`layer` with Eq. (9) reduced to `component` (a key of COMPONENTS), calibrated on `inputs`.
+
+    What the component trains is fitted to the layer's full-precision output by that many `steps` of Adam.
+    """
+    exponent, with_side, kinds = COMPONENTS[component]
     net = nn.Sequential(copy.deepcopy(layer))
     torch.manual_seed(0)
     quantize_(net, replace(SHARED_SETTING, layer_kind="finetune").at(bits))
+    fitted = net[0]
     if not with_side:
-        nn.init.zeros_(net[0].side_out)
+        nn.init.zeros_(fitted.side_out)
     calibrate(net, net, [inputs])
-    net[0].start(exponent)
-    return net[0]
-
-
-def train_layer(layer: FinetuneLayer, inputs: torch.Tensor, component: str, steps: int) -> None:
-    """Fit the parameters that `component` trains to the layer's full-precision output, by Adam."""
-    kinds = COMPONENTS[component][2]
-    chosen = [p for kind, parameters in layer.tuned_parameters().items() if kind in kinds for p in parameters]
-    layer.requires_grad_(False)
-    if not chosen:
-        return
+    fitted.start(exponent)
+    fitted.requires_grad_(False)
+    chosen = [p for kind, parameters in fitted.tuned_parameters().items() if kind in kinds for p in parameters]
+    if not chosen or not steps:
+        return fitted
     for parameter in chosen:
         parameter.requires_grad_(True)
-    target, optimizer = _output(layer, inputs, QuantState.FULL_PRECISION), torch.optim.Adam(chosen)
+    target, optimizer = _output(fitted, inputs, QuantState.FULL_PRECISION), torch.optim.Adam(chosen)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2.0 * (1.0 - step / steps))
         optimizer.zero_grad()
-        normalized_mse(layer(inputs), target).backward()
+        normalized_mse(fitted(inputs), target).backward()
         optimizer.step()
+    return fitted
 
 
 @torch.no_grad()
@@ -118,7 +112,7 @@ def _error(layer: QuantLayer, inputs: torch.Tensor) -> float:
 @torch.no_grad()
 def channel_ranges(layer: nn.Module, inputs: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """(lowest, highest), (c_in,) each, of a float layer's input and weight, before and after phi and L at W4A4."""
-    fitted = build_layer(layer, inputs, "W4A4", "phi, L")
+    fitted = fit_layer(layer, inputs, "W4A4", "phi, L")
     tensors = {
         "input": (inputs, fitted.input_axis),
         "input / phi": (fitted.scaled_input(inputs), fitted.input_axis),
@@ -142,7 +136,6 @@ def component_errors(
 
     Args:
         cell: (backbone, T).
-        names: of the layers.
         images: how many calibration crops; a layer's errors are on the crops that it is fitted to.
         steps: of training, where a component is trained.
     """
@@ -151,12 +144,9 @@ def component_errors(
 
     def measure(_: Cell) -> pd.DataFrame:
         inputs, rows = layer_inputs(backbone, names, calibration.images[:images]), []
-        for name in progress(names, "anatomy"):
-            for width in bits:
-                for component in COMPONENTS:
-                    layer = build_layer(backbone.get_submodule(name), inputs[name], width, component)
-                    train_layer(layer, inputs[name], component, steps)
-                    rows.append((calibration.name, name, width, component, _error(layer, inputs[name])))
+        for name, width, component in progress(list(product(names, bits, COMPONENTS)), "anatomy"):
+            layer = fit_layer(backbone.get_submodule(name), inputs[name], width, component, steps)
+            rows.append((calibration.name, name, width, component, _error(layer, inputs[name])))
         return pd.DataFrame(rows, columns=["dataset", "layer", "bits", "component", "error"])
 
     return measure_cells(profile.name, {cell: _question(backbone, cell, calibration, images, asked)}, measure)
@@ -172,17 +162,15 @@ def errors_over_the_network(
 ) -> Measured:
     """Normalized output error of every layer alone, fed by full precision, for MaxMin, Eq. (9) untrained, and QArtSR.
 
+    Rows dataset, bits, position (in order of inference), layer, method, error.
+
     Args:
         cell: (backbone, T).
         trained: bits -> QArtSR's result.
         images: how many calibration crops.
         options: bits -> with which it was trained.
-
-    Returns:
-        Rows dataset, bits, position (in order of inference), layer, method, error.
     """
-    backbone = load_backbone(*cell)
-    questions = {}
+    backbone, questions = load_backbone(*cell), {}
     for bits in trained:
         asked = {"measurement": "anatomy, layers", "bits": bits, "options": [list(option) for option in options[bits]]}
         questions[bits] = _question(backbone, cell, calibration, images, asked)
@@ -193,23 +181,18 @@ def errors_over_the_network(
             "Eq. (9) before training": METHODS.get("qartsr").untrained(backbone, bits, calibration.images),
             "QArtSR": trained[bits],
         }
-        order, rows = _inference_order(backbone, calibration.images[0]), []
+        order: dict[str, None] = {}  # the layers in order of inference
+        _watch(backbone, _layer_names(backbone), calibration.images[:1], lambda name, _: order.update({name: None}))
+        rows = []
         for start in progress(range(0, len(order), _CHUNK), "layer errors"):
-            inputs = layer_inputs(backbone, order[start : start + _CHUNK], calibration.images[:images])
-            for position, (name, given) in enumerate(inputs.items(), start=start):
-                for label, model in models.items():
-                    error = _error(model.get_submodule(name), given)
-                    rows.append((calibration.name, bits, position, name, label, error))
-        return pd.DataFrame(rows, columns=["dataset", "bits", "position", "layer", "method", "error"])
+            inputs = layer_inputs(backbone, list(order)[start : start + _CHUNK], calibration.images[:images])
+            for (name, given), (label, model) in product(inputs.items(), models.items()):
+                rows.append((calibration.name, bits, name, label, _error(model.get_submodule(name), given)))
+        frame = pd.DataFrame(rows, columns=["dataset", "bits", "layer", "method", "error"])
+        frame.insert(2, "position", pd.factorize(frame["layer"])[0])
+        return frame
 
     return measure_cells(profile.name, questions, measure)
-
-
-def _inference_order(model: nn.Module, image: torch.Tensor) -> list[str]:
-    order: dict[str, None] = {}
-    with _watched(model, _layer_names(model), lambda name, _: order.update({name: None})):
-        model.upscale(image)
-    return list(order)
 
 
 def _question(backbone: nn.Module, cell: Cell, calibration: CalibrationList, images: int, asked: dict) -> dict:

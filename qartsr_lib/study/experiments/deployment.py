@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import math
 import multiprocessing
-import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -34,24 +34,16 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study import cells as study
 from qartsr_lib.study.cells import Measured, measure_cells
-from qartsr_lib.study.evaluator import Experiment
+from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.profiles import Profile
 
-FULL_PRECISION, FULL_BITS = "FP", "W32A32"
 #: Rows without a latency: the simulation in double precision, and the model before its numbers were rounded.
 EXACT, UNROUNDED = "simulate, float64", "before export"
-LATENCY_COLUMNS = (
-    *("latency_ms", "latency_ratio_vs_fp32", "latency_ratio_vs_bf16"),
-    *("ratio_lowest", "ratio_highest", "peak_MB"),
-)
-COLUMNS = [
-    *("dataset", "backbone", "timestep", "method", "bits", "runtime", "file_MB", "file_ratio"),
-    *LATENCY_COLUMNS,
-    *("max_grey_diff", "mean_grey_diff", "psnr_y", "n_images"),
-]
+LATENCY_COLUMNS = ["latency_ms", "latency_ratio_vs_fp32", "latency_ratio_vs_bf16", "ratio_lowest", "ratio_highest"]
+LATENCY_COLUMNS += ["peak_MB"]
+COLUMNS = ["dataset", "backbone", "timestep", "method", "bits", "runtime", "file_MB", "file_ratio", *LATENCY_COLUMNS]
+COLUMNS += ["max_grey_diff", "mean_grey_diff", "psnr_y", "n_images"]
 _SMALL = 16
-
-
 #: Float network -> its dtype, whether it goes through torch.compile, whether its process keeps freed memory.
 FLOAT = {
     "fp32": (torch.float32, False, False),
@@ -61,6 +53,7 @@ FLOAT = {
 }
 #: Names in RUNTIMES of packed models, whose processes keep freed memory.
 PACKED = ("simulate", "int8")
+Upscale = Callable[[torch.Tensor], torch.Tensor]
 
 
 def measure_deployment(
@@ -76,34 +69,28 @@ def measure_deployment(
 ) -> Measured:
     """Rows of COLUMNS: every way of computing, of full precision and of every quantized model.
 
-    Ratios are another's time over this one's in the same round (median, lowest, highest against fp32):
-    above 1 is faster. Grey differences are between 8-bit images: to the simulation, in full precision to fp32.
+    Grey differences are between 8-bit images: to the simulation, in full precision to fp32.
 
     Args:
         cell: (backbone, T).
         models: (name in METHODS, bits).
         dataset, pairs: on which images are compared and PSNR is taken.
         lq: (1, 3, h, w), the photograph that is timed.
-        rounds: of timing.
         floats: names in FLOAT to time, "fp32" and "bf16" among them.
     """
-    backbone, full = load_backbone(*cell), (FULL_PRECISION, FULL_BITS)
+    backbone, full = load_backbone(*cell), FULL_PRECISION
     whole = tensor_bytes(backbone)
     fixed = {"dataset": dataset, "backbone": cell[0], "timestep": cell[1]}
     shared = {"measurement": "deployment", "rounds": rounds, "deploy_sha256": provenance.folder_sha256("deploy")}
     shared |= fixed | {"images": [pair.id for pair in pairs], "low_quality": list(lq.shape[-2:])}
-    labels = {full: FULL_PRECISION} | {(name, bits): METHODS.get(name).label for name, bits in models}
     options = {model: training_options(*model, profile) for model in models}
-    own = {full: {"runtimes": list(floats)}}
-    for model, settings in options.items():
-        own[model] = {"options": [list(pair) for pair in settings], "int8_weights": weights_of_8_bits()}
-    questions = {
-        model: {
-            "parameters": {**shared, "method": labels[model], "bits": model[1], **more},
-            "weights_sha256": backbone.weights_sha256,
-        }
-        for model, more in own.items()
-    }
+    questions = {}
+    for model in (full, *models):
+        named = {"method": METHODS.get(model[0]).label, "bits": model[1]}
+        own = {"runtimes": list(floats)}
+        if model != full:
+            own = {"options": [list(pair) for pair in options[model]], "int8_weights": weights_of_8_bits()}
+        questions[model] = {"parameters": shared | named | own, "weights_sha256": backbone.weights_sha256}
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         if model == full:
@@ -121,11 +108,15 @@ def measure_deployment(
                 packed = save_packed(quantized, file)
                 size = file.stat().st_size
                 times = race(["fp32", "bf16", *PACKED], *cell, file, lq, rounds)
-            quality = _quality(_upscalers(packed, quantized), "simulate", pairs)
+            exact = copy.deepcopy(packed).double()
+            upscalers = {name: RUNTIMES.get(name)(packed).upscale for name in PACKED}
+            upscalers |= {EXACT: lambda image: exact.upscale(image.double()), UNROUNDED: quantized.upscale}
+            quality = _quality(upscalers, "simulate", pairs)
             sizes = dict.fromkeys(quality, size)
-        same = {**fixed, "method": labels[model], "bits": model[1], "n_images": len(pairs)}
-        rows = [same | _row(name, sizes[name], whole, times) | worth for name, worth in quality.items()]
-        return pd.DataFrame(rows).reindex(columns=COLUMNS)
+        rows = pd.DataFrame.from_dict(quality, orient="index").join(latencies(*times))
+        rows["file_MB"], rows["file_ratio"] = rows.index.map(sizes) / 1e6, rows.index.map(sizes) / whole
+        same = fixed | {"method": METHODS.get(model[0]).label, "bits": model[1], "n_images": len(pairs)}
+        return rows.rename_axis("runtime").reset_index().assign(**same).reindex(columns=COLUMNS)
 
     return measure_cells(profile.name, questions, measure)
 
@@ -140,32 +131,22 @@ def _float_network(name: str, backbone: str, timestep: int) -> OneStepSR:
     return model
 
 
-def _upscalers(packed: OneStepSR, quantized: OneStepSR) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    exact = copy.deepcopy(packed).double()
-    runtimes = {name: RUNTIMES.get(name)(packed).upscale for name in PACKED}
-    return runtimes | {EXACT: lambda image: exact.upscale(image.double()), UNROUNDED: quantized.upscale}
-
-
 def tensor_bytes(model: nn.Module) -> int:
     """Bytes of a network's parameters and buffers."""
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _row(name: str, size: int, whole: int, times: Mapping[str, dict]) -> dict:
-    """Without latencies for what was not timed."""
-    row = {"runtime": name, "file_MB": size / 1e6, "file_ratio": size / whole}
-    if name not in times:
-        return row
-    fp32, bf16, own = (times[other]["seconds"] for other in ("fp32", "bf16", name))
-    single = [other / mine for other, mine in zip(fp32, own, strict=True)]
-    peak = times[name]["peak_mb"]
-    values = [1000 * float(np.median(own)), against(fp32, own), against(bf16, own), min(single), max(single)]
-    return row | dict(zip(LATENCY_COLUMNS, [*values, float("nan") if peak is None else peak], strict=True))
+def latencies(seconds: pd.DataFrame, peaks: pd.Series) -> pd.DataFrame:
+    """One row of LATENCY_COLUMNS per contestant of a `race`.
+
+    Ratios are another's time over this one's in the same round (median, lowest, highest to fp32): above 1 is faster.
+    """
+    fp32, bf16 = (seconds.rdiv(seconds[other], axis=0) for other in ("fp32", "bf16"))
+    columns = 1000 * seconds.median(), fp32.median(), bf16.median(), fp32.min(), fp32.max(), peaks
+    return pd.concat(columns, axis=1, keys=LATENCY_COLUMNS)
 
 
-def _quality(
-    upscalers: Mapping[str, Callable[[torch.Tensor], torch.Tensor]], reference: str, pairs: Sequence[Pair]
-) -> dict[str, dict[str, float]]:
+def _quality(upscalers: Mapping[str, Upscale], reference: str, pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
     """Per name: mean PSNR-Y of its saved images, and their largest and mean grey difference to the reference's."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +169,7 @@ def _levels(file: Path) -> np.ndarray:
 
 def race(
     contestants: Sequence[str], backbone: str, timestep: int, file: Path | None, lq: torch.Tensor, rounds: int
-) -> dict[str, dict]:
+) -> tuple[pd.DataFrame, pd.Series]:
     """Let every contestant upscale one image `rounds` times, each in a process of its own, one after the other.
 
     Args:
@@ -197,81 +178,51 @@ def race(
         lq: (1, 3, h, w) in [0, 1].
 
     Returns:
-        Contestant -> {"seconds": one per round, "peak_mb": what an image and the model take at most, or None}.
-
-    Raises:
-        QartsrError: a process ended early.
+        Seconds, a row per round and a column per contestant; the most MiB that an image and the model take, or NaN.
     """
-    spawn, found, pipes = multiprocessing.get_context("spawn"), {}, {}
+    spawn, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
     with contextlib.ExitStack() as stack:
-        for name in contestants:  # one at a time, so that none is disturbed in measuring its memory
-            pipes[name], theirs = spawn.Pipe()
-            given = (theirs, name, backbone, timestep, file, lq, torch.get_num_threads())
-            process = spawn.Process(target=_compete, args=given)
-            process.start()
-            stack.callback(_end, process, pipes[name])
-            theirs.close()
-            found[name] = {"peak_mb": _answer(pipes[name], name), "seconds": []}
-        for _ in range(rounds):
-            for name, pipe in pipes.items():
-                with contextlib.suppress(OSError):  # of a process that has ended; its answer tells
-                    pipe.send(None)
-                found[name]["seconds"].append(_answer(pipe, name))
-    return found
+        processes = {name: stack.enter_context(ProcessPoolExecutor(1, spawn)) for name in contestants}
+
+        def ask(name: str, *call: object) -> float:
+            try:
+                return processes[name].submit(*call).result()
+            except Exception as error:
+                raise QartsrError(f"timing of {name} ended early: {type(error).__name__}: {error}") from error
+
+        # one at a time, so that none is disturbed in measuring its memory
+        peaks = {name: ask(name, _enter, name, backbone, timestep, file, lq, threads) for name in contestants}
+        seconds = [{name: ask(name, _seconds) for name in contestants} for _ in range(rounds)]
+    return pd.DataFrame(seconds), pd.Series(peaks)
 
 
-def _end(process: BaseProcess, pipe: Connection) -> None:
-    pipe.close()
-    process.join(10)
-    process.terminate()
+_contestant: list[Callable[[], torch.Tensor]] = []  # of this process: upscales the image
 
 
-def against(others: Sequence[float], seconds: Sequence[float]) -> float:
-    """Median over rounds of the others' time divided by this one's: above 1 is faster."""
-    return statistics.median(other / own for other, own in zip(others, seconds, strict=True))
+def _enter(name: str, backbone: str, timestep: int, file: Path | None, lq: torch.Tensor, threads: int) -> float:
+    """Make this process a contestant; returns its peak memory in MiB, NaN if unknown."""
+    sys.stderr = io.StringIO()  # for good: no progress, no warnings
+    torch.set_num_threads(threads)
+    image, (_, compiled, keeps_memory) = lq.clone(), FLOAT.get(name, (None, False, True))
+    if keeps_memory:
+        keep_freed_memory()
+    model = RUNTIMES.get(name)(load_packed(file)) if name in PACKED else _float_network(name, backbone, timestep)
+
+    def upscale(lq: torch.Tensor = image) -> torch.Tensor:
+        return model.upscale(lq).float()
+
+    peak = None
+    if compiled:  # for one size of image
+        upscale()
+    else:
+        upscale(image[..., :_SMALL, :_SMALL])  # code is loaded, and compiled where a runtime does
+        peak = peak_bytes_of(upscale)
+    upscale()
+    _contestant.append(upscale)
+    return math.nan if peak is None else (peak + tensor_bytes(model)) / 2**20
 
 
-def _compete(
-    pipe: Connection, name: str, backbone: str, timestep: int, file: Path | None, lq: torch.Tensor, threads: int
-) -> None:
-    """Tell the peak memory in MiB (None if unknown), then at every message the seconds of one image; or an error."""
-    lq = lq.clone()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            torch.set_num_threads(threads)
-            _, compiled, keeps_memory = FLOAT.get(name, (None, False, True))
-            if keeps_memory:
-                keep_freed_memory()
-            packed = name in PACKED
-            model = RUNTIMES.get(name)(load_packed(file)) if packed else _float_network(name, backbone, timestep)
-
-            def upscale(image: torch.Tensor = lq) -> torch.Tensor:
-                return model.upscale(image).float()
-
-            peak = None
-            if compiled:  # for one size of image
-                upscale()
-            else:
-                upscale(lq[..., :_SMALL, :_SMALL])  # code is loaded, and compiled where a runtime does
-                peak = peak_bytes_of(upscale)
-            upscale()
-            pipe.send(None if peak is None else (peak + tensor_bytes(model)) / 2**20)
-            while True:
-                pipe.recv()
-                started = time.perf_counter()
-                upscale()
-                pipe.send(time.perf_counter() - started)
-    except (EOFError, BrokenPipeError):  # nobody asks any more
-        return
-    except Exception as error:
-        pipe.send(f"{type(error).__name__}: {error}")
-
-
-def _answer(pipe: Connection, name: str) -> float | None:
-    try:
-        answer = pipe.recv()
-    except (EOFError, OSError):
-        answer = "no message"
-    if isinstance(answer, str):
-        raise QartsrError(f"timing of {name} ended early: {answer}")
-    return answer
+def _seconds() -> float:
+    started = time.perf_counter()
+    _contestant[0]()
+    return time.perf_counter() - started

@@ -52,19 +52,19 @@ def run_look(
         data_root: folder that holds BSDS500/train (calibration) and BSDS500/val; None for the environment's DATA_ROOT.
         images: budget of one try.
         methods: None for all trained ones; rows and rates of the others stay.
-        look: "first", or "second": around the first's winners.
-
-    Raises:
-        QartsrError: no data, no such method, or a second look without the first.
+        look: "first", or "second": around the first's winners, which have to be there.
     """
-    root = paths.data_root(data_root)
+    root, methods = paths.data_root(data_root), methods or trained_methods()
     if root is None:
         raise QartsrError("DATA_ROOT: name the folder that holds BSDS500")
     if look not in ("first", "second"):
         raise QartsrError(f"look {look!r}: choose 'first' or 'second'")
-    methods = checked_methods(methods or trained_methods())
-    cells = first_look(methods) if look == "first" else second_look(methods, read_measurement("study", "tries"))
-    run_tries(cells, images, root).write("tries", by=("dataset", "method", "bits", "factor"))
+    for name in methods:
+        if not METHODS.get(name).trains:
+            raise QartsrError(f"method {name!r} does not train; choose from {', '.join(trained_methods())}")
+    first = look == "first"
+    cells = product(methods, BITS, FIRST_LOOK) if first else second_look(methods, read_measurement("study", "tries"))
+    run_tries(list(cells), images, root).write("tries", by=("dataset", "method", "bits", "factor"))
     tries = read_measurement("study", "tries")
     write_text(CHOSEN, json.dumps(choose(tries), indent=1, sort_keys=True) + "\n")
     return tries
@@ -75,21 +75,8 @@ def trained_methods() -> list[str]:
     return [name for name in METHODS if METHODS.get(name).trains]
 
 
-def checked_methods(names: Sequence[str]) -> list[str]:
-    """`names`; QartsrError where one is no method, or does not train."""
-    for name in names:
-        if not METHODS.get(name).trains:
-            raise QartsrError(f"method {name!r} does not train; choose from {', '.join(trained_methods())}")
-    return list(names)
-
-
-def first_look(methods: Sequence[str]) -> list[Try]:
-    """The tries that every method gets."""
-    return list(product(methods, BITS, FIRST_LOOK))
-
-
 def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
-    """As many again for every method, around what it won with in the first look, which is among `tries`."""
+    """Around what every method won with in the first look, which is among `tries`."""
     winners = choose(tries[tries["factor"].isin(FIRST_LOOK)])
     absent = [method for method in methods if method not in winners]
     if absent:
@@ -104,7 +91,10 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
     shared = {"batch": study.train_batch, "image_loss": study.image_loss, "teacher": study.teacher}
     calibration = calibration_list(study, data_root)
     files = list_images(data_root / VALIDATION)[:PHOTOGRAPHS]
-    pairs = {path.stem: _pair(path, seed) for seed, path in enumerate(files)}
+    pairs = {}  # (LQ, HR) of central crops, bicubic and realistic by turns
+    for seed, path in enumerate(files):
+        hr = central_crop(read_image(path), CROP)
+        pairs[path.stem] = degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
     backbone, distance = load_backbone(BACKBONE, TIMESTEP), pretrained_distance("cpu")
     fixed = {
         "weights_sha256": backbone.weights_sha256,
@@ -136,16 +126,10 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
             print(error, flush=True)
             scored = dict.fromkeys(pairs, (np.nan,) * 4)
         rows = [(VALIDATION, *cell, name, *values) for name, values in scored.items()]
-        fixed = ["dataset", "method", "bits", "factor", "image"]
-        return pd.DataFrame(rows, columns=[*fixed, "psnr_fp", "psnr_hr", "feature_distance", "image_loss"])
+        names = ["dataset", "method", "bits", "factor", "image", "psnr_fp", "psnr_hr", "feature_distance", "image_loss"]
+        return pd.DataFrame(rows, columns=names)
 
     return measure_cells("study", questions, measure)
-
-
-def _pair(path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(LQ, HR) of a photograph's central crop, bicubic and realistic by turns."""
-    hr = central_crop(read_image(path), CROP)
-    return degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
 
 
 def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:

@@ -17,16 +17,15 @@ import torch
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages, load_backbone, shortcuts
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.images.datasets.base import Pair, fingerprint
-from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_list
+from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import from_uint8, psnr_y, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study.cells import Measured
+from qartsr_lib.study.experiments.timestep import Cell, measure_by_image
 from qartsr_lib.study.profiles import Profile
 
-Cell = tuple[str, int]
 #: Errors over latents need fewer photographs than quality tables; spread by a fixed stride.
 DEFAULT_IMAGES = 20
 PREFERRED_DATASETS = ("RealSR", "Urban100", "samples")
@@ -54,9 +53,7 @@ def required_change(stages: Stages, timestep: int, scaled: bool) -> float:
     ||z_L - sqrt(alpha_T) z_H|| / sqrt(alpha_T) for plain and ||z_L - z_H|| for scaled input. Times a
     constant relative error rho of the predicted noise it is the error of z_H.
     """
-    root = schedule.alpha(timestep) ** 0.5
-    if scaled:
-        return rms(stages.z_l - stages.z_h)
+    root = 1.0 if scaled else schedule.alpha(timestep) ** 0.5
     return rms(stages.z_l - root * stages.z_h) / root
 
 
@@ -65,14 +62,17 @@ def rms(values: torch.Tensor) -> float:
     return float(values.double().pow(2).mean().sqrt())
 
 
-def measure_unet_error(full: OneStepSR, quantized: OneStepSR, reference: Stages) -> dict[str, float]:
-    """Errors that the UNet of `quantized` makes on the image of which `full` makes `reference`, as root mean squares.
+@torch.no_grad()
+def measure_errors(full: OneStepSR, quantized: OneStepSR, upscaled: torch.Tensor, reference: Stages) -> dict:
+    """Root mean squares of what one part of `quantized` does to the image of which `full` makes `reference`.
 
     Returns:
-        error_eps, error_z_h, error_image; relative_error_eps (rho); z_l, z_h, eps (sizes);
-        required_change (law c without its constant).
+        Of its UNet alone: error_eps, error_z_h, error_image; relative_error_eps (rho); z_l, z_h, eps (sizes);
+        required_change (law c without its constant). Of its encoder alone: encoder_error_z_l;
+        encoder_error_z_h_direct, with the predicted noise held at its full-precision value, so that Eq. (6) alone
+        acts; encoder_error_z_h, with the UNet's answer to the changed z_L.
     """
-    changed = with_quantized_unet(full, quantized, reference)
+    changed, z_l = with_quantized_unet(full, quantized, reference), quantized.encode(upscaled)
     errors = {name: rms(getattr(changed, name) - getattr(reference, name)) for name in ("eps", "z_h", "image")}
     sizes = {name: rms(getattr(reference, name)) for name in ("z_l", "z_h", "eps")}
     return {
@@ -80,6 +80,9 @@ def measure_unet_error(full: OneStepSR, quantized: OneStepSR, reference: Stages)
         "relative_error_eps": errors["eps"] / max(sizes["eps"], 1e-12),
         **sizes,
         "required_change": required_change(reference, full.timestep, full.scaled),
+        "encoder_error_z_l": rms(z_l - reference.z_l),
+        "encoder_error_z_h_direct": rms(full.to_z_h(z_l, reference.eps) - reference.z_h),
+        "encoder_error_z_h": rms(full.to_z_h(z_l, full.predict_noise(z_l)) - reference.z_h),
     }
 
 
@@ -89,24 +92,6 @@ def with_quantized_unet(full: OneStepSR, quantized: OneStepSR, reference: Stages
     eps = quantized.predict_noise(reference.z_l)
     z_h = full.to_z_h(reference.z_l, eps)
     return Stages(reference.z_l, eps, z_h, full.decode(z_h))
-
-
-@torch.no_grad()
-def measure_encoder_error(
-    full: OneStepSR, quantized: OneStepSR, upscaled: torch.Tensor, reference: Stages
-) -> dict[str, float]:
-    """What the error of the encoder of `quantized` becomes in z_H, with the UNet in full precision.
-
-    Returns:
-        encoder_error_z_l; encoder_error_z_h_direct, with the predicted noise held at its full-precision value, so
-        that Eq. (6) alone acts; encoder_error_z_h, with the UNet's answer to the changed z_L.
-    """
-    z_l = quantized.encode(upscaled)
-    return {
-        "encoder_error_z_l": rms(z_l - reference.z_l),
-        "encoder_error_z_h_direct": rms(full.to_z_h(z_l, reference.eps) - reference.z_h),
-        "encoder_error_z_h": rms(full.to_z_h(z_l, full.predict_noise(z_l)) - reference.z_h),
-    }
 
 
 @torch.no_grad()
@@ -122,19 +107,12 @@ def contribution(full: OneStepSR, upscaled: torch.Tensor) -> dict[str, torch.Ten
 
 @dataclass(frozen=True)
 class LawFit:
-    """How well error = constant * law(T) holds.
+    """How well error = constant * law(T) holds."""
 
-    Attributes:
-        law: of LAWS.
-        constant: geometric mean of error / law over T.
-        log10_residual: root mean square of log10(error / (constant law)) over T; 0 is perfect, 1 is a factor of ten.
-        low, high: bootstrap interval of the residual over images.
-    """
-
-    law: str
-    constant: float
-    log10_residual: float
-    low: float
+    law: str  # of LAWS
+    constant: float  # geometric mean of error / law over T
+    log10_residual: float  # RMS of log10(error / (constant law)) over T; 0 is perfect, 1 is a factor of ten
+    low: float  # bootstrap interval of the residual over images
     high: float
 
 
@@ -148,13 +126,10 @@ LAWS: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {
 def fit_laws(frame: pd.DataFrame, samples: int = 1000) -> list[LawFit]:
     """Fit the one constant of each law on a log scale; images are resampled together over all T.
 
-    Args:
-        frame: rows image, timestep, error_z_h, required_change, of one backbone and one bit width.
+    `frame`: rows image, timestep, error_z_h, required_change, of one backbone and one bit width.
     """
-    rng = np.random.default_rng(0)
-    images = frame["image"].unique()
+    rng, images, fits = np.random.default_rng(0), frame["image"].unique(), []
     draws = [rng.choice(images, len(images)) for _ in range(samples)]
-    fits = []
     for law, values in LAWS.items():
         ratio = frame.assign(ratio=np.log10(frame["error_z_h"].to_numpy() / values(frame)))
         table = ratio.pivot(index="image", columns="timestep", values="ratio")
@@ -170,56 +145,36 @@ def _residual(table: pd.DataFrame) -> float:
     return float(np.sqrt(((means - means.mean()) ** 2).mean()))
 
 
-@dataclass(frozen=True)
 class Measurement:
-    """A fixed choice of photographs, backbones and calibration crops.
+    """A fixed choice of photographs (of a real benchmark before samples), backbones and calibration crops.
 
-    Attributes:
-        cells: (backbone, timestep) pairs whose weights are on this machine.
-        absent: the pairs that were asked for and are not.
+    `cells` are the (backbone, T) of the profile, and the extra ones whose weights have been trained; `absent` the rest.
     """
 
-    profile: str
-    dataset: str
-    pairs: tuple[Pair, ...]
-    bits: tuple[str, ...]
-    cells: tuple[Cell, ...]
-    absent: tuple[Cell, ...]
-    calibration: CalibrationList
-
-    @classmethod
-    def prepare(
-        cls,
+    def __init__(
+        self,
         profile: Profile,
         data_root: Path | None,
-        dataset: str | None = None,
-        max_images: int | None = None,
         extra_timesteps: Sequence[int] = (),
         extra_backbones: Sequence[str] = (),
-    ) -> Measurement:
-        """Choose the data set (real benchmark before samples), the photographs, backbones and timesteps.
-
-        Extra timesteps and backbones are used where their weights have been trained.
-        """
+    ) -> None:
         known = [name for name in PREFERRED_DATASETS if name in profile.datasets]
         usable = [name for name in known if DATASETS.get(name).available(data_root) is None]
-        if not dataset and not usable:
+        if not usable:
             raise QartsrError(f"profile {profile.name}: none of its data sets is on this machine; set DATA_ROOT")
-        dataset = dataset or usable[0]
-        pairs = DATASETS.get(dataset).pairs(data_root, max_images or profile.max_images or DEFAULT_IMAGES)
-        backbones = dict.fromkeys((*profile.backbones, *extra_backbones))
+        self.profile, self.dataset, self.calibration = profile, usable[0], calibration_list(profile, data_root)
+        self.pairs = DATASETS.get(self.dataset).pairs(data_root, profile.max_images or DEFAULT_IMAGES)
+        self.cells: list[Cell] = []
+        self.absent: list[Cell] = []
         timesteps = sorted({*profile.timesteps, *extra_timesteps}, reverse=True)
-        found, absent = [], []
-        for cell in product(backbones, timesteps):
+        for cell in product(dict.fromkeys((*profile.backbones, *extra_backbones)), timesteps):
             try:
                 load_backbone(*cell)
-                found.append(cell)
+                self.cells.append(cell)
             except QartsrError:
                 if cell in product(profile.backbones, profile.timesteps):
                     raise
-                absent.append(cell)
-        calibration = calibration_list(profile, data_root)
-        return cls(profile.name, dataset, tuple(pairs), profile.bits, tuple(found), tuple(absent), calibration)
+                self.absent.append(cell)
 
     def describe(self) -> str:
         """One line per choice, for the notebook."""
@@ -229,76 +184,53 @@ class Measurement:
         return "\n".join(lines)
 
     def errors(self) -> Measured:
-        """UNet and encoder errors of MaxMin: one row per data set, backbone, timestep, bit width and image."""
+        """`measure_errors` of MaxMin: one row per data set, backbone, timestep, bit width and image."""
 
-        def measure(cell: Cell) -> pd.DataFrame:
-            full, rows = load_backbone(*cell), []
-            models = {bits: METHODS.get("maxmin").build(full, bits, self.calibration.images) for bits in self.bits}
-            for pair in progress(self.pairs, f"{cell[0]} T={cell[1]}"):
-                upscaled = full.prepare(read_image(pair.lq))
-                with torch.no_grad():
-                    reference = full.stages(upscaled)
-                for bits, model in models.items():
-                    row = {"dataset": self.dataset, "backbone": cell[0], "timestep": cell[1], "bits": bits}
-                    row |= {"image": pair.id, **measure_unet_error(full, model.backbone, reference)}
-                    rows.append(row | measure_encoder_error(full, model.backbone, upscaled, reference))
-            return pd.DataFrame(rows)
+        def rows(full: OneStepSR, pair: Pair, models: dict[str, OneStepSR]) -> list[dict]:
+            upscaled = full.prepare(read_image(pair.lq))
+            reference = full.stages(upscaled)
+            return [
+                {"bits": bits, "image": pair.id, **measure_errors(full, model, upscaled, reference)}
+                for bits, model in models.items()
+            ]
 
-        calibration = {"name": self.calibration.name, "sha256": self.calibration.sha256}
-        asked = {"method": "maxmin", "bits": list(self.bits), "calibration": calibration}
-        return measure_cells(self.profile, self._questions("latent errors", **asked), measure)
+        asked = {"measurement": "latent errors", "method": "maxmin", "bits": list(self.profile.bits)}
+        asked["calibration"] = {"name": self.calibration.name, "sha256": self.calibration.sha256}
+        return self._measured(asked, rows)
 
     def contributions(self) -> Measured:
         """PSNR-Y of full / no noise / identity / bicubic: rows dataset, backbone, timestep, variant, image, psnr_y."""
 
-        def measure(cell: Cell) -> pd.DataFrame:
-            full, rows = load_backbone(*cell), []
-            for pair in progress(self.pairs, f"UNet contribution, {cell[0]} T={cell[1]}"):
-                lq, hr = read_image(pair.lq), read_image(pair.hr)
-                images = contribution(full, full.prepare(lq)) | {"bicubic": upscale_bicubic(lq)}
-                for variant, image in images.items():
-                    saved = from_uint8(to_uint8(image[..., : hr.shape[-2], : hr.shape[-1]]))  # as an 8-bit PNG
-                    rows.append((self.dataset, *cell, variant, pair.id, psnr_y(saved, hr)))
-            return pd.DataFrame(rows, columns=["dataset", "backbone", "timestep", "variant", "image", "psnr_y"])
+        def rows(full: OneStepSR, pair: Pair, _: dict) -> list[dict]:
+            lq, hr = read_image(pair.lq), read_image(pair.hr)
+            images = contribution(full, full.prepare(lq)) | {"bicubic": upscale_bicubic(lq)}
+            height, width = hr.shape[-2:]
+            saved = {name: from_uint8(to_uint8(image[..., :height, :width])) for name, image in images.items()}
+            return [{"variant": name, "image": pair.id, "psnr_y": psnr_y(sr, hr)} for name, sr in saved.items()]
 
-        return measure_cells(self.profile, self._questions("UNet contribution"), measure)
+        return self._measured({"measurement": "UNet contribution"}, rows)
 
-    def _questions(self, measurement: str, **settings: object) -> dict[Cell, dict]:
-        """Cell -> all that determines what is measured of it."""
-        data = {"name": self.dataset, "images": len(self.pairs), "sha256": fingerprint(list(self.pairs))}
-        return {
-            (name, timestep): {
-                "parameters": {"measurement": measurement, "backbone": name, "timestep": timestep, **settings},
-                "weights_sha256": load_backbone(name, timestep).weights_sha256,
-                "data": data,
-            }
-            for name, timestep in self.cells
-        }
+    def _measured(self, asked: dict, rows: Callable[..., list[dict]]) -> Measured:
+        facts = {"data": {"name": self.dataset, "images": len(self.pairs), "sha256": fingerprint(self.pairs)}}
+        place = self.cells, self.dataset, self.pairs
+        return measure_by_image(self.profile.name, asked, *place, rows, self.calibration, facts)
 
     def stages(
         self, backbone: str, photograph: str, bits: str, timesteps: Sequence[int]
     ) -> list[tuple[int, Stages, Stages]]:
-        """(timestep, full precision, UNet quantized) of a sample photograph: the rows of Fig. 7.
-
-        Raises:
-            QartsrError: not one of the sample photographs; pictures that are published are of these alone.
-        """
-        lq, cells = read_image(sample_pair(photograph).lq), []
+        """(timestep, full precision, UNet quantized) of a sample photograph (`sample_pair`): the rows of Fig. 7."""
+        lq, rows = read_image(sample_pair(photograph).lq), []
         for timestep in timesteps:
             full = load_backbone(backbone, timestep)
             quantized = METHODS.get("maxmin").build(full, bits, self.calibration.images).backbone
             with torch.no_grad():
                 reference = full.stages(full.prepare(lq))
-            cells.append((timestep, reference, with_quantized_unet(full, quantized, reference)))
-        return cells
+            rows.append((timestep, reference, with_quantized_unet(full, quantized, reference)))
+        return rows
 
 
 def sample_pair(photograph: str) -> Pair:
-    """The pair of a sample photograph by name; pictures that are published are of these alone.
-
-    Raises:
-        QartsrError: not one of the test photographs.
-    """
+    """The pair of a sample photograph by name, or a QartsrError: pictures that are published are of these alone."""
     pairs = {pair.id: pair for pair in DATASETS.get("samples").pairs()}
     if photograph not in pairs:
         raise QartsrError(f"photograph {photograph!r}: choose one of {', '.join(pairs)}")

@@ -1,6 +1,5 @@
 """Notebook 08. The paper's claims, checked against result files by rules that are data (rules.toml)."""
 
-from qartsr_lib.study.experiments.claims.ledger import make_ledger
-from qartsr_lib.study.experiments.claims.rules import load_rules
+from qartsr_lib.study.experiments.claims.ledger import load_rules, make_ledger
 
 __all__ = ["load_rules", "make_ledger"]

@@ -18,7 +18,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study import results
 from qartsr_lib.study.contrasts import image_means, paired
-from qartsr_lib.study.experiments.claims.rules import CHECKS, Finding, NoData
+from qartsr_lib.study.experiments.claims.ledger import CHECKS, Finding, NoData
 from qartsr_lib.study.results import KEYS
 from qartsr_lib.study.stats import mean_interval
 
@@ -38,7 +38,10 @@ def contrast(settings: Settings, profile: str) -> Finding:
     """
     metric, values = settings["metric"], _per_image(profile, settings["table"])
     shared = {key: settings[key] for key in KEYS if key in settings}
-    sides = [[_resolved(cell, settings) for cell in settings[side]] for side in ("plus", "minus")]
+    sides = [
+        [{key: settings[v[1:]] if str(v).startswith("@") else v for key, v in cell.items()} for cell in settings[side]]
+        for side in ("plus", "minus")
+    ]
     plus, minus = ([_cell(values, shared | cell, metric) for cell in side] for side in sides)
     sign = -1 if lower_is_better(metric) else 1
     by_image = sign * paired(_means(plus), _means(minus))
@@ -87,10 +90,6 @@ def _file(profile: str, name: str) -> Path:
     return path
 
 
-def _resolved(cell: Settings, settings: Settings) -> dict[str, Any]:
-    return {key: settings[value[1:]] if str(value).startswith("@") else value for key, value in cell.items()}
-
-
 def _cell(values: pd.DataFrame, wanted: Settings, metric: str) -> pd.DataFrame:
     rows = _rows(values, wanted | {"metric": metric})
     if rows.empty:
@@ -125,17 +124,17 @@ def cell(settings: Settings, profile: str) -> Finding:
     Settings: table, column; where: column -> value, which must leave one row; above and below (limits, included) or
     paper and within (|ours - paper| <= within); low, high: columns of an interval; profile: whose table, if another's.
     """
-    profile, table = settings.get("profile", profile), settings["table"]
+    profile, table, column = settings.get("profile", profile), settings["table"], settings["column"]
     where = settings["where"] | {k: settings[k] for k in ("bits", "method", "dataset", "backbone") if k in settings}
     _file(profile, f"{table}.csv")
-    rows = _rows(results.read_measurement(profile, table, (*where, settings["column"])), where)
+    rows = _rows(results.read_measurement(profile, table, (*where, column)), where)
     named = ", ".join(map(str, where.values()))
     if len(rows) != 1:
         raise NoData(f"results/{profile}/{table}.csv has {len(rows)} rows of {named}, not one")
     row = rows.iloc[0]
     more = {f"ci_{end}": float(row[settings[end]]) for end in ("low", "high") if end in settings}
     more["run_ids"] = " ".join(str(row[key]) for key in ("run_id", "run_ids") if key in row)
-    return _number(f"{settings['column']}, {named}", float(row[settings["column"]]), settings, **more)
+    return _number(f"{column}, {named}", float(row[column]), settings, **more)
 
 
 @CHECKS.register("share")
@@ -163,25 +162,23 @@ def duration(settings: Settings, profile: str) -> Finding:
     Settings: table, method, against (names in the table). Times are those of the run records, per seed; a model
     counts once, however many data sets it upscaled.
     """
+    (ours, others), models = (settings["method"], settings["against"]), ["backbone", "timestep", "bits"]
     _file(profile, f"{settings['table']}.csv")
-    table, keys = results.read_table(profile, settings["table"]), ["backbone", "timestep", "bits"]
-    ours, others = (
-        _rows(table, {"method": settings[side]}).drop_duplicates(keys).set_index(keys)["run_id"]
-        for side in ("method", "against")
-    )
-    pairs = [(ours[key], others[key]) for key in ours.index.intersection(others.index)]
-    if not pairs:
-        raise NoData(f"{settings['table']}: no model of {settings['method']} beside one of {settings['against']}")
-    ratios = [_seconds(profile, first) / _seconds(profile, second) for first, second in pairs]
+    table = results.read_table(profile, settings["table"]).drop_duplicates(["method", *models])
+    pairs = _rows(table, {"method": ours}).merge(_rows(table, {"method": others}), on=models)
+    if pairs.empty:
+        raise NoData(f"{settings['table']}: no model of {ours} beside one of {others}")
+    runs = pairs[["run_id_x", "run_id_y"]]
+    ratios = [_seconds(profile, first) / _seconds(profile, second) for first, second in runs.to_numpy()]
     return _number(
-        f"time to quantize, {settings['method']} / {settings['against']}",
+        f"time to quantize, {ours} / {others}",
         statistics.median(ratios),
         {"below": settings["below"]},
         test="measured number, no test",
         n=len(ratios),
         ci_low=min(ratios),
         ci_high=max(ratios),
-        run_ids=" ".join(dict.fromkeys(run for pair in pairs for run in pair)),
+        run_ids=" ".join(pd.unique(runs.to_numpy().ravel())),
     )
 
 

@@ -1,17 +1,26 @@
-"""From rules and result files to verdicts."""
+"""The rules (rules.toml), and from them and result files to verdicts."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.registry import Registry
 from qartsr_lib.study import results
-from qartsr_lib.study.experiments.claims.rules import CHECKS, Claim, Finding, NoData, Rules, expanded
 from qartsr_lib.study.stats import holm
 
+RULES = Path(__file__).with_name("rules.toml")
+#: Lists of these keys belong together; a list anywhere else stands for one check per entry.
+WHOLE = ("plus", "minus")
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "partly", "not reproduced", "not testable here"
 VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTABLE)
 #: Who asks: the paper claims it, or it is a question of this study. Values of the column "asked_by".
@@ -26,19 +35,101 @@ CHECK_COLUMNS = (
 )
 
 
+class NoData(QartsrError):
+    """What a check needs has not been measured; the text says what is absent."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str  # what was compared, for people
+    test: str  # by which test
+    n: int = 0  # number of pairs (photographs) behind it; 1 for a counted number
+    effect: float = math.nan  # in the direction that the claim favours, with its 95% interval, if any
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    p: float = math.nan  # one-sided, not corrected; NaN for a counted or timed number, which has a margin instead
+    missing: str = ""  # what has not been measured; nothing else counts then
+    run_ids: str = ""  # of the run records behind it, separated by spaces
+    margin: float = math.nan  # see `checks.margin`
+    favours: bool = False  # whether effect and interval speak for the claim, before p is corrected
+
+
+#: Name in rules.toml -> function(settings without lists, profile), which raises NoData.
+CHECKS: Registry[Callable[[Mapping[str, Any], str], Finding]] = Registry("check", __package__)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper."""
+
+    id: str
+    claim: str  # what the paper says, where, and by which figures
+    where: str
+    paper_evidence: str
+    untestable: str  # why no embedded backbone can decide it; "" where checks can
+    checks: tuple[Mapping[str, Any], ...]  # settings of each, with "test", its name in CHECKS
+    reproduced_from: float = 1.0  # shares of the checks that must hold for these verdicts
+    partly_from: float = 0.0
+    own: bool = False  # a question of this study, which the paper does not answer; counted apart
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All of rules.toml."""
+
+    level: float  # of significance, for corrected p-values
+    min_images: int  # fewer photographs decide nothing
+    datasets: Mapping[str, Sequence[str]]  # profile -> data sets that checks with dataset = "all" run on
+    claims: tuple[Claim, ...]
+    inconsistencies: tuple[Mapping[str, str], ...]  # (where, what) of statements of the paper that do not fit
+    changes: tuple[Mapping[str, str], ...]  # (date, what, why) after the rules first met the results of `study`
+
+
+def load_rules(path: Path = RULES) -> Rules:
+    """Read and check rules; a QartsrError for an absent field, an unknown test, or an id that occurs twice."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        claims = tuple(_claim(entry) for entry in found["claim"])
+        fixed = found["level"], found["min_images"], found["datasets"], claims, tuple(found["inconsistency"])
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise QartsrError(f"{path}: {type(error).__name__}: {error}; see the fields of claims.ledger.Claim") from error
+    twice = [name for name, number in Counter(claim.id for claim in claims).items() if number > 1]
+    if twice:
+        raise QartsrError(f"{path}: an id occurs twice: {sorted(twice)}")
+    return Rules(*fixed, tuple(found.get("change", ())))
+
+
+def _claim(entry: dict[str, Any]) -> Claim:
+    untestable, checks = entry.pop("untestable", ""), tuple(entry.pop("check", ()))
+    if bool(untestable) == bool(checks):
+        raise KeyError(f"{entry.get('id')}: give checks, or say why it is untestable")
+    for check in checks:
+        CHECKS.get(check["test"])
+    return Claim(untestable=untestable, checks=checks, **entry)
+
+
+def expanded(settings: Mapping[str, Any], datasets: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One mapping for each combination of what `settings` lists; dataset "all" lists `datasets`, "first" its first."""
+    named = {"all": list(datasets), "first": list(datasets[:1])}
+    settings = {key: named.get(value, value) if key == "dataset" else value for key, value in settings.items()}
+    lists = {key: value for key, value in settings.items() if isinstance(value, list) and key not in WHOLE}
+    for values in itertools.product(*lists.values()):
+        yield settings | dict(zip(lists, values, strict=True))
+
+
 @dataclass(frozen=True)
 class Ledger:
     """Verdicts on a profile's results.
 
-    Attributes:
-        claims: one row per claim, COLUMNS. n, effect, interval and p are of the check that speaks least for it;
-            "checks" counts all checks, "measured" those with data, on which the verdict rests.
-        checks: one row per check, CHECK_COLUMNS.
+    n, effect, interval and p of a claim are of the check that speaks least for it; "checks" counts all checks,
+    "measured" those with data, on which the verdict rests.
     """
 
     profile: str
-    claims: pd.DataFrame
-    checks: pd.DataFrame
+    claims: pd.DataFrame  # one row per claim, COLUMNS
+    checks: pd.DataFrame  # one row per check, CHECK_COLUMNS
 
     def write(self) -> None:
         """results/<profile>/claims.csv and claims_checks.csv, replaced as a whole."""
@@ -63,17 +154,17 @@ def make_ledger(rules: Rules, profile: str) -> Ledger:
 
 
 def _findings(claim: Claim, rules: Rules, profile: str) -> Iterable[Finding]:
-    for check in claim.checks:
-        for settings in expanded(check, rules.datasets.get(profile, ())):
-            try:
-                finding = CHECKS.get(settings["test"])(settings, profile)
-            except NoData as error:
-                asked = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "test")
-                finding = Finding(asked, settings["test"], missing=str(error))
-            if not math.isnan(finding.p) and finding.n < rules.min_images:
-                reason = f"{finding.check}: {finding.n} photographs, fewer than {rules.min_images}"
-                finding = replace(finding, p=math.nan, missing=reason)
-            yield finding
+    datasets = rules.datasets.get(profile, ())
+    for settings in itertools.chain.from_iterable(expanded(check, datasets) for check in claim.checks):
+        try:
+            finding = CHECKS.get(settings["test"])(settings, profile)
+        except NoData as error:
+            asked = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "test")
+            finding = Finding(asked, settings["test"], missing=str(error))
+        if not math.isnan(finding.p) and finding.n < rules.min_images:
+            reason = f"{finding.check}: {finding.n} photographs, fewer than {rules.min_images}"
+            finding = replace(finding, p=math.nan, missing=reason)
+        yield finding
 
 
 def _claim_row(claim: Claim, checks: pd.DataFrame) -> dict[str, object]:
@@ -90,19 +181,18 @@ def _claim_row(claim: Claim, checks: pd.DataFrame) -> dict[str, object]:
     ours = f"{tested['holds'].sum()} of {len(tested)} checks hold; weakest: {weakest.check}"
     if len(tested) < len(checks):
         ours += f"; {len(checks) - len(tested)} more could not be measured here"
+    share, verdict = tested["holds"].mean(), NOT_REPRODUCED
+    if share >= claim.reproduced_from:
+        verdict = REPRODUCED
+    elif share and share >= claim.partly_from:
+        verdict = PARTLY
     return row | {
         "ours": ours,
         "test": "; ".join(tested["test"].unique()),
         **{name: getattr(weakest, name) for name in ("n", "effect", "ci_low", "ci_high", "p_corrected")},
-        "verdict": _verdict(claim, tested["holds"].mean()),
+        "verdict": verdict,
         "run_ids": " ".join(dict.fromkeys(" ".join(tested["run_ids"]).split())),
     }
-
-
-def _verdict(claim: Claim, share: float) -> str:
-    if share >= claim.reproduced_from:
-        return REPRODUCED
-    return PARTLY if share and share >= claim.partly_from else NOT_REPRODUCED
 
 
 def verdict_text(verdict: str, measured: int, checks: int) -> str:

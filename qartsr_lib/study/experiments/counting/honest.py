@@ -22,42 +22,22 @@ from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.quant.scheme import FLOAT_BITS, QuantScheme, parse_bits
 from qartsr_lib.study.experiments.counting.trace import LAYERS
 
-#: Per element of a quantized layer's input: divide by the step, subtract the zero-point. phi is merged into the step.
-PER_INPUT = 2
-#: Per element of its output: multiply by the product of the steps, add what the zero-points amount to.
-PER_OUTPUT = 2
-
-BASELINE = "OSEDiff"
+#: Per element of a quantized layer's input: divide by the step, subtract the zero-point; phi is merged into
+#: the step. Per element of its output: multiply by the product of the steps, add what the zero-points amount to.
+PER_INPUT, PER_OUTPUT = 2, 2
 QUANTIZED, EXCEPTIONS, FLOAT = "quantized layers", "8-bit layers", "unquantized layers"
 BRANCHES, SCALES = "low-rank branches and phi", "scales and zero-points"
 ATTENTION, REST = "attention products", "biases, normalizations, elementwise"
 COMPONENTS = (QUANTIZED, EXCEPTIONS, FLOAT, BRANCHES, SCALES, ATTENTION, REST)
 
 
-def honest_rows(parts: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 by the honest rule, of `components`: the full-precision row, then one per bit width and method.
-
-    Columns as `paper.paper_rows`; reductions are against the first row.
-    """
-    rows = parts.groupby(["method", "bits"], sort=False, as_index=False)[["params_M", "ops_G"]].sum()
-    full = rows.iloc[0]
-    rows.insert(3, "params_reduction_pct", 100 * (1 - rows["params_M"] / full["params_M"]))
-    return rows.assign(ops_reduction_pct=100 * (1 - rows["ops_G"] / full["ops_G"]))
-
-
 def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], bits: Sequence[str]) -> pd.DataFrame:
-    """Where the cost of every row of the honest rule comes from.
+    """Where the cost of every row of the honest rule comes from, for `model` in full precision and its `trace`.
 
-    Args:
-        model: in full precision, and its `trace`.
-
-    Returns:
-        Rows method (its label), bits, component (of COMPONENTS), params_M, ops_G.
-
-    Raises:
-        QartsrError: unknown method or bits, or a method without a scheme.
+    Rows method (its label), bits, component (of COMPONENTS), params_M, ops_G. A QartsrError for unknown methods or
+    bits, or a method without a scheme.
     """
-    frames = [_components(model, layers, QuantScheme()).assign(method=BASELINE, bits="W32A32")]
+    frames = [_sums(model, layers, QuantScheme()).assign(method="OSEDiff", bits="W32A32")]
     quantized: dict[tuple, OneStepSR] = {}
     for width in bits:
         for name in methods:
@@ -68,12 +48,11 @@ def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], b
             if key not in quantized:
                 quantized[key] = copy.deepcopy(model)
                 quantize_(quantized[key], scheme, method.only)
-            frame = _components(quantized[key], layers, scheme)
-            frames.append(frame.assign(method=method.label, bits=str(scheme.bits)))
+            frames.append(_sums(quantized[key], layers, scheme).assign(method=method.label, bits=str(scheme.bits)))
     return pd.concat(frames, ignore_index=True)[["method", "bits", "component", "params_M", "ops_G"]]
 
 
-def _components(quantized: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme) -> pd.DataFrame:
+def _sums(quantized: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme) -> pd.DataFrame:
     """Bits come from `scheme`, everything else from the layers of `quantized`."""
     modules = dict(quantized.named_modules())
     costs = [cost for row in layers.itertuples() for cost in _costs(row, modules[row.name], scheme)]
@@ -95,9 +74,8 @@ def _costs(row, layer, scheme: QuantScheme) -> Iterator[tuple[str, int, int]]:
 
 def _quantized_costs(row, layer: QuantLayer, scheme: QuantScheme) -> Iterator[tuple[str, int, int]]:
     config = scheme.layer_config(row.name)
-    w_bits, a_bits, bias_bits = (
-        FLOAT_BITS if part is None else part.bits for part in (config.weight, config.activation, config.bias)
-    )
+    parts = config.weight, config.activation, config.bias
+    w_bits, a_bits, bias_bits = (FLOAT_BITS if part is None else part.bits for part in parts)
     width = max(w_bits, a_bits)
     kind = QUANTIZED if scheme.bits_for(row.name) == scheme.bits else EXCEPTIONS
     yield kind, row.weights * w_bits, width * 2 * row.macs

@@ -8,7 +8,6 @@ encoder, UNet and decoder (Eq. 6 on the latent, scaling of pixels) is left out: 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -41,35 +40,30 @@ PER_ELEMENT = {"group_norm": 7, "layer_norm": 7, "silu": 3, "gelu": 5} | dict.fr
 )
 #: Of a score: scaling, and the softmax's subtraction, exponential, sum and division.
 PER_SCORE = 5
-#: Columns of `trace` that hold parameters, and those that add up what is computed.
+#: Columns of `trace` that hold parameters, and those that add up what its calls compute.
 PARAMETERS = ["weights", "biases", "other_parameters"]
 _SUMS = ["macs", "inputs", "outputs", "elementwise"]
 
 
-def osediff() -> OneStepSR:
+def _osediff() -> OneStepSR:
     """OSEDiff with merged LoRA: UNet and VAE of Stable Diffusion 2.1-base, a constant prompt embedding."""
     unet, vae = osediff_configs.build_unet(device="meta"), osediff_configs.build_vae(device="meta")
     prompt = torch.empty(1, osediff_configs.PROMPT_TOKENS, unet.config.cross_attention_dim)
     return OneStepSR("OSEDiff", _ANY_TIMESTEP, vae, unet, prompt)
 
 
-def embedded_model() -> OneStepSR:
-    """The embedded backbones; their recipes share one architecture."""
+def _embedded() -> OneStepSR:
     prompt = torch.empty(1, embedded.PROMPT_TOKENS, embedded.UNET_CONFIG["cross_attention_dim"])
     return OneStepSR("embedded", _ANY_TIMESTEP, embedded.build_vae(), embedded.build_unet(), prompt)
 
 
-#: Name in tables -> builder of a network in full size.
-MODELS: dict[str, Callable[[], OneStepSR]] = {"OSEDiff": osediff, "embedded": embedded_model}
+#: Name in tables -> builder of a network in full size; the embedded backbones share one architecture.
+MODELS: dict[str, Callable[[], OneStepSR]] = {"OSEDiff": _osediff, "embedded": _embedded}
 
 
 @lru_cache(maxsize=len(MODELS))
 def counted(name: str) -> tuple[OneStepSR, pd.DataFrame]:
-    """A network of MODELS on the meta device, where it takes no memory, and its `trace`; neither is to be changed.
-
-    Raises:
-        QartsrError: unknown name.
-    """
+    """A network of MODELS on the meta device, where it takes no memory, and its `trace`; neither is to be changed."""
     if name not in MODELS:
         raise QartsrError(f"unknown network {name!r} to count (known: {', '.join(MODELS)})")
     with torch.device("meta"):
@@ -80,21 +74,21 @@ def counted(name: str) -> tuple[OneStepSR, pd.DataFrame]:
 def trace(model: OneStepSR, size: int) -> pd.DataFrame:
     """Count one pass of `model`, on any device, for an output of `size` x `size` pixels.
 
-    Returns:
-        One row per layer and kind in order of computation. Columns: part (of PARTS), block (of `blocks_in_order`),
-        name (of the module), kind (of LAYERS, "attention" for its two products, "other"), weights, biases,
-        other_parameters (of normalizations), out_channels, macs, inputs and outputs (elements, of LAYERS),
-        elementwise (operations, bias additions included).
+    One row per layer and kind in order of computation. Columns: part (of PARTS), block (of `blocks_in_order`), name
+    (of the module), kind (of LAYERS, "attention" for its two products, "other"), weights, biases, other_parameters (of
+    normalizations), out_channels, macs, inputs and outputs (elements, of LAYERS), elementwise (operations, bias
+    additions included).
     """
     modules = dict(model.named_modules())
     with _Tally({module: name for name, module in modules.items()}) as tally:
         _pass(model, size)
+    calls = pd.DataFrame(tally.calls, columns=["name", "kind", *_SUMS])
+    sums = calls.groupby(["name", "kind"], sort=False, as_index=False).sum()
+    stored = [_parameters(modules[name], kind) for name, kind in zip(sums["name"], sums["kind"], strict=True)]
     blocks = {name: f"{name}." for name, _ in model.blocks_in_order()}
-    rows = []
-    for (name, kind), sums in tally.rows.items():
-        places = {"part": _place(name, PARTS) or "", "block": _place(name, blocks), "name": name, "kind": kind}
-        rows.append(places | _parameters(modules[name], kind) | sums)
-    frame = pd.DataFrame(rows)
+    frame = sums[["name", "kind"]].join(pd.DataFrame(stored, columns=[*PARAMETERS, "out_channels"])).join(sums[_SUMS])
+    frame.insert(0, "part", [_place(name, PARTS) or "" for name in sums["name"]])
+    frame.insert(1, "block", [_place(name, blocks) for name in sums["name"]])
     frame["block"] = frame["block"].bfill()  # a normalization between blocks counts with the one behind it
     found, total = int(frame[PARAMETERS].to_numpy().sum()), parameter_count(model)
     if found != total:  # every parameter stands in exactly one row, or the count would silently be short
@@ -115,12 +109,12 @@ def _pass(model: OneStepSR, size: int) -> None:
 
 
 class _Tally(TorchFunctionMode):
-    """Adds up what the functions called inside a module compute, per (full name of the module, kind)."""
+    """Lists what the functions called inside a module compute: (full name of the module, kind, *_SUMS) of each call."""
 
     def __init__(self, names: Mapping[nn.Module, str]) -> None:
         super().__init__()
         self.names, self.stack = names, [""]  # the modules that are computing, the innermost last
-        self.rows: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(_SUMS, 0))
+        self.calls: list[tuple] = []
 
     def __enter__(self) -> _Tally:
         enter = register_module_forward_pre_hook(lambda module, _: self.stack.append(self.names.get(module, "")))
@@ -136,36 +130,33 @@ class _Tally(TorchFunctionMode):
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         keywords = keywords or {}
         result = function(*arguments, **keywords)
-        if self.stack[-1]:
-            self._count(getattr(function, "__name__", ""), arguments, keywords, result)
+        sums = _counted(getattr(function, "__name__", ""), arguments, keywords, result)
+        if self.stack[-1] and sums:
+            self.calls.append((self.stack[-1], *sums))
         return result
 
-    def _count(self, function: str, arguments: tuple, keywords: dict, result: object) -> None:
-        if function in ("conv2d", "linear"):
-            x, weight, bias = [*arguments, *keywords.values(), None][:3] if len(arguments) < 3 else arguments[:3]
-            # groups: weight[0] is what one output element sees
-            sums = {"macs": result.numel() * weight[0].numel(), "inputs": x.numel(), "outputs": result.numel()}
-            self._add(function.capitalize(), **sums, elementwise=0 if bias is None else result.numel())
-        elif function == "scaled_dot_product_attention":
-            query, key, value = arguments[:3]
-            scores = query.numel() // query.shape[-1] * key.shape[-2]
-            macs = scores * (query.shape[-1] + value.shape[-1])
-            self._add("attention", macs=macs, elementwise=PER_SCORE * scores)
-        elif function in PER_ELEMENT and isinstance(result, torch.Tensor):
-            self._add("other", elementwise=PER_ELEMENT[function] * result.numel())
 
-    def _add(self, kind: str, **sums: int) -> None:
-        row = self.rows[self.stack[-1], kind]
-        for column, value in sums.items():
-            row[column] += value
+def _counted(function: str, arguments: tuple, keywords: dict, result: object) -> tuple | None:
+    """(kind, *_SUMS) of one call; None for what computes nothing."""
+    if function in ("conv2d", "linear"):
+        x, weight, bias = [*arguments, *keywords.values(), None][:3] if len(arguments) < 3 else arguments[:3]
+        outputs = result.numel()  # groups: weight[0] is what one of them sees
+        return function.capitalize(), outputs * weight[0].numel(), x.numel(), outputs, 0 if bias is None else outputs
+    if function == "scaled_dot_product_attention":
+        query, key, value = arguments[:3]
+        scores = query.numel() // query.shape[-1] * key.shape[-2]
+        return "attention", scores * (query.shape[-1] + value.shape[-1]), 0, 0, PER_SCORE * scores
+    if function in PER_ELEMENT and isinstance(result, torch.Tensor):
+        return "other", 0, 0, 0, PER_ELEMENT[function] * result.numel()
+    return None
 
 
-def _parameters(module: nn.Module, kind: str) -> dict[str, int]:
+def _parameters(module: nn.Module, kind: str) -> tuple[int, int, int, int]:
+    """(*PARAMETERS, out_channels)"""
     own = {name: parameter.numel() for name, parameter in module.named_parameters(recurse=False)}
-    counts = (0, 0, 0 if kind == "attention" else sum(own.values()), 0)
     if isinstance(module, nn.Linear | nn.Conv2d):
-        counts = (own["weight"], own.get("bias", 0), 0, len(module.weight))
-    return dict(zip([*PARAMETERS, "out_channels"], counts, strict=True))
+        return own["weight"], own.get("bias", 0), 0, len(module.weight)
+    return 0, 0, 0 if kind == "attention" else sum(own.values()), 0
 
 
 def _place(name: str, starts: dict[str, str | tuple[str, ...]]) -> str | None:

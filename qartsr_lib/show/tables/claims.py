@@ -118,7 +118,7 @@ def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
         tied = ", p equal" if strong and named and strong[0].p == named[-1].p else ""
         last = f"weakest of {len(ordered)}{tied}" if strong else "the check"
         ends = [("strongest", check) for check in strong[:1]] + [(last, check) for check in named[-1:]]
-        ends = [(name, _check_text(check), check.run_ids.split()) for name, check in ends]
+        ends = [(name, _check_text(check), check.run_ids) for name, check in ends]
         found.append(
             {
                 "id": row.id,

@@ -86,7 +86,7 @@ def test_every_section_is_there_and_links_resolve(made):
     for href in links:
         record = json.loads((made.parent / href).read_text(encoding="utf-8"))
         assert record["run_id"] == Path(href).stem
-    targets = set(page.attributes("section", "id")) | set(page.attributes("main", "id"))
+    targets = set(page.attributes("section", "id"))
     assert {href[1:] for href in page.attributes("a", "href") if href.startswith("#")} <= targets
 
 
@@ -95,6 +95,14 @@ def test_a_card_names_its_strongest_and_its_weakest_check(made):
     assert "strongest PSNR: effect 1.5 [1, 2], n = 15, corrected p = 0.010 – holds" in text
     assert "weakest of 2 LPIPS: effect 0.1 [1, 2], n = 15, corrected p = 1.000 – does not hold" in text
     assert text.count("corrected p = 1") == 1
+
+
+def test_a_card_links_a_few_runs_and_counts_them(home):
+    known = page_fakes.write_results(home)
+    ids = sorted(path.stem for path in (home / "results/tiny/runs").glob("*.json"))
+    assert len(ids) > 4
+    results.write_table("tiny", "claims_checks", page_fakes.checks(" ".join(["absent", *ids])), by=())
+    assert known in ids and f"; runs: 1 , 2 , 3 of {len(ids)}" in read(write_page()).text
 
 
 def test_pictures_are_linked_files_and_nothing_is_loaded_from_outside(made):
@@ -214,10 +222,10 @@ def test_the_most_telling_profile_comes_first_and_smoke_only_alone(home):
 def test_gallery_shows_a_setting_its_own_models(made):
     text = made.read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="pictures">(.*?)</script>', text, re.DOTALL)[1])
-    labels = {name: [entry[0] for entry in found["cat"]] for name, found in data["pictures"].items()}
-    assert labels["embedded_T1"][2:] == ["full precision", "QArtSR W4A4", f"{page_fakes.NASTY} W4A4"]
+    labels = {item["title"]: [entry[0] for entry in item["pictures"]["cat"]] for item in data["settings"]}
+    assert labels["embedded, T = 1"][2:] == ["full precision", "QArtSR W4A4", f"{page_fakes.NASTY} W4A4"]
     assert labels["mixed"][2:] == ["LSQ W4A4, T = 1000", "QArtSR W4A4, T = 1"]
-    assert data["pictures"]["embedded_T1"]["cat"][-1][2] == -1
+    assert data["settings"][0]["pictures"]["cat"][-1][2] == -1
 
 
 def test_the_same_files_give_the_same_page(made):

@@ -57,43 +57,30 @@ def until(browser, condition: str):
     raise AssertionError(f"never true: {condition}")
 
 
-def test_sliders_themes_and_no_error(open_page):
+def choose(browser, name: str, value: str) -> None:
+    browser.execute_script(
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change'))",
+        *(name, value),
+    )
+
+
+def test_sliders_and_no_error(open_page):
     browser = open_page(1280)
     until(browser, "document.getElementById('over').naturalWidth")
-    middle = until(browser, "document.getElementById('over').style.clipPath")
-    position = browser.find_element("id", "position")
-    position.send_keys("\ue014" * 20)  # arrow right
-    moved = browser.execute_script("return document.getElementById('over').style.clipPath")
-    assert float(moved.split()[3].rstrip("px)")) > float(middle.split()[3].rstrip("px)")) > 0
+    clip = "return parseFloat(getComputedStyle(document.getElementById('over')).clipPath.split(' ')[3])"
+    middle = browser.execute_script(clip)
+    browser.find_element("id", "position").send_keys("\ue014" * 20)  # arrow right
+    assert browser.execute_script(clip) > middle > 0
 
     before = browser.execute_script("return document.getElementById('over').src")
-    browser.execute_script(
-        "const s = document.getElementById('right'); s.value = '0'; s.dispatchEvent(new Event('change'))"
-    )
+    choose(browser, "right", "0")
     assert browser.execute_script("return document.getElementById('over').src") != before
     assert "original" in browser.find_element("id", "right-text").text
-    wide = browser.execute_script("return document.getElementById('sheet').clientWidth")
-    browser.execute_script(
-        "const s = document.getElementById('zoom'); s.value = '4'; s.dispatchEvent(new Event('change'))"
-    )
-    assert browser.execute_script("return document.getElementById('sheet').clientWidth") == pytest.approx(
-        4 * wide, abs=4
-    )
+    width = "return document.getElementById('sheet').clientWidth"
+    wide = browser.execute_script(width)
+    choose(browser, "zoom", "4")
+    assert browser.execute_script(width) == pytest.approx(4 * wide, abs=80)  # a scroll bar may come
 
-    colour = "return getComputedStyle(document.body).backgroundColor"
-    light = browser.execute_script(colour)
-    browser.find_element("id", "theme").click()
-    assert browser.execute_script(colour) != light
-
-    browser.execute_script("document.querySelectorAll('details').forEach((item) => { item.open = true; })")
-    column = "[...document.querySelectorAll('#table3 ~ details tbody')][0].rows"
-    values = f"return [...{column}].map((row) => parseFloat(row.cells[6].textContent))"
-    head = "document.querySelectorAll('#table3 ~ details th')[6]"
-    assert browser.execute_script(f"return {head}.textContent") == "PSNR"
-    for rising in (False, True):
-        browser.execute_script(f"{head}.click()")
-        found = [value for value in browser.execute_script(values) if value is not None]
-        assert found == sorted(found, reverse=not rising) and len(found) > 2
     assert browser.get_log("browser") == []
     requests = [entry["message"] for entry in browser.get_log("performance") if "requestWillBeSent" in entry["message"]]
     assert requests and not any('"url":"http' in message for message in requests)

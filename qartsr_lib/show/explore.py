@@ -34,8 +34,7 @@ def layers(model: nn.Module) -> list[str]:
 def photograph(name: str, crop: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(original, its low-quality version) of a sample photograph, (1, 3, H, W) and (1, 3, H/4, W/4) in [0, 1].
 
-    Args:
-        crop: top, left, size in pixels of the original, multiples of four; None for all.
+    `crop`: top, left, size in pixels of the original, multiples of four; None for all.
 
     Raises:
         QartsrError: no such photograph, or a crop outside of it.
@@ -57,9 +56,8 @@ def layer_weights(layer: QuantLayer, components: Collection[str] = COMPONENTS) -
 
         W^ = L1 L2 + Q_W(phi (W - L1 L2 + F1 F2)) / phi
 
-    Args:
-        components: of COMPONENTS; those that the layer lacks change nothing. With all of them Q_W is the layer's own,
-            else its range is set anew by the smallest and largest value.
+    Components that the layer lacks change nothing. With all of them Q_W is the layer's own, else its range is set anew
+    by the smallest and largest value.
     """
     weight = layer.weight
     has = {name for name, attribute in COMPONENTS.items() if hasattr(layer, attribute)}
@@ -81,13 +79,8 @@ def layer_weights(layer: QuantLayer, components: Collection[str] = COMPONENTS) -
 
 @styled
 def layer_view(model: nn.Module, quantized: nn.Module, name: str, components: Collection[str] = COMPONENTS) -> Figure:
-    """Codes of a layer's weight as an image, values of W and W^, and the error by output channel.
-
-    Args:
-        model: in full precision.
-        quantized: the same network, quantized.
-        name: of `layers`.
-        components: see `layer_weights`.
+    """Codes of a layer's weight as an image, values of W and W^ (`layer_weights`), and the error by output channel.
+    `model`: in full precision; `quantized`: the same network; `name`: of `layers`.
 
     Raises:
         QartsrError: no such layer, or one whose weight is not quantized.
@@ -121,16 +114,9 @@ def upscaled(model: OneStepSR, name: str, crop: Sequence[int] | None = None) -> 
 
 
 def before_after(left: np.ndarray, right: np.ndarray) -> object:
-    """A widget with a line that moves between two equally large pictures, (H, W, 3) of bytes; without ipywidgets a
-    Figure that shows both."""
-    try:
-        import ipywidgets
-    except ImportError:
-        figure, (axes,) = subplots(1, 2, (8, 4))
-        for axis, picture in zip(axes, (left, right), strict=True):
-            axis.imshow(picture)
-            axis.axis("off")
-        return figure
+    """A widget with a line that moves between two equally large pictures, (H, W, 3) of bytes."""
+    import ipywidgets  # of the notebooks alone
+
     slider = ipywidgets.IntSlider(left.shape[1] // 2, 0, left.shape[1], readout=False)
     picture = ipywidgets.Image(format="png", width=2 * left.shape[1])
 

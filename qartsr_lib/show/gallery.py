@@ -17,6 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from PIL import Image
 
@@ -51,12 +52,8 @@ def write_gallery(
     Args:
         run: Table 3's. Of several seeds the first is shown.
         pairs: photographs of the data set "samples".
-        settings: give the models.
         wanted: photographs by id; those that the run lacks are left out, the first pair is taken where all are.
         keep: what the present index names and this run does not make stays: for a part of Table 3.
-
-    Returns:
-        The index.
 
     Raises:
         QartsrError: with `keep`, the present index is damaged.
@@ -113,18 +110,11 @@ def _pictures(run: Measured, pair: Pair, settings: Sequence[Setting], folder: Pa
     yield entry(("", 0, "original", ""), "", "original", original)
     yield entry(("", 0, "bicubic", ""), "", "bicubic", upscale_bicubic(read_image(pair.lq)))
     experiments = outputs_by_row(run)
-    for backbone, timestep, method, bits, run_id in _rows(run, settings):
-        image = read_output(run, experiments.get((method, backbone, timestep, bits)), pair.id)
-        name = f"{method}_{bits}_{backbone}_T{timestep}"
-        yield entry((backbone, timestep, method, bits), run_id, name, image)
-
-
-def _rows(run: Measured, settings: Sequence[Setting]) -> list[tuple[str, int, str, str, str]]:
-    """(backbone, T, method, bits, run_id) of every row of the photographs in one of the settings, once each."""
     table = run.table[(run.table["dataset"] == DATASET) & (run.table["backbone"] != BICUBIC)]
-    columns = ["backbone", "timestep", "method", "bits", "run_id"]
-    rows = [row for item in settings for row in item.rows(table)[columns].itertuples(index=False, name=None)]
-    return list(dict.fromkeys(rows))
+    rows = pd.concat([item.rows(table)[[*SAME["pictures"][1:], "run_id"]] for item in settings]).drop_duplicates()
+    for backbone, timestep, method, bits, run_id in rows.itertuples(index=False, name=None):
+        image = read_output(run, experiments.get((method, backbone, timestep, bits)), pair.id)
+        yield entry((backbone, timestep, method, bits), run_id, f"{method}_{bits}_{backbone}_T{timestep}", image)
 
 
 def _save(folder: Path, photograph: str, name: str, image: torch.Tensor) -> str:

@@ -35,6 +35,7 @@ ORDER = ("study", "tiny", "paper", "smoke")
 NAMES = {"original": "original", "bicubic": "input, enlarged bicubically", "FP": "full precision"}
 #: A PNG of more bytes holds photographs.
 CHART_BYTES = 400_000
+MACHINE = {"device": "{}", "threads": "{} thread(s)"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +65,7 @@ def write_page(single_file: bool = False) -> Path:
     if not names:
         raise QartsrError(f"{paths.home() / 'results'}: holds no tables yet; make reproduce writes them")
     runs = Runs()
-    picture = _embedded if single_file else _relative
+    picture = partial(_picture, embed=single_file)
     content = {
         "profiles": names,
         "verdicts": _verdicts(names),
@@ -75,7 +76,6 @@ def write_page(single_file: bool = False) -> Path:
     environment = Environment(
         loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["run_href"] = lambda run, profile: runs.href(profile, run)
     text = environment.get_template("page.html.j2").render(content, runs=runs, folder="../figures/" * single_file)
     return write_text(paths.home() / ("build/index-single.html" if single_file else "figures/index.html"), text)
 
@@ -84,29 +84,32 @@ class Runs:
     """Run records, and which of them the page links to."""
 
     def __init__(self) -> None:
-        self.linked: dict[Path, dict[str, Any]] = {}
+        self.linked: dict[str, dict[str, Any]] = {}
 
     def href(self, profile: str, run: str) -> str:
         """The record's place relative to the page; "" where there is none."""
-        path = paths.results_dir(profile) / "runs" / f"{run}.json"
-        if path not in self.linked:
+        path, href = paths.results_dir(profile) / "runs" / f"{run}.json", f"../results/{profile}/runs/{run}.json"
+        if href not in self.linked:
             if not path.is_file():
                 return ""
-            self.linked[path] = _json(path, "a run record; restore it from git or make the table again")
-        return f"../results/{profile}/runs/{run}.json"
+            self.linked[href] = _json(path, "a run record; restore it from git or make the table again")
+        return href
 
-    def made(self) -> dict[str, int]:
-        """Git revision, processor, threads and versions -> number of records, most first."""
-        counts: Counter[str] = Counter()
-        for record in self.linked.values():
-            git, machine = record.get("git") or {}, record.get("environment") or {}
-            versions = machine.get("versions") or {}
-            parts = [git.get("revision", "unknown")[:12] + " with uncommitted changes" * bool(git.get("dirty"))]
-            parts += [str(machine["device"])] if "device" in machine else []
-            parts += [f"{machine['threads']} thread(s)"] if "threads" in machine else []
-            parts += [f"{key} {versions[key]}" for key in ("torch", "pyiqa") if key in versions]
-            counts[", ".join(parts)] += 1
-        return dict(counts.most_common())
+    def links(self, profile: str, ids: str) -> list[str]:
+        """Places of the records that there are, of run ids between blanks."""
+        return list(filter(None, (self.href(profile, run) for run in ids.split())))
+
+    def made(self) -> list[tuple[str, int]]:
+        """(git revision, processor, threads and versions; number of records), most first."""
+        return Counter(map(_origin, self.linked.values())).most_common()
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    git, machine = record.get("git") or {}, record.get("environment") or {}
+    versions = machine.get("versions") or {}
+    parts = [git.get("revision", "unknown")[:12] + " with uncommitted changes" * bool(git.get("dirty"))]
+    parts += [text.format(machine[key]) for key, text in MACHINE.items() if key in machine]
+    return ", ".join(parts + [f"{key} {versions[key]}" for key in ("torch", "pyiqa") if key in versions])
 
 
 def _json(path: Path, what: str) -> Any:
@@ -127,11 +130,9 @@ def _verdicts(names: Sequence[str]) -> dict[str, Any]:
     if not profile:
         return {}
     ledger = claims.read_ledger(profile)
-    groups = []
-    for title, asked_by in (("The paper's claims", PAPER), ("Our own questions", STUDY)):
-        counts = [(name, claims.KINDS.get(name, "open"), *more) for name, *more in claims.counts(ledger, asked_by)]
-        groups += [{"title": title, "counts": counts, "cards": claims.cards(ledger, asked_by)}] if counts else []
-    return {"profile": profile, "groups": groups}
+    titles = {"The paper's claims": PAPER, "Our own questions": STUDY}
+    groups = [(title, claims.counts(ledger, asked), claims.cards(ledger, asked)) for title, asked in titles.items()]
+    return {"profile": profile, "kinds": claims.KINDS, "groups": [group for group in groups if group[2]]}
 
 
 def _results_table(sections: Callable, profile: str, name: str) -> tuple[list, list[str]]:
@@ -203,37 +204,29 @@ def _gallery(names: Sequence[str], picture: Callable[[Path], str]) -> dict[str, 
     try:
         files = {item["file"]: picture(folder / item["file"]) for item in index["pictures"] if item["file"]}
         places = {file: number for number, file in enumerate(files)}
-        pictures = {
-            setting["name"]: {
-                photograph["id"]: [
-                    _entry(item, setting, places)
-                    for item in index["pictures"]
-                    if item["photograph"] == photograph["id"] and _belongs(item, setting)
-                ]
-                for photograph in index["photographs"]
-            }
-            for setting in index["settings"]
-        }
-        settings = [{"name": setting["name"], "title": setting["title"]} for setting in index["settings"]]
-        data = {"photographs": index["photographs"], "settings": settings, "pictures": pictures}
-        data["files"] = list(files.values())
+        settings = [
+            {"title": setting["title"], "pictures": _entries(index, setting, places)} for setting in index["settings"]
+        ]
+        data = {"photographs": index["photographs"], "settings": settings, "files": list(files.values())}
     except (KeyError, TypeError, AttributeError) as error:
         raise QartsrError(f"{folder / 'index.json'}: is not a gallery's index; run notebook 05 again") from error
     return {"profile": profile, "data": data}
 
 
-def _belongs(item: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
-    """Whether the picture is of one of the setting's models; original, bicubic and outside systems are everywhere."""
-    model = (setting["backbone"], setting["timesteps"].get(item["method"]))
-    return item["backbone"] in ("", OUTSIDE) or (item["backbone"], item["timestep"]) == model
-
-
-def _entry(item: Mapping[str, Any], setting: Mapping[str, Any], places: Mapping[str, int]) -> tuple[str, str, int]:
-    """(label, PSNR, place among the files or -1) of a picture."""
-    name = NAMES.get(item["method"], f"{item['method']} {item['bits']}")
-    differ = len(set(setting["timesteps"].values())) > 1 and item["backbone"] == setting["backbone"]
-    psnr = "" if item["psnr_y"] is None else f"{item['psnr_y']:.2f} dB"
-    return name + (f", T = {item['timestep']}" if differ else ""), psnr, places.get(item["file"], -1)
+def _entries(index: Mapping, setting: Mapping, places: Mapping[str, int]) -> dict[str, list[tuple[str, str, int]]]:
+    """Photograph -> (label, PSNR, place among the files or -1) of each picture of the setting's models;
+    original, bicubic and outside systems are in every setting."""
+    found: dict[str, list] = {photograph["id"]: [] for photograph in index["photographs"]}
+    for item in index["pictures"]:
+        own = item["backbone"] not in ("", OUTSIDE)
+        model = (setting["backbone"], setting["timesteps"].get(item["method"]))
+        if own and (item["backbone"], item["timestep"]) != model:
+            continue
+        differ = own and len(set(setting["timesteps"].values())) > 1
+        label = NAMES.get(item["method"], f"{item['method']} {item['bits']}") + f", T = {item['timestep']}" * differ
+        psnr = "" if item["psnr_y"] is None else f"{item['psnr_y']:.2f} dB"
+        found[item["photograph"]].append((label, psnr, places.get(item["file"], -1)))
+    return found
 
 
 def _figures(names: Sequence[str], picture: Callable[[Path], str]) -> list[dict[str, Any]]:
@@ -254,20 +247,16 @@ def _figures(names: Sequence[str], picture: Callable[[Path], str]) -> list[dict[
     return figures
 
 
-def _relative(path: Path) -> str:
-    """A picture's place beside the page.
+def _picture(path: Path, embed: bool) -> str:
+    """A picture's place beside the page; with `embed` a data URI: charts lossless, a PNG of photographs not quite.
 
     Raises:
         QartsrError: it is not there.
     """
     if not path.is_file():
         raise QartsrError(f"{path}: the gallery's index names it; run notebook 05 again")
-    return path.relative_to(paths.home() / "figures").as_posix()
-
-
-def _embedded(path: Path) -> str:
-    """A picture as a data URI; charts as lossless WebP, a PNG of photographs with a loss that is not seen."""
-    _relative(path)
+    if not embed:
+        return path.relative_to(paths.home() / "figures").as_posix()
     content = path.read_bytes()
     if path.suffix == ".png":
         options = {"lossless": True, "quality": 40, "method": 2} if len(content) <= CHART_BYTES else {"quality": 90}

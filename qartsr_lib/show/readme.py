@@ -90,16 +90,8 @@ def readme_files() -> tuple[Path, Path]:
 
 
 def write() -> list[Path]:
-    """Write the blocks of `readme_files` anew.
-
-    Raises:
-        QartsrError: one is not there.
-    """
-    for path in readme_files():
-        if not path.is_file():
-            raise QartsrError(f"{path}: no such file; run this in a checkout")
-        write_text(path, filled(path.read_text(encoding="utf-8")))
-    return list(readme_files())
+    """Write the blocks of `readme_files` anew."""
+    return [write_text(path, filled(path.read_text(encoding="utf-8"))) for path in readme_files()]
 
 
 def _shown(value: float) -> str:

@@ -96,10 +96,7 @@ def show_table(
     first: int | None = None,
 ) -> Shown:
     """Save figures/<profile>/<name>.md, and show the sections.
-
-    Args:
-        save: False shows them only: for what a part of a table must not replace.
-        first: show so many sections; None for all.
+    Without `save` they are only shown: a part must not replace a table. `first`: show so many sections; None for all.
     """
     if save:
         render.save_table(profile, name, sections, caption, note)

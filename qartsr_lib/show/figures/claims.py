@@ -22,9 +22,7 @@ def claim_bars(claims: pd.DataFrame, checks: pd.DataFrame) -> Figure:
     """Share of checks that hold, one bar per claim, with a dot and words for its verdict.
 
     The paper's claims stand above, our own questions below; claims without data have a dot and no bar.
-
-    Args:
-        claims, checks: of a `claims.Ledger`.
+    `claims`, `checks`: of a `claims.Ledger`.
     """
     held = checks[checks["missing"] == ""].groupby("id")["holds"].sum()
     own = claims["asked_by"] == STUDY

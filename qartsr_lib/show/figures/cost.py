@@ -64,11 +64,7 @@ def cost_by_block(parts: pd.DataFrame) -> Figure:
 @styled
 def cost_components(components: pd.DataFrame, table: pd.DataFrame, bits: Sequence[str]) -> Figure:
     """What the honest rule counts, stacked, with the paper's rule as a mark; left storage, right operations.
-
-    Args:
-        components: rows of one method, counting.measure_components.
-        table: Table 2 by both rules.
-        bits: bars, from top to bottom.
+    `components`: rows of one method, counting.measure_components; `table`: Table 2 by both rules; `bits`: bars.
     """
     rule = table[table["rule"] == "paper"].set_index("bits").loc[list(bits)]
     figure, (axes,) = subplots(1, 2, (8.6, 0.42 * len(bits) + 1.7), sharey=True)

@@ -42,47 +42,27 @@ class Box:
 
 @dataclass(frozen=True)
 class Panel:
-    """One crop.
+    """One crop."""
 
-    Attributes:
-        image: (1, 3, H, W) in [0, 1], of the photograph's size; None is shown as n/a.
-        label: under the crop, at most two lines.
-        bold: whether the label stands out.
-    """
-
-    image: torch.Tensor | None
-    label: str
-    bold: bool = False
+    image: torch.Tensor | None  # (1, 3, H, W) in [0, 1], of the photograph's size; None is shown as n/a
+    label: str  # under the crop, at most two lines
+    bold: bool = False  # whether the label stands out
 
 
 @dataclass(frozen=True)
 class Block:
-    """One photograph and what was made of it.
+    """One photograph and what was made of it."""
 
-    Attributes:
-        title: above the photograph.
-        original: (1, 3, H, W) in [0, 1].
-        box: what the panels show of it.
-        lines: of panels, from top to bottom; None leaves a place empty.
-    """
-
-    title: str
-    original: torch.Tensor
-    box: Box
-    lines: tuple[tuple[Panel | None, ...], ...]
+    title: str  # above the photograph
+    original: torch.Tensor  # (1, 3, H, W) in [0, 1]
+    box: Box  # what the panels show of it
+    lines: tuple[tuple[Panel | None, ...], ...]  # from top to bottom; None leaves a place empty
 
 
 @styled
 def photograph_blocks(blocks: Sequence[Block], crop: float = 1.3) -> Figure:
     """The paper's Figs. 1, 3 and 6: each photograph with its box, and lines of crops to the right of it.
-
-    Args:
-        blocks: at least one, from top to bottom.
-        crop: side of a crop in inches; a photograph is as high as its lines of crops.
-
-    Raises:
-        ValueError: no block.
-    """
+    `crop`: side of a crop in inches; a photograph is as high as its lines. A ValueError where there is no block."""
     if not blocks:
         raise ValueError("no photograph to show")
     heights = [len(block.lines) * (crop + LABEL) - LABEL for block in blocks]
@@ -133,13 +113,9 @@ def _crop(axes: Axes, panel: Panel, box: Box) -> None:
 def stage_grid(cells: Sequence[tuple[int, Stages, Stages]], bits: str) -> Figure:
     """The paper's Fig. 7: staged outputs, their quantization errors and magnitudes, one row per T.
 
-    Latents are shown by the first three principal components of that row's z_L and z_H; error maps
-    are root mean squares over channels, on one logarithmic colour scale per column over a factor of
-    1,000, so rows compare.
-
-    Args:
-        cells: (timestep, full precision, quantized UNet), one image each.
-        bits: of the quantized UNet, for the titles.
+    Latents are shown by the first three principal components of that row's z_L and z_H; error maps are root mean
+    squares over channels, on one logarithmic colour scale per column over a factor of 1,000, so rows compare.
+    `cells`: (timestep, full precision, UNet quantized to `bits`), one image each.
     """
     names = (("z_l", r"$z_L$"), ("eps", r"$\epsilon$"), ("z_h", r"$z_H$"), ("image", "image"))
     figure, axes = subplots(len(cells), 8, (14, 2.05 * len(cells)))

@@ -23,10 +23,7 @@ def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, titl
     """The paper's Fig. 2 as one panel per metric: a bar and interval per method, full precision and bicubic as lines.
 
     QArtSR is darker; outside systems are grey, whatever the bit width; a method without a finite value is marked n/a.
-
-    Args:
-        results: rows of one data set and setting by the results contract, see `tables.table_parts`.
-        metrics: those without any value are left out.
+    `results`: rows of one data set and setting, see `tables.table_parts`; `metrics` without any value are left out.
     """
     numbers = ["value", "ci_low", "ci_high"]
     results = results.assign(**results[numbers].astype(float).replace([np.inf, -np.inf], np.nan))
@@ -89,24 +86,19 @@ def quality_against_bits(frame: pd.DataFrame, metric: str) -> Figure:
     widths = [*sorted(set(cells["bits"]) - {"W32A32"}, key=lambda bits: int(bits[1 : bits.index("A")])), "W32A32"]
     size = (4 * len(backbones), 2.8 * len(methods))
     figure, axes = subplots(len(methods), len(backbones), size, sharex=True, sharey=True)
-    for line, method in zip(axes, methods, strict=True):
-        for axis, backbone in zip(line, backbones, strict=True):
+    for row, method in zip(axes, methods, strict=True):
+        for axis, backbone in zip(row, backbones, strict=True):
             part = cells[(cells["backbone"] == backbone) & cells["method"].isin([method, "FP"])]
-            _bits_panel(axis, part, widths)
+            for t in sorted(part["timestep"].unique(), reverse=True):
+                line = part[part["timestep"] == t].set_index("bits")[["value", "ci_low", "ci_high"]].reindex(widths)
+                value, low, high = line.astype(float).to_numpy().T
+                axis.plot(widths, value, "o-", color=colour(t), ms=4, label=f"T = {t}")
+                axis.fill_between(widths, low, high, color=colour(t), alpha=0.12, lw=0)
+            axis.tick_params("x", rotation=30)
             axis.set_title(f"{backbone}: {method}")
-        line[0].set_ylabel(metric)
+        row[0].set_ylabel(metric)
     axes[0, 0].legend(loc="lower right")
     return figure
-
-
-def _bits_panel(axis: Axes, part: pd.DataFrame, widths: Sequence[str]) -> None:
-    position = np.arange(len(widths))
-    for t in sorted(part["timestep"].unique(), reverse=True):
-        line = part[part["timestep"] == t].set_index("bits")[["value", "ci_low", "ci_high"]].reindex(widths)
-        value, low, high = line.astype(float).to_numpy().T
-        axis.plot(position, value, "o-", color=colour(t), ms=4, label=f"T = {t}")
-        axis.fill_between(position, low, high, color=colour(t), alpha=0.12, lw=0)
-    axis.set_xticks(position, widths, rotation=30)
 
 
 @styled

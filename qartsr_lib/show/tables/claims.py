@@ -101,8 +101,7 @@ def _verdicts(claims: pd.DataFrame) -> pd.DataFrame:
 def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
     """One card per claim, reproduced ones first: its words, how many checks hold, its strongest and weakest check.
 
-    Keys: id, claim, where, paper, verdict, kind, held ("57 of 60 checks hold"), ends
-    ([(name, its words, run ids)]).
+    The claim's columns; in words verdict, kind, held ("57 of 60 checks hold"), ends ([(name, its words, run ids)]).
     The strongest check holds with the smallest p, the weakest is the ledger's own.
     """
     found = []
@@ -118,19 +117,9 @@ def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
         tied = ", p equal" if strong and named and strong[0].p == named[-1].p else ""
         last = f"weakest of {len(ordered)}{tied}" if strong else "the check"
         ends = [("strongest", check) for check in strong[:1]] + [(last, check) for check in named[-1:]]
-        ends = [(name, _check_text(check), check.run_ids.split()) for name, check in ends]
-        found.append(
-            {
-                "id": row.id,
-                "claim": row.claim,
-                "where": row.where,
-                "paper": row.paper_evidence,
-                "verdict": verdict_text(row.verdict, row.measured, row.checks),
-                "kind": KINDS.get(row.verdict, "open"),
-                "held": row.ours.split("; weakest: ")[0],
-                "ends": ends,
-            }
-        )
+        ends = [(name, _check_text(check), check.run_ids) for name, check in ends]
+        card = {"kind": KINDS.get(row.verdict, "open"), "held": row.ours.split("; weakest: ")[0], "ends": ends}
+        found.append(row._asdict() | card | {"verdict": verdict_text(row.verdict, row.measured, row.checks)})
     return sorted(found, key=lambda card: list(KINDS.values()).index(card["kind"]))
 
 

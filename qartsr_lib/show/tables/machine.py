@@ -46,9 +46,5 @@ def training_history() -> tuple[pd.DataFrame, float]:
     Columns backbone, timestep, step, loss and the qualities of `training.embedded.validation.Validation`.
     """
     record = json.loads((PACKAGED_WEIGHTS / "training.json").read_text(encoding="utf-8"))
-    points = [
-        {"backbone": run["recipe"], "timestep": run["timestep"]} | point
-        for run in record["runs"]
-        for point in run["history"]
-    ]
-    return pd.DataFrame(points), float(record["validation"]["bicubic"]["psnr_y_bicubic"])
+    points = pd.json_normalize(record["runs"], "history", ["recipe", "timestep"]).rename(columns={"recipe": "backbone"})
+    return points, float(record["validation"]["bicubic"]["psnr_y_bicubic"])

@@ -96,10 +96,13 @@ def figure6_blocks(
     for photo in _photographs(run, pairs, boxes, setting) if widths else []:
         references = photo.references(bicubic=False)
         # References fill the left columns from top to bottom, so that methods stand one below the other.
-        lefts = [references[row :: len(widths)] for row in range(len(widths))]
-        gaps = [[None] * (len(lefts[0]) - len(left)) for left in lefts]
-        rights = [[photo.panel(method, width) for method in methods] for width in widths]
-        blocks.append(photo.block(*(left + gap + right for left, gap, right in zip(lefts, gaps, rights, strict=True))))
+        columns = -(-len(references) // len(widths))
+        lines = []
+        for row, width in enumerate(widths):
+            left = references[row :: len(widths)]
+            gap = [None] * (columns - len(left))
+            lines.append(left + gap + [photo.panel(method, width) for method in methods])
+        blocks.append(photo.block(*lines))
     return blocks
 
 
@@ -154,20 +157,20 @@ class _Photograph:
         if bicubic:
             panels.append(_panel("bicubic", upscale_bicubic(read_image(self.pair.lq)), self.original))
         panels.append(self.panel(FULL, FULL_PRECISION[1], stored))
-        outside = [key for key in self.outputs if key[1] == OUTSIDE]
-        return [*panels, *(_panel(key[0], self._read(key), self.original) for key in outside)]
+        outside = {key[0]: cell for key, cell in self.outputs.items() if key[1] == OUTSIDE}
+        return panels + [
+            _panel(name, read_output(self.run, cell, self.pair.id), self.original) for name, cell in outside.items()
+        ]
 
     def panel(self, method: str, bits: str, stored: bool = False) -> Panel:
         timestep = self.setting.timesteps[method]
         key = (method, self.setting.backbone, timestep, bits)
         differ = len(set(self.setting.timesteps.values())) > 1
-        name, more = f"{method} {bits}", f"T = {timestep}" if differ else ""
+        name, more = f"{method} {bits}", f"T = {timestep}" * differ
         if stored:  # the longer text takes the second line
-            name, more = ", ".join(filter(None, (name, more))), _stored(self.run, key)
-        return _panel(name, self._read(key), self.original, more, bold=method == OURS)
-
-    def _read(self, key: Key) -> torch.Tensor | None:
-        return read_output(self.run, self.outputs.get(key), self.pair.id)
+            name, more = name + f", {more}" * differ, _stored(self.run, key)
+        image = read_output(self.run, self.outputs.get(key), self.pair.id)
+        return _panel(name, image, self.original, more, bold=method == OURS)
 
 
 def _panel(name: str, image: torch.Tensor | None, original: torch.Tensor, more: str = "", bold: bool = False) -> Panel:
@@ -190,32 +193,26 @@ def _columns(run: Measured, pairs: Sequence[Pair], boxes: Boxes, columns: Mappin
     return blocks
 
 
-def _chosen(pairs: Sequence[Pair], boxes: Boxes) -> list[tuple[Pair, Box, torch.Tensor]]:
+def _chosen(pairs: Sequence[Pair], boxes: Boxes) -> Iterator[tuple[Pair, Box, torch.Tensor]]:
     """The photographs that `boxes` names and that are there, in its order; else the first one with a box in the middle.
 
     Raises:
         QartsrError: a box that does not lie in its photograph.
     """
     known = {pair.id: pair for pair in pairs}
-    named = [name for name in boxes if name in known] or list(known)[:1]
-    found = []
-    for name in named:
+    for name in [name for name in boxes if name in known] or list(known)[:1]:
         original = read_image(known[name].hr)
-        found.append((known[name], _box(name, boxes.get(name), original.shape[-2:]), original))
-    return found
-
-
-def _box(name: str, numbers: Sequence[int] | None, size: Sequence[int]) -> Box:
-    height, width = size
-    if numbers is None:
+        height, width = original.shape[-2:]
         side = max(1, round(0.3 * min(height, width)))
-        return Box((height - side) // 2, (width - side) // 2, side)
-    if len(numbers) != 3:
-        raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}; give top, left and size in pixels")
-    box = Box(*numbers)
-    if not box.inside(height, width):
-        raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}, outside of the {width}x{height} photograph; move it")
-    return box
+        numbers = boxes.get(name, ((height - side) // 2, (width - side) // 2, side))
+        if len(numbers) != 3:
+            raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}; give top, left and size in pixels")
+        box = Box(*numbers)
+        if not box.inside(height, width):
+            raise QartsrError(
+                f"CROPS[{name!r}] is {list(numbers)}, outside of the {width}x{height} photograph; move it"
+            )
+        yield known[name], box, original
 
 
 def _there(

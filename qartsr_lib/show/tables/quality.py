@@ -122,16 +122,7 @@ def timestep_effect(per_image: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).round(3)
 
 
-def part_table(results: pd.DataFrame) -> pd.DataFrame:
-    """PSNR with one part quantized: rows (backbone, bits, method), columns T."""
-    return _psnr(results, ["backbone", "bits", "method"], "timestep")
-
-
-def knob_table(results: pd.DataFrame) -> pd.DataFrame:
-    """PSNR of every knob: rows methods, columns (bits, timestep)."""
-    return _psnr(results, "method", ["bits", "timestep"])
-
-
-def _psnr(results: pd.DataFrame, index: str | list[str], columns: str | list[str]) -> pd.DataFrame:
+def mean_psnr(results: pd.DataFrame, index: str | list[str], columns: str | list[str]) -> pd.DataFrame:
+    """PSNR with rows and columns by these columns of the results."""
     values = results[results["metric"] == "PSNR"]
     return values.pivot_table(index=index, columns=columns, values="value", sort=False).round(2)

@@ -9,11 +9,7 @@ from qartsr_lib.study.experiments.rates import FIRST_LOOK, choose, criterion
 
 
 def rate_sections(tries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """[(title, text table)]: what each look chose, then the criterion of every try.
-
-    Args:
-        tries: results/study/tries.csv.
-    """
+    """[(title, text table)]: what each look chose, then the criterion of every try, results/study/tries.csv."""
     first, both = choose(tries[tries["factor"].isin(FIRST_LOOK)]), choose(tries)
     chosen = [
         {
@@ -26,12 +22,7 @@ def rate_sections(tries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         for method, factors in both.items()
         for bits, factor in factors.items()
     ]
-    values = criterion(tries).unstack("factor").sort_index(axis=1)
-    every = pd.DataFrame(
-        [
-            {"method": METHODS.get(method).label, "bits": bits}
-            | {f"{factor:g}": "" if pd.isna(value) else f"{value:.2f}" for factor, value in row.items()}
-            for (method, bits), row in values.iterrows()
-        ]
-    )
+    values = criterion(tries).unstack("factor").sort_index(axis=1).rename(columns="{:g}".format)
+    every = values.map("{:.2f}".format).replace("nan", "").rename_axis(columns=None).reset_index()
+    every["method"] = every["method"].map(lambda method: METHODS.get(method).label)
     return [("Chosen factor", pd.DataFrame(chosen)), ("Logarithm of error times distance, lower is better", every)]

@@ -42,9 +42,7 @@ def wide(
 
     A value is followed by its interval; the best is bold of the rows that differ in `compare` alone, bicubic
     interpolation left out; an unavailable or infinite value is n/a. Rows keep the order of `results`.
-
-    Args:
-        compare: "timestep" (Table 1), "method" (Table 3), or several of `keys`.
+    `compare`: "timestep" (Table 1), "method" (Table 3), or several of `keys`.
     """
     compared = [compare] if isinstance(compare, str) else list(compare)
     results = results.reset_index(drop=True)
@@ -65,11 +63,9 @@ def add_paper(
     stand_in: str | None = None,
     keys: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Put the paper's values beside ours, in columns named "<metric> (paper)".
+    """Put the values of the paper's table `number` beside ours (`wide`), in columns named "<metric> (paper)".
 
     Args:
-        table: what `wide` returned, with its data set.
-        number: of the paper's table.
         stand_in: show the paper's rows of this data set also beside data sets the paper does not
             have (they are other images and another model: for orientation only).
         keys: our columns -> the transcription's; bits, timestep and method by default.

@@ -16,21 +16,13 @@ FULL = "FP"
 
 @dataclass(frozen=True)
 class Setting:
-    """One comparison of methods.
+    """One comparison of methods."""
 
-    Attributes:
-        name: for file names, such as "embedded_T1" or "embedded_paper".
-        title: for people.
-        backbone: name in BACKBONES.
-        timesteps: method as in tables -> T of its model; full precision ("FP") is one of them.
-        pictured: whether it gets pictures; where the paper's setting shows the same rivals, it does not.
-    """
-
-    name: str
-    title: str
-    backbone: str
-    timesteps: Mapping[str, int]
-    pictured: bool = True
+    name: str  # for file names, such as "embedded_T1" or "embedded_paper"
+    title: str  # for people
+    backbone: str  # name in BACKBONES
+    timesteps: Mapping[str, int]  # method as in tables -> T of its model; full precision ("FP") is one of them
+    pictured: bool = True  # not where the paper's setting shows the same rivals
 
     def rows(self, results: pd.DataFrame) -> pd.DataFrame:
         """The rows of `results` in this setting: full precision, bicubic, outside systems, then methods."""

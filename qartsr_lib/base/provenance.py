@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -14,11 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import backends
 
-from qartsr_lib.base import native
+from qartsr_lib.base import native, paths
 
 _ROOT = Path(__file__).resolve().parents[1]
-REVISION_VARIABLE = "QARTSR_REVISION"
 #: Packages whose version can move a digit.
 PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pillow")
 #: What cached values depend on: rooms, and modules of others. All else chooses, aggregates or shows.
@@ -37,7 +37,7 @@ def git_state(folder: Path = _ROOT) -> dict[str, object]:
     revision = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
     sources = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *sources)
-    revision = revision or os.environ.get(REVISION_VARIABLE) or None
+    revision = revision or paths.variable("QARTSR_REVISION")
     return {"revision": revision, "dirty": None if changes is None else bool(changes)}
 
 
@@ -70,24 +70,16 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "compiled_loops": native.available() if device == "cpu" else None,
-        "tf32": _tf32() if on_gpu else None,
+        "tf32": (backends.cuda.matmul.allow_tf32 or backends.cudnn.allow_tf32) if on_gpu else None,
     }
-
-
-def _tf32() -> bool:
-    """Whether float32 is rounded to TF32 in matrix products or convolutions."""
-    return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
 
 
 @lru_cache(maxsize=1)
 def processor() -> str:
     """The CPU's model name, or its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    told = Path("/proc/cpuinfo")
+    names = re.search(r"^model name.*?:(.*)", told.read_text("utf-8") if told.is_file() else "", re.MULTILINE)
+    return names[1].strip() if names else platform.machine()
 
 
 def peak_memory_mib() -> float:

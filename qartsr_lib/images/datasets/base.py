@@ -51,11 +51,7 @@ def strided(items: Sequence, limit: int | None) -> list:
 
 
 def check_pair(pair: Pair) -> bool:
-    """Whether HR is four times LR, by the file headers; False where it has up to three rows or columns more.
-
-    Raises:
-        QartsrError: a file is missing or no image, or of another size.
-    """
+    """Whether HR is four times LR, by the headers; False with up to three rows or columns more, else a QartsrError."""
     (width, height), hr = header_size(pair.lq), header_size(pair.hr)
     if hr == (width, height):
         raise QartsrError(
@@ -81,8 +77,7 @@ def available_data(
 ) -> tuple[dict[str, list[Pair]], dict[str, str]]:
     """({data set: checked pairs}, {data set: why it is absent}); for the limits see `Profile`.
 
-    Raises:
-        QartsrError: a data set is present but broken (the file is named), or none is present.
+    A QartsrError where a data set is present but broken (the file is named), or none is present.
     """
     reasons = {name: DATASETS.get(name).available(data_root) for name in dict.fromkeys(names)}
     skipped = {name: reason for name, reason in reasons.items() if reason}

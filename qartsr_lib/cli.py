@@ -82,9 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, help=command.told, description=command.description, formatter_class=_Help)
         own.set_defaults(run=command.run)
-        for title, options in command.options.items():
-            group = own.add_argument_group(title) if title else own
-            for option, settings in options.items():
+        for option, settings in command.options.items():
+            own.add_argument(option, **settings)
+        if name == "upscale":
+            group = own.add_argument_group("options of --backbone osediff")
+            for option, settings in OSEDIFF_OPTIONS.items():
                 group.add_argument(option, **settings)
     train = commands.add_parser("train", help="train a backbone", description="Train a backbone.")
     trained = train.add_subparsers(title="backbones", required=True, metavar="BACKBONE")
@@ -106,7 +108,7 @@ class Command(NamedTuple):
     told: str  # in the list of commands
     run: Callable[[argparse.Namespace], int | None]
     description: str
-    options: dict[str, dict[str, dict]]  # title of a group, or "" -> option -> what argparse is told of it
+    options: dict[str, dict]  # what argparse is told of each
 
 
 def _upscale(options: argparse.Namespace) -> int:
@@ -195,6 +197,11 @@ def _needed(metavar: str, told: str) -> dict:
     return {"required": True} | _path(metavar, told)
 
 
+OSEDIFF_OPTIONS = {
+    "--base": {"metavar": "DIR", "help": "Stable Diffusion 2.1-base in diffusers' layout, or its hub name"},
+    "--osediff": {"metavar": "FILE", "help": "OSEDiff's osediff.pkl, or weights that TRQ trained"},
+    "--prompt": {"metavar": "TEXT", "help": "text or tags for all images (default: none)"},
+}
 COMMANDS = {
     "upscale": Command(
         "upscale images four times",
@@ -202,26 +209,17 @@ COMMANDS = {
         "Write DIR/<input name>.png, exactly four times as wide and high as each input, in sRGB, and with its "
         "transparency if it has any. The same command again computes what is not there yet.",
         {
-            "": {
-                "inputs": {"nargs": "+"} | _path("INPUT", "image files, or folders of images"),
-                "--out": _needed("DIR", "folder for the results"),
-                "--overwrite": {"action": "store_true", "default": None, "help": OVERWRITE},
-                "--backbone": {"help": "the model: embedded (default), embedded-scaled or osediff"},
-                "--timestep": {"type": int, "help": TIMESTEP + " (default: 1; osediff: what its file was trained at)"},
-                "--method": {"help": TRIAL_METHOD},
-                "--bits": {"help": "bits of weights and activations, such as W8A8 or W4A4 (not with fp)"},
-                "--checkpoint": _path(
-                    "DIR|FILE", "use a model that quantize or export wrote; in place of the four above"
-                ),
-                "--runtime": {"metavar": "simulate|int8", "help": RUNTIME},
-                "--tile": {"type": int, "metavar": "N", "help": TILE},
-                "--colour-fix": {"metavar": "adain|wavelet|none", "help": COLOUR_FIX},
-            },
-            "options of --backbone osediff": {
-                "--base": {"metavar": "DIR", "help": "Stable Diffusion 2.1-base in diffusers' layout, or hub name"},
-                "--osediff": {"metavar": "FILE", "help": "OSEDiff's osediff.pkl, or weights that TRQ trained"},
-                "--prompt": {"metavar": "TEXT", "help": "text or tags for all images (default: none)"},
-            },
+            "inputs": {"nargs": "+"} | _path("INPUT", "image files, or folders of images"),
+            "--out": _needed("DIR", "folder for the results"),
+            "--overwrite": {"action": "store_true", "default": None, "help": OVERWRITE},
+            "--backbone": {"help": "the model: embedded (default), embedded-scaled or osediff"},
+            "--timestep": {"type": int, "help": TIMESTEP + " (default: 1; osediff: what its file was trained at)"},
+            "--method": {"help": TRIAL_METHOD},
+            "--bits": {"help": "bits of weights and activations, such as W8A8 or W4A4 (not with fp)"},
+            "--checkpoint": _path("DIR|FILE", "use a model that quantize or export wrote; in place of the four above"),
+            "--runtime": {"metavar": "simulate|int8", "help": RUNTIME},
+            "--tile": {"type": int, "metavar": "N", "help": TILE},
+            "--colour-fix": {"metavar": "adain|wavelet|none", "help": COLOUR_FIX},
         },
     ),
     "quantize": Command(
@@ -230,17 +228,15 @@ COMMANDS = {
         "Quantize a model, calibrated (and with a trained method finetuned) on images like those that it will upscale. "
         "Interrupted, the same command continues after the last finished module.",
         {
-            "": {
-                "--images": _needed("DIR", "folder of low-resolution images"),
-                "--out": _needed("DIR", "folder for the quantized model"),
-                "--method": {"default": "qartsr", "help": "quantization method, such as qartsr, svdquant or maxmin"},
-                "--bits": {"default": "W4A4", "help": "bits of weights and activations"},
-                "--backbone": {"default": "embedded-scaled", "help": "the model: embedded or embedded-scaled"},
-                "--timestep": {"default": 1, "type": int, "help": TIMESTEP},
-                "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
-                "--train-images": {"default": 512, "type": int, "help": "crops passed forward and back in training"},
-                "--seed": {"default": 0, "type": int, "help": "same seed, same model on one machine"},
-            }
+            "--images": _needed("DIR", "folder of low-resolution images"),
+            "--out": _needed("DIR", "folder for the quantized model"),
+            "--method": {"default": "qartsr", "help": "quantization method, such as qartsr, svdquant or maxmin"},
+            "--bits": {"default": "W4A4", "help": "bits of weights and activations"},
+            "--backbone": {"default": "embedded-scaled", "help": "the model: embedded or embedded-scaled"},
+            "--timestep": {"default": 1, "type": int, "help": TIMESTEP},
+            "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
+            "--train-images": {"default": 512, "type": int, "help": "crops passed forward and backward in training"},
+            "--seed": {"default": 0, "type": int, "help": "same seed, same model on one machine"},
         },
     ),
     "export": Command(
@@ -249,10 +245,8 @@ COMMANDS = {
         "Write one .safetensors file with packed codes and 16-bit floats; upscale --checkpoint FILE runs it anywhere, "
         "without the original model's files.",
         {
-            "": {
-                "--checkpoint": _needed("DIR", "a model that quantize wrote"),
-                "--out": _needed("FILE.safetensors", "file to write"),
-            }
+            "--checkpoint": _needed("DIR", "a model that quantize wrote"),
+            "--out": _needed("FILE.safetensors", "file to write"),
         },
     ),
     "evaluate": Command(
@@ -264,13 +258,11 @@ COMMANDS = {
         "A metric whose weights are not on this machine gets an empty value and the reason. Equal images have a PSNR "
         "of 80 dB, the most that this PSNR gives.",
         {
-            "": {
-                "--sr": _needed("DIR", "folder of upscaled images"),
-                "--hr": _needed("DIR", "folder of original images"),
-                "--metrics": {"default": "PSNR,SSIM", "help": "names separated by commas"},
-                "--weights": _path("DIR", "folder of metric weights"),
-                "--out": _needed("FILE.csv", "CSV file to write"),
-            }
+            "--sr": _needed("DIR", "folder of upscaled images"),
+            "--hr": _needed("DIR", "folder of original images"),
+            "--metrics": {"default": "PSNR,SSIM", "help": "names separated by commas"},
+            "--weights": _path("DIR", "folder of metric weights"),
+            "--out": _needed("FILE.csv", "CSV file to write"),
         },
     ),
 }

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -26,19 +25,6 @@ class Pair:
     id: str
     lq: Path
     hr: Path
-
-
-class Dataset(Protocol):
-    """The seam of `DATASETS`; `folders.FolderDataset` is the usual case."""
-
-    name: str  # in result tables
-    description: str  # one line for notebook 00
-
-    def available(self, data_root: Path | None = None) -> str | None:
-        """None when the data set can be used, else the reason and how to get it."""
-
-    def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
-        """The pairs in fixed order; QartsrError names the file that is missing or wrong."""
 
 
 def strided(items: Sequence, limit: int | None) -> list:

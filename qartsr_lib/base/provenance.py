@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import backends
 
 from qartsr_lib.base import native, paths
 
@@ -70,8 +69,13 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "compiled_loops": native.available() if device == "cpu" else None,
-        "tf32": (backends.cuda.matmul.allow_tf32 or backends.cudnn.allow_tf32) if on_gpu else None,
+        "tf32": _tf32() if on_gpu else None,
     }
+
+
+def _tf32() -> bool:
+    """Whether float32 is rounded to TF32 in matrix products or convolutions."""
+    return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
 
 
 @lru_cache(maxsize=1)

@@ -49,7 +49,6 @@ class OneStepSR(nn.Module):
     Args:
         timestep: label T, 1..1000 (index T - 1).
         vae: with `config.scaling_factor` set; the posterior's mode is used, never a sample.
-        unet: predicts noise.
         prompt_embedding: (1, tokens, dim), constant.
         scaled: give the UNet sqrt(alpha_T) z_L, so that Eq. (6) becomes z_H = z_L - sqrt((1 - alpha_T) / alpha_T) eps.
         weights_sha256: hash of the weight files, for run records.
@@ -165,12 +164,8 @@ def own_options(name: str) -> list[str]:
 def load_backbone(name: str, timestep: int | None, device: str | torch.device = "cpu", **options: object) -> OneStepSR:
     """Load a registered backbone for evaluation: float32, channels_last, gradients off.
 
-    Args:
-        timestep: label T; None for the backbone's default.
-        options: the backbone's own, see `BACKBONES`.
-
-    Raises:
-        QartsrError: unknown backbone or option, or no weights for this timestep.
+    `timestep` is the label T, None for the backbone's default; `options` are its own, see `BACKBONES`. A QartsrError
+    for an unknown backbone or option, or where there are no weights for this timestep.
     """
     if timestep is not None:
         schedule.timestep_index(timestep)  # a label outside the schedule is told before files are looked for

@@ -99,10 +99,8 @@ def weights_name(recipe: str, timestep: int) -> str:
 def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = None) -> OneStepSR:
     """Assemble a backbone from the shared VAE and the file of `recipe` and `timestep`.
 
-    Files are looked for in `folder`, in the one named by QARTSR_BACKBONE_WEIGHTS, then in the package.
-
-    Raises:
-        QartsrError: a file is missing, damaged or not finite, or its keys do not fit the architecture.
+    Files are looked for in `folder`, in QARTSR_BACKBONE_WEIGHTS, then in the package; a QartsrError where one is
+    missing, damaged or not finite, or does not fit the architecture.
     """
     vae_path, path = _find("vae.safetensors", folder), _find(weights_name(recipe, timestep), folder)
     vae_state, state = _read(vae_path), _read(path)

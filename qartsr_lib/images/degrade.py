@@ -1,9 +1,7 @@
 """Make low-resolution images: bicubic, and a second-order pipeline in the manner of Real-ESRGAN (arXiv:2107.10833).
 
-The embedded backbone was trained on the pipeline, and `samples-realistic` and the calibration lists are made of it, so
-no bit of it may change. Its strengths are milder than OSEDiff's (DEVIATIONS.md): a model of a few million parameters
-trained on the full range answers with blur to images that are hardly degraded, such as RealSR's. OSEDiff's own is
-`training.trq.degradation`.
+The embedded backbones, `samples-realistic` and the calibration lists are made with it: no bit of it may change. It is
+milder than OSEDiff's (`training.trq.degradation`; why: DEVIATIONS.md).
 """
 
 from __future__ import annotations

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.lean_imports import choose_lean_imports, import_networks
-from qartsr_lib.base.machine import positive
+from qartsr_lib.base.machine import positive, run_command
+from qartsr_lib.base.paths import VARIABLES
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 EPILOG = """examples:
@@ -25,19 +27,22 @@ EPILOG = """examples:
   qartsr reproduce --profile tiny
 
 `qartsr COMMAND --help` tells a command's options.
-"""
+
+environment variables:
+""" + "\n".join(f"  {name:24s} {said}" for name, said in VARIABLES.items())
+OVERWRITE = "compute all anew, and replace files in DIR that are no results of upscale (never an input)"
+TIMESTEP = "timestep T the model was trained at: 1000, 500 or 1"
 TRIAL_METHOD = (
     "quantization method: fp (none, the default), maxmin, svdquant or another; trained ones get a short trial on the "
     "installed sample photographs here, so make a real model with quantize and use --checkpoint"
 )
-COLOUR_FIX_HELP = "give results their input's colours (default: none; osediff: adain, as its authors do)"
-RUNTIME_HELP = "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU"
-OVERWRITE_HELP = "compute all anew, and replace files in DIR that are no results of upscale (never an input)"
-TILE_HELP = (
+RUNTIME = "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU"
+TILE = (
     "cut images into overlapping tiles of N x N input pixels, which bounds the memory; each is normalized by itself, "
     "so contrasts change slowly between them (default: whole up to 512 x 512, else 256; a FILE of export: 256); "
     "osediff: side of the UNet's tiles, in 8 pixels (default: 96)"
 )
+COLOUR_FIX = "give results their input's colours (default: none; osediff: adain, as its authors do)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,10 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted; PROGRAMS may have more.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["bench"]:
+        return _bench(words[1:])
     for length in (1, 2):
-        program, _ = PROGRAMS.get(" ".join(words[:length]), (None, ""))
-        if program is not None:
-            return program(words[length:])
+        module, _ = PROGRAMS.get(" ".join(words[:length]), (None, ""))
+        if module:
+            return importlib.import_module(module).main(words[length:])
 
     def run(options: argparse.Namespace) -> int | None:
         if arguments is None:  # this process does nothing else
@@ -72,8 +79,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, (add_options, told) in COMMANDS.items():
-        add_options(commands.add_parser(name, help=told, formatter_class=_Help))
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.told, description=command.description, formatter_class=_Help)
+        own.set_defaults(run=command.run)
+        for option, settings in command.options.items():
+            own.add_argument(option, **settings)
+        if name == "upscale":
+            group = own.add_argument_group("options of --backbone osediff")
+            for option, settings in OSEDIFF_OPTIONS.items():
+                group.add_argument(option, **settings)
     train = commands.add_parser("train", help="train a backbone", description="Train a backbone.")
     trained = train.add_subparsers(title="backbones", required=True, metavar="BACKBONE")
     for name, (_, told) in PROGRAMS.items():  # for the help; `main` starts them
@@ -88,79 +102,13 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None or action.required else super()._get_help_string(action)
 
 
-def _add_upscale(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Write DIR/<input name>.png, exactly four times as wide and high as each input, in sRGB, and with its "
-        "transparency if it has any. The same command again computes what is not there yet."
-    )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", type=Path, help="image files, or folders of images")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", default=None, help=OVERWRITE_HELP)
-    parser.add_argument("--backbone", help="the model: embedded (default), embedded-scaled or osediff")
-    parser.add_argument(
-        "--timestep",
-        type=int,
-        help="timestep T the model was trained at: 1000, 500 or 1 (default: 1; osediff: what its file was trained at)",
-    )
-    parser.add_argument("--method", help=TRIAL_METHOD)
-    parser.add_argument("--bits", help="bits of weights and activations, such as W8A8 or W4A4 (not with fp)")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="DIR|FILE",
-        help="use a model that quantize or export wrote; in place of the four above",
-    )
-    parser.add_argument("--runtime", metavar="simulate|int8", help=RUNTIME_HELP)
-    parser.add_argument("--tile", type=int, metavar="N", help=TILE_HELP)
-    parser.add_argument("--colour-fix", metavar="adain|wavelet|none", help=COLOUR_FIX_HELP)
-    own = parser.add_argument_group("options of --backbone osediff")
-    own.add_argument("--base", metavar="DIR", help="Stable Diffusion 2.1-base in diffusers' layout, or its hub name")
-    own.add_argument("--osediff", metavar="FILE", help="OSEDiff's osediff.pkl, or weights that TRQ trained")
-    own.add_argument("--prompt", metavar="TEXT", help="text or tags for all images (default: none)")
-    parser.set_defaults(run=_upscale)
+class Command(NamedTuple):
+    """A command of this file."""
 
-
-def _add_quantize(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Quantize a model, calibrated (and with a trained method finetuned) on images like those that it will upscale. "
-        "Interrupted, the same command continues after the last finished module."
-    )
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of low-resolution images")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the quantized model")
-    parser.add_argument("--method", default="qartsr", help="quantization method, such as qartsr, svdquant or maxmin")
-    parser.add_argument("--bits", default="W4A4", help="bits of weights and activations")
-    parser.add_argument("--backbone", default="embedded-scaled", help="the model: embedded or embedded-scaled")
-    parser.add_argument("--timestep", default=1, type=int, help="timestep T the model was trained at: 1000, 500 or 1")
-    parser.add_argument("--crops", default=64, type=positive, help="number of calibration crops of 32x32 pixels")
-    parser.add_argument("--train-images", default=512, type=int, help="crops passed forward and backward in training")
-    parser.add_argument("--seed", default=0, type=int, help="same seed, same model on one machine")
-    parser.set_defaults(run=_quantize)
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Write one .safetensors file with packed codes and 16-bit floats; upscale --checkpoint FILE runs it anywhere, "
-        "without the original model's files."
-    )
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="a model that quantize wrote")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors", help="file to write")
-    parser.set_defaults(run=_export)
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Pair images by name, in folders and in equal subfolders: equal names, else names without the endings that "
-        "data sets and programs add (x4, _LR4, _SRF_4_HR, _SR, _out and the like, or one that several images share). "
-        "Images without a reference are named and left out. Write a CSV with the columns image, metric, value, note. "
-        "A metric whose weights are not on this machine gets an empty value and the reason. Equal images have a PSNR "
-        "of 80 dB, the most that this PSNR gives."
-    )
-    parser.add_argument("--sr", required=True, type=Path, metavar="DIR", help="folder of upscaled images")
-    parser.add_argument("--hr", required=True, type=Path, metavar="DIR", help="folder of original images")
-    parser.add_argument("--metrics", default="PSNR,SSIM", help="names separated by commas")
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of metric weights")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.csv", help="CSV file to write")
-    parser.set_defaults(run=_evaluate)
+    told: str  # in the list of commands
+    run: Callable[[argparse.Namespace], int | None]
+    description: str
+    options: dict[str, dict]  # what argparse is told of each
 
 
 def _upscale(options: argparse.Namespace) -> int:
@@ -232,30 +180,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{options.out} written")
 
 
-def _reproduce(arguments: Sequence[str]) -> int:
-    from qartsr_lib.study.runner import main
-
-    return main(arguments)
-
-
-def _report(arguments: Sequence[str]) -> int:
-    from qartsr_lib.show.page import main
-
-    return main(arguments)
-
-
-def _train_embedded(arguments: Sequence[str]) -> int:
-    from qartsr_lib.training.embedded.__main__ import main
-
-    return main(arguments)
-
-
-def _train_trq(arguments: Sequence[str]) -> int:
-    from qartsr_lib.training.trq.__main__ import main
-
-    return main(arguments)
-
-
 def _bench(arguments: Sequence[str]) -> int:
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
@@ -265,18 +189,94 @@ def _bench(arguments: Sequence[str]) -> int:
     return subprocess.run(words, cwd=checkout, check=False).returncode
 
 
-#: Name -> (function that adds its options and `run`, what it does).
-COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
-    "upscale": (_add_upscale, "upscale images four times"),
-    "quantize": (_add_quantize, "quantize a model on images of your own"),
-    "export": (_add_export, "pack a quantized model into one small file"),
-    "evaluate": (_add_evaluate, "score upscaled images against the originals"),
+def _path(metavar: str, told: str) -> dict:
+    return {"type": Path, "metavar": metavar, "help": told}
+
+
+def _needed(metavar: str, told: str) -> dict:
+    return {"required": True} | _path(metavar, told)
+
+
+OSEDIFF_OPTIONS = {
+    "--base": {"metavar": "DIR", "help": "Stable Diffusion 2.1-base in diffusers' layout, or its hub name"},
+    "--osediff": {"metavar": "FILE", "help": "OSEDiff's osediff.pkl, or weights that TRQ trained"},
+    "--prompt": {"metavar": "TEXT", "help": "text or tags for all images (default: none)"},
 }
-#: Programs with command lines of their own, which are given the remaining words.
-PROGRAMS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "reproduce": (_reproduce, "run the study's notebooks in order"),
-    "report": (_report, "write the web page of all results, and the README's tables"),
-    "bench": (_bench, "time training steps of this checkout"),
-    "train embedded": (_train_embedded, "the small backbones that are shipped, from a folder of photographs"),
-    "train trq": (_train_trq, "OSEDiff for another timestep, from Stable Diffusion 2.1-base"),
+COMMANDS = {
+    "upscale": Command(
+        "upscale images four times",
+        _upscale,
+        "Write DIR/<input name>.png, exactly four times as wide and high as each input, in sRGB, and with its "
+        "transparency if it has any. The same command again computes what is not there yet.",
+        {
+            "inputs": {"nargs": "+"} | _path("INPUT", "image files, or folders of images"),
+            "--out": _needed("DIR", "folder for the results"),
+            "--overwrite": {"action": "store_true", "default": None, "help": OVERWRITE},
+            "--backbone": {"help": "the model: embedded (default), embedded-scaled or osediff"},
+            "--timestep": {"type": int, "help": TIMESTEP + " (default: 1; osediff: what its file was trained at)"},
+            "--method": {"help": TRIAL_METHOD},
+            "--bits": {"help": "bits of weights and activations, such as W8A8 or W4A4 (not with fp)"},
+            "--checkpoint": _path("DIR|FILE", "use a model that quantize or export wrote; in place of the four above"),
+            "--runtime": {"metavar": "simulate|int8", "help": RUNTIME},
+            "--tile": {"type": int, "metavar": "N", "help": TILE},
+            "--colour-fix": {"metavar": "adain|wavelet|none", "help": COLOUR_FIX},
+        },
+    ),
+    "quantize": Command(
+        "quantize a model on images of your own",
+        _quantize,
+        "Quantize a model, calibrated (and with a trained method finetuned) on images like those that it will upscale. "
+        "Interrupted, the same command continues after the last finished module.",
+        {
+            "--images": _needed("DIR", "folder of low-resolution images"),
+            "--out": _needed("DIR", "folder for the quantized model"),
+            "--method": {"default": "qartsr", "help": "quantization method, such as qartsr, svdquant or maxmin"},
+            "--bits": {"default": "W4A4", "help": "bits of weights and activations"},
+            "--backbone": {"default": "embedded-scaled", "help": "the model: embedded or embedded-scaled"},
+            "--timestep": {"default": 1, "type": int, "help": TIMESTEP},
+            "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
+            "--train-images": {"default": 512, "type": int, "help": "crops passed forward and backward in training"},
+            "--seed": {"default": 0, "type": int, "help": "same seed, same model on one machine"},
+        },
+    ),
+    "export": Command(
+        "pack a quantized model into one small file",
+        _export,
+        "Write one .safetensors file with packed codes and 16-bit floats; upscale --checkpoint FILE runs it anywhere, "
+        "without the original model's files.",
+        {
+            "--checkpoint": _needed("DIR", "a model that quantize wrote"),
+            "--out": _needed("FILE.safetensors", "file to write"),
+        },
+    ),
+    "evaluate": Command(
+        "score upscaled images against the originals",
+        _evaluate,
+        "Pair images by name, in folders and in equal subfolders: equal names, else names without the endings that "
+        "data sets and programs add (x4, _LR4, _SRF_4_HR, _SR, _out and the like, or one that several images share). "
+        "Images without a reference are named and left out. Write a CSV with the columns image, metric, value, note. "
+        "A metric whose weights are not on this machine gets an empty value and the reason. Equal images have a PSNR "
+        "of 80 dB, the most that this PSNR gives.",
+        {
+            "--sr": _needed("DIR", "folder of upscaled images"),
+            "--hr": _needed("DIR", "folder of original images"),
+            "--metrics": {"default": "PSNR,SSIM", "help": "names separated by commas"},
+            "--weights": _path("DIR", "folder of metric weights"),
+            "--out": _needed("FILE.csv", "CSV file to write"),
+        },
+    ),
+}
+#: Programs with command lines of their own, which are given the remaining words -> (module with `main`, what it does).
+PROGRAMS = {
+    "reproduce": ("qartsr_lib.study.runner", "run the study's notebooks in order"),
+    "report": ("qartsr_lib.show.page", "write the web page of all results, and the README's tables"),
+    "bench": ("", "time training steps of this checkout"),
+    "train embedded": (
+        "qartsr_lib.training.embedded.__main__",
+        "the small backbones that are shipped, from a folder of photographs",
+    ),
+    "train trq": (
+        "qartsr_lib.training.trq.__main__",
+        "OSEDiff for another timestep, from Stable Diffusion 2.1-base",
+    ),
 }

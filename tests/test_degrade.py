@@ -48,7 +48,8 @@ def test_realistic_is_what_the_committed_results_were_made_with():
 def test_kernels_sum_to_one():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        for kernel in (module._gaussian_kernel(module.REALISTIC[0], rng), module._sinc_kernel(rng)):
+        sinc = module.sinc_kernel(int(rng.integers(3, 11)), rng.uniform(np.pi / 3, np.pi))
+        for kernel in (module._gaussian_kernel(module.REALISTIC[0], rng), sinc):
             assert float(kernel.sum()) == pytest.approx(1.0)
             assert kernel.shape[0] == kernel.shape[1] and kernel.shape[0] % 2 == 1
 

@@ -10,8 +10,8 @@ from quant_stand_in import lq_images, saved_both_ways, tiny_backbone
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from qartsr_lib.backbones.base import STAGES, watch_
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
-from qartsr_lib.backbones.watch import STAGES, watch_
 from qartsr_lib.base.errors import Diverged
 from qartsr_lib.base.files import sha256
 from qartsr_lib.cli import main

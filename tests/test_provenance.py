@@ -70,7 +70,7 @@ def test_source_hash_is_stable():
 
 
 def test_a_copy_without_git_is_told_its_revision(tmp_path, monkeypatch):
-    monkeypatch.setenv(provenance.REVISION_VARIABLE, "ab" * 20)
+    monkeypatch.setenv("QARTSR_REVISION", "ab" * 20)
     assert fresh_state(tmp_path) == {"revision": "ab" * 20, "dirty": None}
     git(tmp_path, "init", "-q")
     (tmp_path / "a.txt").write_text("one")

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones import schedule
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.registry import Registry
 from qartsr_lib.images.image import pad_to_multiple, upscale_bicubic
 
@@ -35,17 +35,12 @@ _BLOCKS = (
 
 @dataclass(frozen=True)
 class Stages:
-    """The staged outputs of one forward pass (the columns of the paper's Fig. 7).
+    """The staged outputs of one forward pass (the columns of the paper's Fig. 7)."""
 
-    Attributes:
-        z_l, eps, z_h: latent of the upscaled LQ image, predicted noise, estimated HR latent; (N, C, h, w) each.
-        image: decoded, (N, 3, H, W), nominally in [0, 1], not clamped.
-    """
-
-    z_l: torch.Tensor
-    eps: torch.Tensor
-    z_h: torch.Tensor
-    image: torch.Tensor
+    z_l: torch.Tensor  # latent of the upscaled LQ image, (N, C, h, w) like the next two
+    eps: torch.Tensor  # predicted noise
+    z_h: torch.Tensor  # estimated HR latent
+    image: torch.Tensor  # decoded, (N, 3, H, W), nominally in [0, 1], not clamped
 
 
 class OneStepSR(nn.Module):
@@ -54,7 +49,6 @@ class OneStepSR(nn.Module):
     Args:
         timestep: label T, 1..1000 (index T - 1).
         vae: with `config.scaling_factor` set; the posterior's mode is used, never a sample.
-        unet: predicts noise.
         prompt_embedding: (1, tokens, dim), constant.
         scaled: give the UNet sqrt(alpha_T) z_L, so that Eq. (6) becomes z_H = z_L - sqrt((1 - alpha_T) / alpha_T) eps.
         weights_sha256: hash of the weight files, for run records.
@@ -97,9 +91,7 @@ class OneStepSR(nn.Module):
     @property
     def multiple(self) -> int:
         """Both sides of the upscaled image must divide by this (VAE times UNet down-sampling)."""
-        vae_levels = len(self.vae.config.block_out_channels) - 1
-        unet_levels = len(self.unet.config.block_out_channels) - 1
-        return 2 ** (vae_levels + unet_levels)
+        return 2 ** (len(self.vae.config.block_out_channels) + len(self.unet.config.block_out_channels) - 2)
 
     def encode(self, upscaled: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) in [0, 1] -> z_L, (N, C, H/f, W/f)."""
@@ -172,12 +164,8 @@ def own_options(name: str) -> list[str]:
 def load_backbone(name: str, timestep: int | None, device: str | torch.device = "cpu", **options: object) -> OneStepSR:
     """Load a registered backbone for evaluation: float32, channels_last, gradients off.
 
-    Args:
-        timestep: label T; None for the backbone's default.
-        options: the backbone's own, see `BACKBONES`.
-
-    Raises:
-        QartsrError: unknown backbone or option, or no weights for this timestep.
+    `timestep` is the label T, None for the backbone's default; `options` are its own, see `BACKBONES`. A QartsrError
+    for an unknown backbone or option, or where there are no weights for this timestep.
     """
     if timestep is not None:
         schedule.timestep_index(timestep)  # a label outside the schedule is told before files are looked for
@@ -189,6 +177,36 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
             )
     backbone = load(**options) if timestep is None else load(timestep, **options)
     return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+#: Methods of OneStepSR, in order -> what they give.
+STAGES = {
+    "encode": "the encoder's latent (z_l)",
+    "predict_noise": "the UNet's noise (eps)",
+    "to_z_h": "the estimated latent (z_h)",
+    "decode": "the decoded image",
+}
+
+
+def watch_(model: OneStepSR, weights: object) -> None:
+    """Let `model`, loaded from `weights`, raise Diverged, in place, as soon as a stage's output is not finite.
+
+    Codes know no NaN, and infinity is cut off with all that is out of range: at the end neither need be seen any more.
+    """
+
+    def watched(compute: Callable[..., torch.Tensor], what: str) -> Callable[..., torch.Tensor]:
+        def checked(*inputs: torch.Tensor) -> torch.Tensor:
+            output = compute(*inputs)
+            if not output.isfinite().all():
+                raise Diverged(
+                    f"{what} is not finite (NaN or infinity); weights {weights}: use sound ones or more bits"
+                )
+            return output
+
+        return checked
+
+    for stage, what in STAGES.items():
+        setattr(model, stage, watched(getattr(model, stage), what))
 
 
 def shortcuts(full: OneStepSR) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:

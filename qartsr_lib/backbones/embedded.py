@@ -8,7 +8,6 @@ are the W32A32 reference.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,20 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from qartsr_lib.backbones.base import BACKBONES, OneStepSR
+from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError, check_finite
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent / "weights" / "embedded"
-WEIGHTS_VARIABLE = "QARTSR_BACKBONE_WEIGHTS"
 _MEND = "restore it from the repository or run `make backbone`"
 
 #: No attention in the VAE: its middle has 16,384 tokens for a 512x512 image. No quantized path narrower than 32.
 VAE_CONFIG = {
-    "in_channels": 3,
-    "out_channels": 3,
     "down_block_types": ("DownEncoderBlock2D",) * 3,
     "up_block_types": ("UpDecoderBlock2D",) * 3,
     "block_out_channels": (32, 32, 64),
-    "layers_per_block": 1,
     "latent_channels": 16,
     "norm_num_groups": 2,  # 16 channels each: narrower groups train a quarter slower on a CPU
     "mid_block_add_attention": False,
@@ -44,7 +40,6 @@ UNET_CONFIG = {
     "in_channels": 16,
     "out_channels": 16,
     "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     "block_out_channels": (64, 64, 80),
     "layers_per_block": (3, 1, 1),
@@ -58,15 +53,10 @@ PROMPT_TOKENS = 8
 
 
 class Recipe(NamedTuple):
-    """What distinguishes one family of embedded backbones.
+    """What distinguishes one family of embedded backbones."""
 
-    Attributes:
-        scaled: the UNet sees sqrt(alpha_T) z_L.
-        trains_encoder: the encoder belongs to what each timestep trains, else it is the pretrained one.
-    """
-
-    scaled: bool
-    trains_encoder: bool
+    scaled: bool  # the UNet sees sqrt(alpha_T) z_L
+    trains_encoder: bool  # the encoder belongs to what each timestep trains, else it is the pretrained one
 
 
 #: By registry name, which begins the weight files' names.
@@ -109,10 +99,8 @@ def weights_name(recipe: str, timestep: int) -> str:
 def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = None) -> OneStepSR:
     """Assemble a backbone from the shared VAE and the file of `recipe` and `timestep`.
 
-    Files are looked for in `folder`, in the one named by QARTSR_BACKBONE_WEIGHTS, then in the package.
-
-    Raises:
-        QartsrError: a file is missing, damaged or not finite, or its keys do not fit the architecture.
+    Files are looked for in `folder`, in QARTSR_BACKBONE_WEIGHTS, then in the package; a QartsrError where one is
+    missing, damaged or not finite, or does not fit the architecture.
     """
     vae_path, path = _find("vae.safetensors", folder), _find(weights_name(recipe, timestep), folder)
     vae_state, state = _read(vae_path), _read(path)
@@ -130,18 +118,13 @@ def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = No
 
 
 def _find(name: str, folder: str | Path | None) -> Path:
-    named = os.environ.get(WEIGHTS_VARIABLE)
-    if named and not Path(named).is_dir():
-        raise QartsrError(
-            f"{WEIGHTS_VARIABLE}={named}: no such folder; correct it, or unset it for the shipped weights"
-        )
-    for candidate in (folder, named, PACKAGED_WEIGHTS):
+    for candidate in (folder, paths.named_folder(None, "QARTSR_BACKBONE_WEIGHTS"), PACKAGED_WEIGHTS):
         if candidate and (Path(candidate) / name).is_file():
             return Path(candidate) / name
     shipped = ", ".join(sorted(path.name for path in PACKAGED_WEIGHTS.glob("*.safetensors"))) or "none"
     raise QartsrError(
         f"{name}: no such backbone weights (shipped: {shipped}); choose a --timestep that is there, or train it with "
-        f"`make backbone` and point {WEIGHTS_VARIABLE} at the folder"
+        "`make backbone` and point QARTSR_BACKBONE_WEIGHTS at the folder"
     )
 
 

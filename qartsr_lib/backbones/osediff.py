@@ -34,8 +34,7 @@ FOLDER = "osediff"
 #: PassionSR's cached embedding of the empty prompt; looked for beside OSEDiff's file.
 EMPTY_EMBEDDING = "empty_context_embedding.pt"
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-Tensors = dict[str, torch.Tensor]
-Kept = tuple[Tensors, dict[str, str]]
+Kept = tuple[dict[str, torch.Tensor], dict[str, str]]  # tensors and notes
 
 
 def weights_name(timestep: int) -> str:
@@ -58,7 +57,7 @@ def load_osediff(
     Args:
         timestep: label T; None for the one that `osediff` was trained at.
         base: Stable Diffusion 2.1-base, see `resolve_base`.
-        osediff: OSEDiff's or TRQ's file; by default `osediff/` and `weights_name(timestep)` there.
+        osediff: OSEDiff's or TRQ's file; by default `weights_name(timestep)` in the folder of weights.
         prompt: text or tags for all images; empty as for PassionSR (and most likely QArtSR).
         tile, posterior, seed: see `Inference`.
 
@@ -98,7 +97,7 @@ def _check_timestep(file: Path, trained_at: int, timestep: int | None) -> None:
         )
 
 
-def _network(name: str, base: Path, tensors: Tensors) -> nn.Module:
+def _network(name: str, base: Path, tensors: dict[str, torch.Tensor]) -> nn.Module:
     """A network whose tensors are those of a file, not copies of them: nothing is initialized first."""
     state = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     network = empty_network(NETWORKS[name], base / name)
@@ -177,13 +176,9 @@ def _embedding(base: Path, file: Path, prompt: str, width: int) -> torch.Tensor:
 def embed_prompt(base: Path, prompt: str) -> torch.Tensor:
     """Last hidden state of the base model's text encoder, final normalization applied: (1, 77, 1024) float32.
 
-    The prompt is taken as it is given, and cut after 77 tokens; the tagger RAM separates tags by commas.
-
-    Raises:
-        QartsrError: text_encoder/ or tokenizer/ in `base` is missing or damaged.
+    The prompt is cut after 77 tokens. A QartsrError where text_encoder/ or tokenizer/ is missing or damaged.
     """
-    # Imported here: the text encoder is needed once per prompt, and transformers takes seconds to import.
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer  # seconds, and needed once per prompt
 
     for part in ("text_encoder", "tokenizer"):
         if not (base / part).is_dir():

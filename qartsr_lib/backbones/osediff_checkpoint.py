@@ -36,26 +36,16 @@ _BASE = "use the base that the file was trained on, Stable Diffusion 2.1-base"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's content, not yet checked against a network.
-
-    Attributes:
-        tensors: of "unet" and "vae", by the file's keys; float32.
-        ranks: of their LoRA.
-        timestep: label T it was trained at; 1000 unless the file says otherwise.
-    """
+    """A file's content, not yet checked against a network."""
 
     path: Path
-    tensors: Mapping[str, Mapping[str, torch.Tensor]]
-    ranks: Mapping[str, int]
-    timestep: int
+    tensors: Mapping[str, Mapping[str, torch.Tensor]]  # of "unet" and "vae", by the file's keys; float32
+    ranks: Mapping[str, int]  # of their LoRA
+    timestep: int  # label T it was trained at; 1000 unless the file says otherwise
 
     @torch.no_grad()
     def apply_(self, unet: nn.Module, vae: nn.Module) -> None:
-        """Replace and merge into the base model's networks, in place.
-
-        Raises:
-            QartsrError: a key is missing, names nothing in the network, or has another shape there.
-        """
+        """Replace and merge into the base model's networks, in place; a QartsrError names a key that does not fit."""
         for name, network in (("unet", unet), ("vae", vae)):
             tensors, parameters = self.tensors[name], dict(network.named_parameters())
             replaced, adapters = self._sorted(name, parameters)
@@ -97,11 +87,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file of either layout.
-
-    Raises:
-        QartsrError: the file is missing, damaged, would run code, or has an entry that is unknown or damaged.
-    """
+    """Read a file of either layout; a QartsrError where it is damaged, would run code, or has an unknown entry."""
     path = Path(path)
     content = load_tensors(path)
     if not isinstance(content, dict) or not set(content) & {entry for names in _TENSORS.values() for entry in names}:
@@ -145,13 +131,9 @@ def merge_(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 class LoraLayer(nn.Module):
-    """A layer with a low-rank branch, base(x) + (alpha / r) B(A(x)), its tensors named as PEFT names them.
+    """nn.Linear or nn.Conv2d (groups = 1) with a low-rank branch, base(x) + (alpha / r) B(A(x)), named as by PEFT.
 
     A starts normal with standard deviation 1 / r, B at zero, so that training starts from the base.
-
-    Args:
-        base: nn.Linear or nn.Conv2d (groups = 1); kept, not copied.
-        adapter: name in the tensors' keys, `lora_A.<adapter>.weight`.
     """
 
     def __init__(self, base: nn.Module, adapter: str, rank: int, generator: torch.Generator) -> None:
@@ -176,12 +158,7 @@ class LoraLayer(nn.Module):
 
 
 def attach_(network: nn.Module, targets: Mapping[str, str], rank: int, seed: int = 0) -> list[LoraLayer]:
-    """Give layers a low-rank branch, in place; returns them in the order of `targets`.
-
-    Args:
-        targets: full name of an nn.Linear or nn.Conv2d -> name of its adapter.
-        seed: of the branches' start.
-    """
+    """Give layers a low-rank branch, in place; returns them in the order of `targets` (layer -> name of adapter)."""
     generator, layers = torch.Generator().manual_seed(seed), []
     for name, adapter in targets.items():
         layers.append(LoraLayer(network.get_submodule(name), adapter, rank, generator))
@@ -211,11 +188,7 @@ def _layers(network: nn.Module) -> list[str]:
 
 
 def write_checkpoint(path: str | Path, unet: nn.Module, vae: nn.Module, extra: Mapping[str, Any]) -> Path:
-    """Write adapted networks (`attach_` by the targets above) in the layout of osediff.pkl, atomically.
-
-    Args:
-        extra: plain values; at least {"timestep": label T}.
-    """
+    """Write networks adapted by the targets above in the layout of osediff.pkl; `extra` holds at least the timestep."""
     content: dict[str, Any] = {"vae_lora_encoder_modules": _adapted(vae, "default_encoder")}
     for part in ("encoder", "decoder", "others"):
         content[f"unet_lora_{part}_modules"] = _adapted(unet, f"default_{part}")

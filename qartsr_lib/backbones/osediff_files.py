@@ -34,14 +34,10 @@ _AGAIN = "get the file again"
 
 
 def resolve_base(base: str | Path | None) -> Path:
-    """The local folder of a base model, checked to be one that OSEDiff's equations hold for.
+    """The local folder of a base model, checked to be one that OSEDiff's equations hold for, else a QartsrError.
 
-    Args:
-        base: a folder, else a hub name such as "owner/stable-diffusion-2-1-base" (downloaded once into the hub's
-            cache); None for `stable-diffusion-2-1-base` in the folder of weights (`paths.weights_dir`).
-
-    Raises:
-        QartsrError: no such folder or hub repository, a part is missing, or another kind of model.
+    `base` is a folder, else a hub name such as "owner/stable-diffusion-2-1-base" (downloaded once into the hub's
+    cache); None stands for FOLDER in the folder of weights (`paths.weights_dir`).
     """
     folder = Path(base).expanduser() if base is not None else paths.weights_dir() / FOLDER
     if not folder.is_dir() and base is not None and _is_hub_name(str(base)):
@@ -82,11 +78,7 @@ def _downloaded(name: str) -> Path:
 
 
 def load_network(kind: type[ModelMixin], folder: Path) -> ModelMixin:
-    """The network in `folder`, such as base/unet, as float32, for evaluation.
-
-    Raises:
-        QartsrError: a file is missing or damaged, or the weights do not fit config.json.
-    """
+    """The network in `folder`, such as base/unet, as float32, for evaluation; a QartsrError where it is damaged."""
     read = read_weights(folder, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
     state = {_attention_name(key): value for key, value in read.items()}
     network = empty_network(kind, folder)
@@ -118,11 +110,7 @@ def _attention_name(key: str) -> str:
 
 
 def read_weights(folder: Path, *names: str) -> dict[str, torch.Tensor]:
-    """All tensors of one network, see `named_tensors`; from files called as diffusers and transformers do.
-
-    Args:
-        names: such as "model.safetensors", in the order of preference.
-    """
+    """All tensors of one network, see `named_tensors`; from files of the first of `names` ("model.safetensors")."""
     state: dict[str, torch.Tensor] = {}
     types: set[torch.dtype] = set()
     files = _weight_files(folder, *names)
@@ -177,8 +165,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def load_tensors(path: Path) -> Any:
     """A safetensors file, else torch.load of tensors and plain values, on the CPU; nothing in the file is ever run.
 
-    Raises:
-        QartsrError: missing, damaged, no weight file at all, or asking for code to be run.
+    A QartsrError for what is missing, damaged, no weight file at all, or asks for code to be run.
     """
     try:
         _check_kind(path)
@@ -211,11 +198,7 @@ def _check_kind(path: Path) -> None:
 
 
 def named_tensors(path: Path, found: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Floating-point tensors as float32, under names without DataParallel's leading "module.".
-
-    Raises:
-        QartsrError: two tensors of one name, or numbers that are not finite.
-    """
+    """Floating-point tensors as float32, all finite, under names without DataParallel's leading "module."."""
     named: dict[str, torch.Tensor] = {}
     for key, value in found.items():
         name = key.removeprefix("module.")

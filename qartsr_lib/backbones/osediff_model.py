@@ -24,29 +24,19 @@ POSTERIORS = ("mode", "sample")
 
 @dataclass(frozen=True)
 class Inference:
-    """How an image is taken through the networks.
+    """How an image is taken through the networks; what has a longer side of at most `whole` is not cut into tiles."""
 
-    Attributes:
-        tile, overlap: of the UNet's tiles in latent positions (8 pixels); a latent of tile x tile positions is not cut.
-        encoder_tile, encoder_overlap, encoder_whole: of the VAE's encoder in pixels; images whose longer side is at
-            most `encoder_whole` are not cut.
-        decoder_tile, decoder_overlap, decoder_whole: the same for the decoder, in latent positions.
-        posterior: z_L is the posterior's "mode", or a "sample" (as in the released script).
-        seed: of the sample; the same image always gets the same one.
-        smallest: low-quality images with a shorter side are enlarged to it first.
-    """
-
-    tile: int = 96
+    tile: int = 96  # of the UNet in latent positions (8 pixels); a latent of tile x tile positions is not cut
     overlap: int = 32
-    encoder_tile: int = 1024
+    encoder_tile: int = 1024  # of the VAE's encoder, in pixels
     encoder_overlap: int = 128
     encoder_whole: int = 1088
-    decoder_tile: int = 224
+    decoder_tile: int = 224  # of the VAE's decoder, in latent positions
     decoder_overlap: int = 32
     decoder_whole: int = 246
-    posterior: str = "mode"
-    seed: int = 0
-    smallest: int = 128
+    posterior: str = "mode"  # z_L is the posterior's mode, or a "sample" (as in the released script)
+    seed: int = 0  # of the sample; the same image always gets the same one
+    smallest: int = 128  # low-quality images with a shorter side are enlarged to it first
 
     def __post_init__(self) -> None:
         if not isinstance(self.tile, int) or self.tile < 8:
@@ -57,12 +47,7 @@ class Inference:
 
 @ARCHITECTURES.register("osediff")
 class OSEDiff(OneStepSR):
-    """OSEDiff on Stable Diffusion 2.1-base, LoRA merged and conv_in replaced: 949.6 M parameters.
-
-    Args:
-        timestep: label T that the weights were trained at; T = 1000 for the released ones.
-        prompt_embedding: (1, 77, 1024), constant.
-    """
+    """OSEDiff on Stable Diffusion 2.1-base, LoRA merged and conv_in replaced: 949.6 M parameters."""
 
     colour_fix = "adain"
 

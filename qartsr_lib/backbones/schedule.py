@@ -5,7 +5,7 @@ Source: scheduler configuration of Stable Diffusion 2.1-base (scaled_linear, 0.0
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -24,7 +24,7 @@ def timestep_index(timestep: int) -> int:
     return timestep - 1
 
 
-@lru_cache(maxsize=1)
+@cache
 def alphas_cumprod() -> torch.Tensor:
     """Cumulative products alpha_t for the indices 0..999: (1000,) float64, falling from 0.99915 to 0.00466."""
     betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, NUM_STEPS, dtype=torch.float64) ** 2

@@ -20,20 +20,16 @@ def backbone_size(model: OneStepSR) -> dict[str, str | float]:
     """Millions of parameters per part, and operations (two per multiply-add) of one pass to 512x512."""
     from torch.utils.flop_counter import FlopCounterMode  # loads Triton, which upscaling needs not
 
-    parts = {
-        "VAE encoder": (model.vae.encoder, model.vae.quant_conv),
-        "UNet": (model.unet,),
-        "VAE decoder": (model.vae.decoder, model.vae.post_quant_conv),
+    sizes = {
+        "VAE encoder": parameter_count(model.vae.encoder) + parameter_count(model.vae.quant_conv),
+        "UNet": parameter_count(model.unet),
+        "VAE decoder": parameter_count(model.vae.decoder) + parameter_count(model.vae.post_quant_conv),
     }
-    sizes = {part: sum(parameter_count(module) for module in modules) / 1e6 for part, modules in parts.items()}
+    sizes["total"] = sum(sizes.values())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 512, 512))
-    row: dict[str, str | float] = {"backbone": model.name}
-    row |= {f"{part}, M": round(size, 2) for part, size in sizes.items()}
-    return row | {
-        "total, M": round(sum(sizes.values()), 2),
-        "GFLOP at 512x512": round(counter.get_total_flops() / 1e9, 1),
-    }
+    row = {"backbone": model.name} | {f"{part}, M": round(size / 1e6, 2) for part, size in sizes.items()}
+    return row | {"GFLOP at 512x512": round(counter.get_total_flops() / 1e9, 1)}
 
 
 def time_shares(model: OneStepSR, size: int = 512) -> pd.DataFrame:
@@ -58,9 +54,7 @@ def time_shares(model: OneStepSR, size: int = 512) -> pd.DataFrame:
 
 
 class _AttentionTimer(TorchFunctionMode):
-    """Adds up the seconds spent in attention products."""
-
-    seconds = 0.0
+    seconds = 0.0  # spent in attention products
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         started = time.perf_counter()

@@ -12,37 +12,27 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from qartsr_lib.backbones.base import OneStepSR
 
 
 class Flow(NamedTuple):
-    """What flows between two steps.
+    """What flows between two steps."""
 
-    Attributes:
-        x: the hidden feature map; before the first step the upscaled image, after the last the SR image, in [0, 1].
-        z_l: from the encoder's end until Eq. (6) has used it.
-        embedding: of the timestep, from `unet.time_embedding` to the UNet's end.
-        skips: the UNet's skip connections that are still to be used, first made first.
-        eps: the predicted noise, right after the UNet's last block.
-    """
-
-    x: torch.Tensor
-    z_l: torch.Tensor | None = None
-    embedding: torch.Tensor | None = None
-    skips: tuple[torch.Tensor, ...] = ()
-    eps: torch.Tensor | None = None
+    x: torch.Tensor  # hidden feature map; before the first step the upscaled image, after the last the SR image
+    z_l: torch.Tensor | None = None  # from the encoder's end until Eq. (6) has used it
+    embedding: torch.Tensor | None = None  # of the timestep, from `unet.time_embedding` to the UNet's end
+    skips: tuple[torch.Tensor, ...] = ()  # the UNet's that are still to be used, first made first
+    eps: torch.Tensor | None = None  # the predicted noise, right after the UNet's last block
 
     def tensors(self) -> list[torch.Tensor]:
         """All that is in it."""
-        return [tensor for tensor in (self.x, self.z_l, self.embedding, *self.skips, self.eps) if tensor is not None]
+        return [tensor for tensor in tree_leaves(self) if tensor is not None]
 
     def to(self, target: torch.device | torch.dtype | str) -> Flow:
         """The same on a device or in a dtype; the tensors that are so already are the same ones."""
-        x, z_l, embedding, eps = (
-            None if tensor is None else tensor.to(target) for tensor in (self.x, self.z_l, self.embedding, self.eps)
-        )
-        return Flow(x, z_l, embedding, tuple(skip.to(target) for skip in self.skips), eps)
+        return tree_map(lambda tensor: None if tensor is None else tensor.to(target), self)
 
 
 Step = Callable[[Flow], Flow]

@@ -64,11 +64,7 @@ class RunCache:
         return None
 
     def put(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
-        """Make an entry (or find another process' one): `fill` writes files into the empty folder that it is given.
-
-        Raises:
-            QartsrError: the disk is full or the folder cannot be written.
-        """
+        """Make an entry (or find another process' one): `fill` writes files into the empty folder that it is given."""
         folder = self.folder(kind, key)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +85,7 @@ class RunCache:
         return self.get(kind, key) or self.put(kind, key, fill)
 
     def begin(self, notebooks: Iterable[str], known: Iterable[str]) -> bool:
-        """Start an invocation of the runner with `notebooks`: True when an unfinished generation is continued.
+        """Start an invocation with `notebooks`: True when an unfinished generation is continued.
 
         Of the others that are left, those that are not `known` any more are forgotten.
         """

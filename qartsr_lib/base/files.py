@@ -65,10 +65,7 @@ def flush(path: str | Path) -> None:
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a temporary file beside `path` (of its suffix), flush it, and rename it to `path`.
 
-    Missing folders are made. An earlier file of that name survives any failure.
-
-    Raises:
-        QartsrError: the disk is full, or the folder cannot be written.
+    Missing folders are made; an earlier file survives any failure. A QartsrError where `write_error` has a line.
     """
     path = Path(path)
     temporary = None

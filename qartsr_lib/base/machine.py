@@ -1,24 +1,41 @@
-"""Threads and devices of command lines (whose help imports no torch), and environment variables set for a while."""
+"""What command lines share: their beginning and end, devices, and environment variables set for a while."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from qartsr_lib.base.errors import QartsrError
 
 
+def run_command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int | None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """`run(options)` of `arguments` (default: the process's own); the exit status is what it returns, or 0.
+
+    It is 2 for a QartsrError and 130 for Ctrl-C, both told in one line.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        return run(options) or 0
+    except QartsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
 def positive(text: str) -> int:
     """Of argparse: a whole number of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: choose a whole number of at least 1")
-    return number
+    return int(text)
 
 
 def checked(device: str) -> str:

@@ -1,4 +1,4 @@
-"""Where things lie, whatever the working directory. `QARTSR_HOME` moves all that is written but compiled loops."""
+"""Environment variables, and where things lie, whatever the working directory."""
 
 from __future__ import annotations
 
@@ -7,22 +7,34 @@ from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
 
+#: All that this package reads of its environment -> what it says; `variable` alone reads them.
+VARIABLES = {
+    "DATA_ROOT": "folder of the benchmarks",
+    "QARTSR_HOME": "folder of results/, figures/, weights/, .cache/ and build/ (default: the checkout)",
+    "QARTSR_WEIGHTS": "folder of weights that are not shipped (default: weights/)",
+    "QARTSR_BACKBONE_WEIGHTS": "folder of embedded backbones, which go before the shipped ones",
+    "QARTSR_METRIC_WEIGHTS": "folder of metric weights, which go before those that were downloaded",
+    "QARTSR_REVISION": "revision of a copy without git, for run records",
+    "QARTSR_LOG_PROGRESS": "if set, progress bars write few lines, as into a log",
+}
+
+
+def variable(name: str) -> str | None:
+    """The value of one of VARIABLES now; None where it is not set, or empty."""
+    assert name in VARIABLES, f"{name}: write in VARIABLES what it says"
+    return os.environ.get(name) or None
+
 
 def home() -> Path:
-    """The folder of results/, figures/, .cache/ and build/: QARTSR_HOME, else the checkout, else the working folder."""
-    override = os.environ.get("QARTSR_HOME")
-    return Path(override).expanduser().resolve() if override else _checkout()
+    """The folder of all that is written but compiled loops: QARTSR_HOME, else the checkout, else the working folder."""
+    override = variable("QARTSR_HOME")
+    return Path(override).expanduser().resolve() if override else checkout()
 
 
-def _checkout() -> Path:
+def checkout() -> Path:
     """The checkout that this package lies in; the working folder for an installed package."""
-    checkout = Path(__file__).resolve().parents[2]
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
-
-
-def notebooks_dir() -> Path:
-    """The notebook sources."""
-    return home() / "notebooks"
+    folder = Path(__file__).resolve().parents[2]
+    return folder if (folder / "pyproject.toml").is_file() else Path.cwd()
 
 
 def results_dir(profile: str) -> Path:
@@ -35,19 +47,9 @@ def figures_dir(profile: str) -> Path:
     return home() / "figures" / profile
 
 
-def build_dir(profile: str) -> Path:
-    """Untracked: executed notebooks."""
-    return home() / "build" / profile
-
-
 def cache_dir() -> Path:
     """Untracked: finished runs, parts of photographs."""
     return home() / ".cache"
-
-
-def loops_dir() -> Path:
-    """Untracked: compiled loops, which depend on the sources and the machine alone, not on QARTSR_HOME."""
-    return _checkout() / ".cache" / "loops"
 
 
 def data_root(argument: str | os.PathLike | None = None) -> Path | None:
@@ -55,21 +57,15 @@ def data_root(argument: str | os.PathLike | None = None) -> Path | None:
     return named_folder(argument, "DATA_ROOT")
 
 
-def weights_dir(argument: str | os.PathLike | None = None) -> Path:
-    """The folder of unshipped backbone weights: `argument`, else QARTSR_WEIGHTS, else <home>/weights."""
-    return named_folder(argument, "QARTSR_WEIGHTS") or home() / "weights"
+def weights_dir() -> Path:
+    """The folder of unshipped backbone weights: QARTSR_WEIGHTS, else <home>/weights."""
+    return named_folder(None, "QARTSR_WEIGHTS") or home() / "weights"
 
 
-def named_folder(argument: str | os.PathLike | None, variable: str) -> Path | None:
-    """The folder `argument`, else the one that an environment variable names, else None.
-
-    Raises:
-        QartsrError: a folder was named and does not exist.
-    """
-    named = argument or os.environ.get(variable)
-    if not named:
-        return None
-    folder = Path(named).expanduser().resolve()
-    if not folder.is_dir():
-        raise QartsrError(f"{folder}: no such folder; check {variable}")
+def named_folder(argument: str | os.PathLike | None, name: str) -> Path | None:
+    """The folder `argument`, else the one that the variable `name` says, else None; a QartsrError where it is none."""
+    named = argument or variable(name)
+    folder = Path(named).expanduser().resolve() if named else None
+    if folder and not folder.is_dir():
+        raise QartsrError(f"{folder}: no such folder; check {name}")
     return folder

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from time import monotonic
 
 from tqdm import tqdm
+
+from qartsr_lib.base import paths
 
 PARTS = 30  # of the total; a bar in a log has a state after each
 
@@ -21,7 +22,7 @@ def progress(items: Iterable, label: str, total: int | None = None) -> Iterator:
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)
-    in_log = bool(os.environ.get("QARTSR_LOG_PROGRESS"))
+    in_log = paths.variable("QARTSR_LOG_PROGRESS") is not None
     if sys.stderr.isatty() and not in_log:
         return iter(tqdm(items, desc=label, total=total, file=sys.stderr, mininterval=0.2, dynamic_ncols=True))
     bar = tqdm(desc=label, total=total, file=sys.stderr, mininterval=0, miniters=1, ncols=90)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 
-from qartsr_lib.base import native
+from qartsr_lib.base import native, paths
 
 _ROOT = Path(__file__).resolve().parents[1]
-REVISION_VARIABLE = "QARTSR_REVISION"
 #: Packages whose version can move a digit.
 PACKAGES = ("torch", "torchvision", "diffusers", "pyiqa", "numpy", "scipy", "pillow")
 #: What cached values depend on: rooms, and modules of others. All else chooses, aggregates or shows.
@@ -37,7 +36,7 @@ def git_state(folder: Path = _ROOT) -> dict[str, object]:
     revision = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
     sources = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *sources)
-    revision = revision or os.environ.get(REVISION_VARIABLE) or None
+    revision = revision or paths.variable("QARTSR_REVISION")
     return {"revision": revision, "dirty": None if changes is None else bool(changes)}
 
 
@@ -82,12 +81,9 @@ def _tf32() -> bool:
 @lru_cache(maxsize=1)
 def processor() -> str:
     """The CPU's model name, or its architecture where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    told = Path("/proc/cpuinfo")
+    names = re.search(r"^model name.*?:(.*)", told.read_text("utf-8") if told.is_file() else "", re.MULTILINE)
+    return names[1].strip() if names else platform.machine()
 
 
 def peak_memory_mib() -> float:

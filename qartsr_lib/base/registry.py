@@ -17,7 +17,7 @@ class Registry(Generic[T]):
     """A table of plug-ins: one file in `package` plus one `register` call adds an entry.
 
     Its modules are imported at the first look-up of what is not there yet; "" where that is done elsewhere.
-    `kind` is what the entries are, in the singular, for messages ("metric").
+    `kind` is what an entry is, for messages ("metric").
     """
 
     def __init__(self, kind: str, package: str = "") -> None:

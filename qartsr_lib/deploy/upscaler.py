@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from qartsr_lib.backbones import OneStepSR, load_backbone, own_options
-from qartsr_lib.backbones.watch import watch_
+from qartsr_lib.backbones.base import watch_
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import tiling
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import IMAGE_SUFFIXES, is_listed
-from qartsr_lib.images.image_files import explained
-from qartsr_lib.images.stamped_png import read_stamp
+from qartsr_lib.images.image_files import explained, read_stamp
 
 NAMED = 5
 """So many files of one kind are named in a message; more are counted."""

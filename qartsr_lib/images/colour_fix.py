@@ -1,8 +1,7 @@
 """Give an upscaled image the colours of its source, as StableSR's and OSEDiff's scripts do after inference.
 
-Source: OSEDiff's released `my_utils/wavelet_color_fix.py`. It works on 8-bit images and truncates on
-the way in and out; this, in floating point and rounded once, is half a grey level brighter on
-average and differs by up to two, or more where `adain` widens the contrast of its input.
+Source: OSEDiff's released `my_utils/wavelet_color_fix.py`, which truncates to 8 bits on the way in and out. This,
+rounded once, is half a grey level brighter on average; it differs by up to two, or more where `adain` widens contrast.
 """
 
 from __future__ import annotations

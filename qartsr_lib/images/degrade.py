@@ -1,9 +1,7 @@
 """Make low-resolution images: bicubic, and a second-order pipeline in the manner of Real-ESRGAN (arXiv:2107.10833).
 
-The embedded backbone was trained on the pipeline, and `samples-realistic` and the calibration lists are made of it, so
-no bit of it may change. Its strengths are milder than OSEDiff's (DEVIATIONS.md): a model of a few million parameters
-trained on the full range answers with blur to images that are hardly degraded, such as RealSR's. OSEDiff's own is
-`training.trq.degradation`.
+The embedded backbones, `samples-realistic` and the calibration lists are made with it: no bit of it may change. It is
+milder than OSEDiff's (`training.trq.degradation`; why: DEVIATIONS.md).
 """
 
 from __future__ import annotations
@@ -46,15 +44,9 @@ KERNEL_SIZES = tuple(range(7, 22, 2))
 
 
 def degrade(hr: torch.Tensor, kind: str, seed: int) -> torch.Tensor:
-    """Degrade and shrink an image by four.
+    """(1, 3, H, W) in [0, 1], H and W divide by 4 -> (1, 3, H/4, W/4) in [0, 1], rounded to 8-bit levels.
 
-    Args:
-        hr: (1, 3, H, W) in [0, 1]; H and W divide by 4.
-        kind: "bicubic" or "realistic"; a QartsrError for any other.
-        seed: determines every random choice; "bicubic" has none.
-
-    Returns:
-        (1, 3, H/4, W/4) in [0, 1], rounded to 8-bit levels.
+    `kind` is "bicubic" or "realistic" (a QartsrError for others), whose random choices `seed` determines.
     """
     if kind not in DEGRADATIONS:
         raise QartsrError(f"unknown degradation {kind!r} (known: {', '.join(DEGRADATIONS)})")
@@ -72,7 +64,8 @@ def _realistic(hr: torch.Tensor, size: list[int], rng: np.random.Generator) -> t
     image = _noise(_resize(_blur(image, second, rng), second, rng), second, rng)
     sinc, jpeg_last = rng.random() < SINC_PROBABILITY, rng.random() < 0.5
     image = _to_size(image if jpeg_last else _jpeg(image, second, rng), size, rng)
-    image = _filter(image, _sinc_kernel(rng)) if sinc else image
+    if sinc:
+        image = _filter(image, sinc_kernel(int(rng.choice(KERNEL_SIZES)) // 2, rng.uniform(np.pi / 3, np.pi)))
     return _jpeg(image, second, rng) if jpeg_last else image
 
 
@@ -116,10 +109,6 @@ def _gaussian_kernel(stage: Stage, rng: np.random.Generator) -> torch.Tensor:
     shape = rng.random()
     beta = 1.0 if shape < 0.7 else rng.uniform(0.5, 4.0) if shape < 0.85 else rng.uniform(1.0, 2.0)
     return blur_kernel(half, sigma_x, sigma_y, angle, beta, plateau=shape >= 0.85)
-
-
-def _sinc_kernel(rng: np.random.Generator) -> torch.Tensor:
-    return sinc_kernel(int(rng.choice(KERNEL_SIZES)) // 2, rng.uniform(np.pi / 3, np.pi))
 
 
 def blur_kernel(

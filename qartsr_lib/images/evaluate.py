@@ -26,21 +26,19 @@ def evaluate_pairs(
     weights_dir: Path | None = None,
     folder: Path | None = None,
 ) -> pd.DataFrame:
-    """Score saved images against their references.
+    """Score saved images against their references, (SR file, HR file), by the metrics `names`.
 
     All pairs are read and compared in size first, so that a bad file is reported at once and not after an hour. Where
     an image has the size of its reference without the rows and columns by which that does not divide by four, the
     reference is cropped (as BasicSR does it), and note says so.
 
     Args:
-        pairs: (SR file, HR file).
-        names: metric names; a repeated name counts once.
         weights_dir: folder of metric weights, instead of QARTSR_METRIC_WEIGHTS.
         folder: SR files are named as they lie below it, instead of by file name.
 
     Returns:
-        Long frame with COLUMNS: image (the SR file's name), metric, value (float64, NaN when unavailable), note (why,
-        or that a value is its metric's ceiling, else ""). Rows in the order of `pairs`, then of `names`.
+        Long frame with COLUMNS, in the order of `pairs`, then of `names`: value is float64, NaN when unavailable; note
+        says why, or that a value is its metric's ceiling.
 
     Raises:
         QartsrError: unknown metric, unreadable image, images of different size.
@@ -77,11 +75,7 @@ def _fitting(sr_path: Path, hr_path: Path) -> Path:
 def evaluate_folders(
     sr_dir: Path, hr_dir: Path, names: Sequence[str], out: Path, weights_dir: Path | None = None
 ) -> pd.DataFrame:
-    """Pair two folders, write the frame of `evaluate_pairs` as CSV, and name on stderr what is left out.
-
-    Raises:
-        QartsrError: see `match_folders` and `evaluate_pairs`; the output cannot be written.
-    """
+    """Pair folders by `match_folders`, write the frame of `evaluate_pairs` as CSV; stderr names what is left out."""
     names = _known(names)
     if out.is_dir() or out.suffix.lower() in IMAGE_SUFFIXES:
         kind = "is a folder" if out.is_dir() else "has the ending of an image"

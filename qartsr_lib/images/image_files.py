@@ -1,7 +1,8 @@
-"""What an image file holds: its pixels, upright and in sRGB, its transparency, and what a user should know of it."""
+"""What an image file holds: upright pixels in sRGB, transparency, what a user should know of it, and our stamp."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import putchunk
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import stand_in
@@ -43,6 +45,11 @@ _GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 #: ICC colour space -> (modes of the images that it fits, mode in which it is applied).
 _SPACES = {"RGB": ((*_GREYS, "P", "PA", "RGB", "RGBA"), "RGB"), "GRAY": (_GREYS, "L"), "CMYK": (("CMYK",), "CMYK")}
 
+_KIND, _KEYWORD = b"tEXt", b"qartsr\0"
+#: Bytes of a PNG's signature and its first chunk, behind which the stamp stands: length, kind, content, CRC.
+_HEAD = 33
+_START = _HEAD + 8
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -56,9 +63,7 @@ class Decoded:
 def decode(path: str | Path, profiles: bool = True) -> Decoded:
     """Read an image file, converting colours by an embedded profile unless `profiles` is False.
 
-    Raises:
-        QartsrError: the file is missing, damaged, too large or not an image, or its pixels have no range of
-            8 or 16 bits; says which.
+    A QartsrError says whether it is missing, damaged, too large, no image, or without a range of 8 or 16 bits.
     """
     path = Path(path)
     with explained(path), Image.open(path) as opened:
@@ -112,9 +117,8 @@ def orientation(opened: Image.Image) -> int:
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and path.is_symlink():
         return "a link to a file that is not there"
-    for kind, reason in _REASONS.items():
-        if isinstance(error, kind):
-            return reason
+    if reason := next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), None):
+        return reason
     try:
         with open(path, "rb") as stream:
             head = stream.read(64)
@@ -225,3 +229,27 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     levels = (grey if mode == "L" else np.concatenate([grey, lattice])).astype(np.uint8)
     found = np.asarray(ImageCms.applyTransform(Image.fromarray(levels[None]).convert(mode), transform))[0]
     return bool(np.abs(found.astype(int) - levels).max() <= _SAME)
+
+
+def stamped_png(pixels: np.ndarray, stamp: str) -> bytes:
+    """A PNG of (H, W, 3 or 4) uint8, with a text chunk "qartsr": `stamp`, and the sha256 of all other bytes."""
+    image, chunk = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels).save(image, format="PNG")
+    plain = image.getvalue()
+    putchunk(chunk, _KIND, _KEYWORD, f"{stamp} {hashlib.sha256(plain).hexdigest()}".encode("ascii"))
+    return plain[:_HEAD] + chunk.getvalue() + plain[_HEAD:]
+
+
+def read_stamp(path: Path) -> str | None:
+    """The stamp of a file that `stamped_png` made; None for any other, and for one that was changed since."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(_START + len(_KEYWORD))
+            if data[_HEAD + 4 :] != _KIND + _KEYWORD:
+                return None
+            data += stream.read()
+    except OSError:
+        return None
+    end = _START + int.from_bytes(data[_HEAD : _HEAD + 4], "big")
+    stamp, _, digest = data[_START + len(_KEYWORD) : end].decode("latin-1").rpartition(" ")
+    return stamp if digest == hashlib.sha256(data[:_HEAD] + data[end + 4 :]).hexdigest() else None

@@ -9,10 +9,8 @@ import torch
 
 from qartsr_lib.base.errors import QartsrError
 
-TILE = 256
-"""Side of an image's tiles in low-quality pixels: 1024 x 1024 pixels of output, about 1 GB."""
-WHOLE = 512
-"""Images of up to WHOLE x WHOLE low-quality pixels (the benchmarks' are) stay whole unless tiles are wished: 3 GB."""
+TILE = 256  # side of an image's tiles in low-quality pixels: 1024 x 1024 pixels of output, about 1 GB
+WHOLE = 512  # images of up to 512 x 512 (the benchmarks' are) stay whole unless tiles are wished: 3 GB
 SMALLEST_TILE = 32
 #: Variance of the blending Gaussian in units of the squared tile side (OSEDiff's released script).
 VARIANCE = 0.01
@@ -72,11 +70,7 @@ def blended(
 ) -> torch.Tensor:
     """`function(x)`, computed tile by tile: (N, C, H, W) -> (N, C', scale H, scale W), blended in float32 or better.
 
-    Args:
-        function: (N, C, h, w) -> (N, C', scale h, scale w), for every tile.
-        tile, overlap: in positions of `x`; with a scale below 1 they and the sides of `x` are
-            multiples of its denominator.
-        scale: size of the outcome over that of the input, such as 8 for a VAE's decoder.
+    `tile` and `overlap` are positions of `x`; with a scale below 1 they and its sides divide by the denominator.
     """
     size = [int(side * scale) for side in x.shape[-2:]]
     rows, columns = (_scaled(side, tile, overlap, scale) for side in x.shape[-2:])

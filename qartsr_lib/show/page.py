@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
+from qartsr_lib.base.machine import run_command
 from qartsr_lib.show import readme
 from qartsr_lib.show.tables import claims, cost, quality
 from qartsr_lib.show.tables.render import is_number, place, read_frame, to_html, words

@@ -86,7 +86,7 @@ def filled(text: str) -> str:
 
 def readme_files() -> tuple[Path, Path]:
     """README.md of the checkout and of its notebooks."""
-    return paths.home() / "README.md", paths.notebooks_dir() / "README.md"
+    return paths.home() / "README.md", paths.home() / "notebooks" / "README.md"
 
 
 def write() -> list[Path]:

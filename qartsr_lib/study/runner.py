@@ -29,10 +29,9 @@ from ipykernel.kernelspec import get_kernel_dict
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
-from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.base.machine import checked
+from qartsr_lib.base.machine import checked, run_command
 from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -78,7 +77,7 @@ def find_notebooks() -> list[Path]:
     Raises:
         QartsrError: there is none.
     """
-    folder = paths.notebooks_dir()
+    folder = paths.home() / "notebooks"
     found = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
     if not found:
         raise QartsrError(f"{folder}: holds no notebook NN_*.ipynb; run this from a checkout or set QARTSR_HOME")
@@ -95,7 +94,7 @@ def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path
         return [path for path in notebooks if path.stem not in ON_DEMAND]
     for start in wanted:
         if not any(path.name.startswith(start) for path in notebooks):
-            raise QartsrError(f"no notebook starts with {start!r}; see {paths.notebooks_dir()}")
+            raise QartsrError(f"no notebook starts with {start!r}; see {paths.home() / 'notebooks'}")
     return [path for path in notebooks if path.name.startswith(tuple(wanted))]
 
 
@@ -127,7 +126,7 @@ def execute(
     notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu"
 ) -> executed.Problem | None:
     """Run one notebook; its executed copy is kept also when it fails. Returns what went wrong, if anything did."""
-    target = paths.build_dir(profile) / notebook.name
+    target = paths.home() / "build" / profile / notebook.name
     error = None
     try:
         parameters = {

@@ -23,8 +23,8 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.machine import run_command
 from qartsr_lib.study.results import parse_cells, read_cells
 from tests.benchmarks.noise_floor import DIGITS, STATIC, TRAINED, Floor, floor_file
 

@@ -31,10 +31,9 @@ from qartsr_lib.backbones.osediff_configs import (
 )
 from qartsr_lib.backbones.osediff_model import OSEDiff
 from qartsr_lib.base import paths, provenance
-from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.base.machine import positive
+from qartsr_lib.base.machine import positive, run_command
 from qartsr_lib.images.image import central_crop, list_images, read_image, write_png
 
 SIDE = 128

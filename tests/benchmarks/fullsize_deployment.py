@@ -19,10 +19,9 @@ from typing import Any
 import torch
 
 from qartsr_lib.base import paths, provenance
-from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.base.machine import checked
+from qartsr_lib.base.machine import checked, run_command
 from qartsr_lib.study.experiments.deployment import tensor_bytes
 from tests.benchmarks import fullsize
 from tests.benchmarks.gpu import gpu_race

@@ -20,10 +20,9 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.base import paths, provenance
-from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.base.machine import checked, positive
+from qartsr_lib.base.machine import checked, positive, run_command
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.profiles import get_profile

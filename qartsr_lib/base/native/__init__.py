@@ -26,12 +26,7 @@ SHARED = (f"-I{SHARED_HEADERS}", "-std=c++17", "-O3", "-fno-math-errno", "-share
 
 
 def compiled(folder: Path, arguments: Mapping[str, Sequence], *options: str) -> ctypes.CDLL | None:
-    """The functions of the C++ files in `folder`, without results; None where they cannot be had.
-
-    Args:
-        arguments: their names and ctypes of arguments.
-        options: further options of the compiler.
-    """
+    """The functions of the C++ files in `folder` (name -> ctypes of arguments), without results; None without them."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "c++", "clang++"))), None)
     if compiler is None or os.name != "posix":
         return None
@@ -61,14 +56,13 @@ def at(*tensors: torch.Tensor | None) -> list[int | None]:
 
 
 def _built(folder: Path, command: list[str]) -> Path:
-    """The library in the cache folder, under a name that tells sources, compiler and this CPU's instructions."""
+    """The library in the checkout's cache, under a name that tells sources, compiler and this CPU's instructions."""
     files = (*folder.iterdir(), *SHARED_HEADERS.iterdir())
     sources = sorted(path for path in files if path.suffix in (".cpp", ".h"))
     macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
     digest = hashlib.sha256(macros + repr(command[2:]).encode())  # without compiler and include folder
-    for source in sources:
-        digest.update(source.read_bytes())
-    path = paths.loops_dir() / f"{digest.hexdigest()[:24]}.so"
+    digest.update(b"".join(source.read_bytes() for source in sources))
+    path = paths.checkout() / ".cache" / "loops" / f"{digest.hexdigest()[:24]}.so"
     if not path.is_file():
         units = [str(source) for source in sources if source.suffix == ".cpp"]
         write_atomically(path, lambda temporary: _run([*command, *units, "-o", str(temporary)]))

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -28,19 +27,6 @@ class Pair:
     hr: Path
 
 
-class Dataset(Protocol):
-    """The seam of `DATASETS`; `folders.FolderDataset` is the usual case."""
-
-    name: str  # in result tables
-    description: str  # one line for notebook 00
-
-    def available(self, data_root: Path | None = None) -> str | None:
-        """None when the data set can be used, else the reason and how to get it."""
-
-    def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
-        """The pairs in fixed order; QartsrError names the file that is missing or wrong."""
-
-
 def strided(items: Sequence, limit: int | None) -> list:
     """At most `limit` items (a QartsrError below 1), spread by a fixed stride; all of them when it is None."""
     if limit is None or limit >= len(items):
@@ -51,11 +37,7 @@ def strided(items: Sequence, limit: int | None) -> list:
 
 
 def check_pair(pair: Pair) -> bool:
-    """Whether HR is four times LR, by the file headers; False where it has up to three rows or columns more.
-
-    Raises:
-        QartsrError: a file is missing or no image, or of another size.
-    """
+    """Whether HR is four times LR, by the headers; False with up to three rows or columns more, else a QartsrError."""
     (width, height), hr = header_size(pair.lq), header_size(pair.hr)
     if hr == (width, height):
         raise QartsrError(
@@ -81,8 +63,7 @@ def available_data(
 ) -> tuple[dict[str, list[Pair]], dict[str, str]]:
     """({data set: checked pairs}, {data set: why it is absent}); for the limits see `Profile`.
 
-    Raises:
-        QartsrError: a data set is present but broken (the file is named), or none is present.
+    A QartsrError where a data set is present but broken (the file is named), or none is present.
     """
     reasons = {name: DATASETS.get(name).available(data_root) for name in dict.fromkeys(names)}
     skipped = {name: reason for name, reason in reasons.items() if reason}

@@ -38,10 +38,7 @@ def calibration_list(profile, data_root: Path | None = None) -> CalibrationList:
 
     Photographs are taken in one shuffled order, again and again until there are `n_calibration` crops, so a short list
     is covered evenly and a longer run extends a shorter one. Crops have `calibration_size` low-quality pixels a side
-    (fewer where the photograph is smaller).
-
-    Raises:
-        QartsrError: unknown list, or its photographs are absent.
+    (fewer where the photograph is smaller). A QartsrError for an unknown list or absent photographs.
     """
     if profile.calibration not in CALIBRATION_LISTS:
         raise QartsrError(f"unknown calibration list {profile.calibration!r} (known: {', '.join(CALIBRATION_LISTS)})")

@@ -60,10 +60,9 @@ class FolderDataset:
         return f"{there[0]} lacks the folder {' and '.join(absent)} with images; {advice}"
 
     def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
-        """Pairs by `pairing.match`; all are checked, then thinned, and odd references cropped as BasicSR crops them.
+        """Pairs by `pairing.match`; all are checked (a QartsrError names the file), then thinned.
 
-        Raises:
-            QartsrError: data set absent, folder empty, partner missing, unreadable file, wrong size.
+        References whose sides do not divide by four are cropped as BasicSR crops them.
         """
         reason = self.available(data_root)
         if reason:

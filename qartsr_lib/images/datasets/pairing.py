@@ -64,11 +64,8 @@ def match(images: _Names, references: _Names) -> Matches:
     have alike. A number is never an ending, two different scales are two pictures (but for x4 and _x1), and order never
     counts. Other versions of a picture beside its original (_SRF_4_LR beside _SRF_4_HR) are no references.
 
-    Args:
-        images, references: file -> its name, with the folder below the one that was given: "Set5/baby.png".
-
-    Raises:
-        QartsrError: by one and the same rule, two references fit an image or two images a reference.
+    `images` and `references` give a file's name below the folder that was given, "Set5/baby.png". A QartsrError where
+    by one and the same rule two references fit an image or two images a reference.
     """
     left, free, pairs = dict(images), _originals(references), []
     for of_image, of_reference in ((str, str), (_stem, _stem), (_stem, str)):
@@ -162,9 +159,9 @@ def _by(rule: _Rule, names: _Names) -> dict[str, list[Path]]:
     return found
 
 
-def _raise_doubt(image: Path, first: Path, second: Path) -> None:
+def _doubt(image: Path, first: Path, second: Path) -> QartsrError:
     names = f"{first.name} and {second.name} in {first.parent}"
-    raise QartsrError(f"{image}: more than one reference fits ({names}); remove or rename one")
+    return QartsrError(f"{image}: more than one reference fits ({names}); remove or rename one")
 
 
 def _without_tails(images: Iterable[str], references: Iterable[str]) -> _Rule:
@@ -188,7 +185,7 @@ def _pair(
     for image, name in left.items():
         fitting = [path for path in by_name.get(of_image(name), []) if _same_scale(name, free[path])]
         if len(fitting) > 1:
-            _raise_doubt(image, *fitting[:2])
+            raise _doubt(image, *fitting[:2])
         if fitting and (other := owner.setdefault(fitting[0], image)) is not image:
             raise QartsrError(f"{other} and {image} both belong to the reference {fitting[0].name}; remove one of them")
     names = [(image, left.pop(image), reference, free.pop(reference)) for reference, image in owner.items()]
@@ -196,5 +193,5 @@ def _pair(
     for image, name, reference, its_name in names:
         for other in others[_bare(its_name)]:
             if _same_scale(name, free[other]):
-                _raise_doubt(image, reference, other)
+                raise _doubt(image, reference, other)
     return [(image, reference) for reference, image in owner.items()]

@@ -23,6 +23,7 @@ from qartsr_lib.images.image import read_image, to_uint8, write_png
 
 #: Longest side of a test crop; sides are multiples of 16, the size that the backbones work on.
 CROP, MULTIPLE = 320, 16
+_MEND = "not installed; reinstall the packages (rm -r .venv, make test)"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Photograph:
         """The installed file; a QartsrError where it or its package is missing."""
         path = installed_file(self.file)
         if path is None:
-            raise QartsrError(f"{self.file}: not installed; reinstall the packages (rm -r .venv, make test)")
+            raise QartsrError(f"{self.file}: {_MEND}")
         return path
 
 
@@ -81,12 +82,8 @@ class SampleDataset:
 
     def available(self, data_root: Path | None = None) -> str | None:
         """None, or which installed photograph is missing."""
-        try:
-            for photograph in photographs("test"):
-                _ = photograph.path
-        except QartsrError as error:
-            return str(error)
-        return None
+        missing = [photograph.file for photograph in photographs("test") if installed_file(photograph.file) is None]
+        return f"{missing[0]}: {_MEND}" if missing else None
 
     def pairs(self, data_root: Path | None = None, max_images: int | None = None) -> list[Pair]:
         """Write the pairs that are not yet in the cache (or differ there) and return them."""

@@ -60,8 +60,7 @@ def lower_is_better(name: str) -> bool:
 def available(names: Iterable[str], weights_dir: str | Path | None = None) -> dict[str, str | None]:
     """For each metric None when it can be computed, else the reason in one line; within 5 s, also without a network.
 
-    Raises:
-        QartsrError: unknown metric, or no folder `weights_dir` (or that QARTSR_METRIC_WEIGHTS names).
+    A QartsrError for an unknown metric, or where there is no folder `weights_dir` (or of QARTSR_METRIC_WEIGHTS).
     """
     return {name: weight_files.missing_reason(METRICS.get(name).weights, weights_dir) for name in names}
 
@@ -71,8 +70,7 @@ def score(
 ) -> dict[str, Score]:
     """Metric -> score of one saved 8-bit image; without a reference, full-reference metrics have no value.
 
-    Raises:
-        QartsrError: unknown metric, unreadable image, or images of different size; see `available`.
+    A QartsrError for an unknown metric, an unreadable image, or images of different size.
     """
     from qartsr_lib.images.image import read_image
 

@@ -1,12 +1,9 @@
 """Metrics computed by pyiqa, with the options that the super-resolution field uses.
 
-This is the only module that imports pyiqa, and it does so at the first score. pyiqa is licensed for
-non-commercial use only (PolyForm-Noncommercial-1.0.0, parts under the S-Lab licence).
-
-The options are those of PassionSR's and OSEDiff's evaluation scripts, on which the paper's tables
-rest: PSNR and SSIM on BT.601 luma (pyiqa's own default is YIQ luma, which shifts PSNR by a constant
-1.3 dB) without border crop; every other metric with pyiqa's defaults (LPIPS: AlexNet v0.1, MUSIQ and
-MANIQA: trained on KonIQ-10k, NIQE: the original parameters).
+This alone imports pyiqa (non-commercial use only: PolyForm-Noncommercial-1.0.0, parts under the S-Lab licence), at the
+first score. The options are those of PassionSR's and OSEDiff's evaluation scripts, on which the paper's tables rest:
+PSNR and SSIM on BT.601 luma (pyiqa's default is YIQ luma, which shifts PSNR by a constant 1.3 dB) without border crop;
+every other metric with pyiqa's defaults.
 """
 
 from __future__ import annotations
@@ -65,8 +62,7 @@ def _pyiqa() -> ModuleType:
 def _by_fft(direct: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """The valid cross-correlation that SSIM needs, by FFT.
 
-    SSIM and MS-SSIM filter in float64, where torch's direct convolution takes a second per 512x512
-    image; this takes a twentieth of it and differs by about 1e-13 of the image's range.
+    In float64 torch's direct convolution takes twenty times as long; about 1e-13 of the image's range lies between.
     """
     import torch
     from scipy.signal import fftconvolve  # half a second, and only needed for scoring
@@ -85,8 +81,8 @@ def _by_fft(direct: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 def _staged(weights: Mapping[str, Path], files: tuple[WeightFile, ...]) -> Iterator[None]:
     """Show pyiqa a download cache that holds exactly the given files, so that it downloads nothing.
 
-    Pickles are loaded with weights_only=True whatever pyiqa asks for, and MANIQA's backbone is not
-    fetched first, since its checkpoint (loaded with strict=True) holds the backbone's weights too.
+    Pickles are loaded with weights_only=True whatever pyiqa asks for. MANIQA's backbone is not fetched first: its
+    checkpoint (loaded with strict=True) holds the backbone's weights too.
     """
     import timm
     import torch

@@ -9,7 +9,7 @@ import socket
 import threading
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import installed_file, sha256, stand_in
 from qartsr_lib.base.paths import named_folder
 
-FOLDER_VARIABLE = "QARTSR_METRIC_WEIGHTS"
+FOLDER_VARIABLE = "QARTSR_METRIC_WEIGHTS"  # see paths.VARIABLES
 PROBE_SECONDS = 2.5
 _DOWNLOAD_STALL_SECONDS = 20.0
 _PUBLIC_HUB = "https://huggingface.co"
@@ -39,22 +39,16 @@ class WeightFile:
 
 
 def weights_folder(folder: str | Path | None = None) -> Path | None:
-    """The folder given, else the one that QARTSR_METRIC_WEIGHTS names, else None; a QartsrError where it is missing."""
+    """The folder given, else QARTSR_METRIC_WEIGHTS, else None; a QartsrError where it is missing."""
     return named_folder(folder, FOLDER_VARIABLE)
 
 
 def locate(file: WeightFile, folder: Path | None) -> Path | None:
     """Where `file` lies: weights folder, torch hub's cache, installed packages, Hugging Face's cache."""
-    return next((place for place in _places(file, folder) if place is not None and place.is_file()), None)
-
-
-def _places(file: WeightFile, folder: Path | None) -> Iterator[Path | None]:
-    """The places in order, each worked out only when the earlier ones failed."""
-    yield folder and folder / file.name
-    yield _hub_cache(file)
-    yield file.packaged and installed_file(file.packaged)
-    if file.url.startswith(_PUBLIC_HUB):
-        yield _hugging_face_cached(file)
+    for place in (folder and folder / file.name, _hub_cache(file), file.packaged and installed_file(file.packaged)):
+        if place and place.is_file():
+            return place
+    return _hugging_face_cached(file) if file.url.startswith(_PUBLIC_HUB) else None
 
 
 def _hub_cache(file: WeightFile) -> Path:

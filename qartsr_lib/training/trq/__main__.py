@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from qartsr_lib.base.command import run_command
+from qartsr_lib.base.machine import run_command
 from qartsr_lib.training.trq import command
 
 

@@ -1,15 +1,19 @@
-"""Eq. (8) and its relatives: module loss, noise loss, and the image losses by name."""
+"""Eq. (8) and its relatives: the loss of a phase, its terms, and the image losses by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from qartsr_lib.backbones.features import pretrained_distance
+from qartsr_lib.backbones.steps import Flow
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
+from qartsr_lib.training.finetuning.flows import Network
+from qartsr_lib.training.finetuning.phases import Term
 
 #: Image loss: (student's images, full-precision images), both (N, 3, H, W) nominally in [0, 1] -> scalar.
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -67,3 +71,36 @@ def lpips_and_mse(device: torch.device) -> ImageLoss:
     network.net.load_state_dict({key: saved["features." + key.split(".", 1)[1]] for key in network.net.state_dict()})
     network = network.to(device).eval().requires_grad_(False)
     return perceptual_and_squared(lambda images, targets: network(images * 2.0 - 1.0, targets * 2.0 - 1.0).mean())
+
+
+def phase_loss(
+    student: Network,
+    terms: Sequence[tuple[Term, int]],
+    entry: int,
+    flow: Flow,
+    targets: Mapping[int, Flow],
+    image_loss: ImageLoss,
+    recompute: bool,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """(The sum of `terms`, its parts by quantity), from where the first trained block begins to the last term.
+
+    Args:
+        student: the quantized network.
+        terms: the summands, with their positions.
+        entry, flow: position at which `student` is entered, and what enters.
+        targets: the full-precision flows at the terms' positions.
+        recompute: keep only what flows between blocks for the backward pass, and compute each block's inside again.
+    """
+    found = {}
+    for position in range(entry, max(position for _, position in terms)):
+        step = student.chain[position][1]
+        flow = checkpoint(step, flow, use_reentrant=False, preserve_rng_state=False) if recompute else step(flow)
+        found[position + 1] = flow
+    losses, parts = [], {}
+    for term, position in terms:
+        pair = (flows[position] for flows in (found, targets))
+        images = (flow.eps if term.quantity == "noise" else flow.x for flow in pair)
+        losses.append((image_loss if term.quantity == "image" else normalized_mse)(*images))
+        name = f"{term.quantity}_loss"
+        parts[name] = parts.get(name, 0.0) + float(losses[-1].detach())
+    return torch.stack(losses).sum(), parts

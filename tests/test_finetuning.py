@@ -10,7 +10,7 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.backbones.features import FeatureDistance
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.methods import qartsr_layers  # noqa: F401  registers the layers of Eq. 9
+from qartsr_lib.methods import qartsr  # noqa: F401  registers the layers of Eq. 9
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import parse_bits
 from qartsr_lib.quant.scheme import SHARED_SETTING

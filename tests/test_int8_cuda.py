@@ -27,7 +27,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
 from qartsr_lib.deploy.layer import Form, InferenceLayer
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.qartsr_layers import FinetuneLayer
+from qartsr_lib.methods.qartsr import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.quantizers import QuantizerConfig

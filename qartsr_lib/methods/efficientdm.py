@@ -1,9 +1,9 @@
 """EfficientDM (arXiv:2310.03270): a low-rank update merged into weights that are quantized already.
 
-Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, and only A, B and the
-quantizers' scales and offsets are trained (QALoRA). The temporal activation quantizer has one entry
-per timestep, hence one here. Named and not copied from the released code: skip and down-sampling
-convolutions that stay in full precision, and packing that leaves 3 bits out.
+Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, and only A, B and the quantizers' scales
+and offsets are trained (QALoRA). The temporal activation quantizer has one entry per timestep, hence one here. Named
+and not copied from the released code: skip and down-sampling convolutions that stay in full precision, and packing
+that leaves 3 bits out.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
 from qartsr_lib.methods.lsq import StepLayer
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLinear
 from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Phase, everything
 
 LORA_SHARE = 1 / 2500
@@ -24,13 +23,14 @@ WEIGHT_STEP_RATE = 1e-6 * 2**6
 """1e-6 for the steps themselves; here they are held over the power of two nearest them, about 2^-6 at 4 bits."""
 
 
+@register_layers("lora")
 class MergedLoraLayer(StepLayer):
-    """Common part of LoraLinear and LoraConv2d.
+    """Q_w(W_int + B A) x.
 
     Attributes:
         base: W_int in floating point, the weight as first quantized; a buffer.
-        lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both in units
-            of `lora_unit`, the mean first step size, so that one learning rate is scale-aware.
+        lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both in units of `lora_unit`, the
+            mean first step size, so that one learning rate is scale-aware.
     """
 
     def _add_quantizers(self, config, name: str) -> None:
@@ -51,7 +51,6 @@ class MergedLoraLayer(StepLayer):
         return self.base + update.view_as(self.weight)
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """A and B, the weight's scale and offset, and the activation's."""
         weight = [] if self.weight_quantizer is None else list(self.weight_quantizer.parameters())
         others = (self.input_quantizer, self.bias_quantizer)
         return {
@@ -59,14 +58,6 @@ class MergedLoraLayer(StepLayer):
             "weight steps": weight,
             "activation steps": [p for quantizer in others if quantizer is not None for p in quantizer.parameters()],
         }
-
-
-class LoraLinear(MergedLoraLayer, QuantLinear):
-    """MergedLoraLayer for nn.Linear."""
-
-
-class LoraConv2d(MergedLoraLayer, QuantConv2d):
-    """MergedLoraLayer for nn.Conv2d."""
 
 
 class EfficientDM(TrainedMethod):
@@ -79,5 +70,4 @@ class EfficientDM(TrainedMethod):
         return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]
 
 
-LAYER_KINDS.register("lora")({nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d})
 METHODS.register("efficientdm")(EfficientDM("efficientdm", "EfficientDM"))

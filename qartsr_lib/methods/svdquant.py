@@ -2,16 +2,16 @@
 
     y = L1 L2 x~ + Q_W(W~ - L1 L2) Q_A(x~) + Q_B(B),    x~ = x / phi, W~ = phi W
 
-phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)),
-as long as the output error falls (deepcompressor). In the shared setting weights are quantized per
-channel and activations per tensor and statically.
+phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)), as long as the
+output error falls (deepcompressor). In the shared setting weights are quantized per channel and activations per tensor
+and statically.
 
-"SVDQuant [as released]" has the released code's quantizers: groups of 64, symmetric, activations dynamic
-per token, biases in full precision. Far finer than the shared setting, so it is a row of its own.
+"SVDQuant [as released]" has the released code's quantizers: groups of 64, symmetric, activations dynamic per token,
+biases in full precision. Far finer than the shared setting, so it is a row of its own.
 
-The layers that deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) are quantized by
-both, convolutions with groups of input channels shared over the kernel: on a convolutional network nothing
-would be quantized otherwise.
+The layers that deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) are quantized by both,
+convolutions with groups of input channels shared over the kernel: on a convolutional network nothing would be
+quantized otherwise.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from qartsr_lib.methods.base import METHODS, CalibratedMethod
+from qartsr_lib.methods.base import METHODS, CalibratedMethod, register_layers
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
-from qartsr_lib.methods.low_rank import SIDE_DIVISOR, SideBranchConv2d, SideBranchLinear, scaled_rank, truncated_svd
+from qartsr_lib.methods.low_rank import SIDE_DIVISOR, scaled_rank, side_branch, truncated_svd
 from qartsr_lib.quant.granularity import PerGroup
-from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
+from qartsr_lib.quant.layers import InferenceParts, LayerConfig
 from qartsr_lib.quant.quantizers import DynamicQuantizer
 from qartsr_lib.quant.scheme import SHARED_SETTING
 
@@ -37,8 +36,9 @@ SAMPLES = 4
 """Calibration images whose layer inputs are kept for the output errors."""
 
 
+@register_layers("smoothed")
 class SmoothedLayer(ChannelScaledLayer):
-    """Common part of SmoothedLinear and SmoothedConv2d; keeps some inputs while calibrating.
+    """Keeps some inputs while calibrating.
 
     Attributes:
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k); they see the smoothed input x~.
@@ -71,8 +71,7 @@ class SmoothedLayer(ChannelScaledLayer):
         return replace(super().inference_parts(), **side)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
-        """L1 L2 x~, from the smoothed input before its quantization."""
-        return self.side_branch(self.scaled_input(x))
+        return side_branch(self, self.scaled_input(x))
 
     @torch.no_grad()
     def start(self) -> None:
@@ -134,22 +133,9 @@ def _candidates(inputs: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Te
         yield alpha * inputs - (1 - alpha) * weight
 
 
-class SmoothedLinear(SmoothedLayer, SideBranchLinear):
-    """SmoothedLayer for nn.Linear."""
-
-
-class SmoothedConv2d(SmoothedLayer, SideBranchConv2d):
-    """SmoothedLayer for nn.Conv2d."""
-
-
-class DynamicLinear(SmoothedLinear):
-    """SmoothedLinear whose activation quantizer has no range to be set."""
-
-    input_quantizer_type = DynamicQuantizer
-
-
-class DynamicConv2d(SmoothedConv2d):
-    """SmoothedConv2d whose activation quantizer has no range to be set."""
+@register_layers("smoothed-dynamic")
+class DynamicLayer(SmoothedLayer):
+    """SmoothedLayer whose activation quantizer has no range to be set."""
 
     input_quantizer_type = DynamicQuantizer
 
@@ -164,12 +150,9 @@ RELEASED_SETTING = replace(
     bias_bits=None,
     layer_kind="smoothed-dynamic",
 )
-SETTINGS = {
-    "svdquant": ("SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")),
-    "svdquant-released": ("SVDQuant [as released]", RELEASED_SETTING),
-}
 
-LAYER_KINDS.register("smoothed")({nn.Linear: SmoothedLinear, nn.Conv2d: SmoothedConv2d})
-LAYER_KINDS.register("smoothed-dynamic")({nn.Linear: DynamicLinear, nn.Conv2d: DynamicConv2d})
-for _name, (_label, _setting) in SETTINGS.items():
+for _name, _label, _setting in (
+    ("svdquant", "SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")),
+    ("svdquant-released", "SVDQuant [as released]", RELEASED_SETTING),
+):
     METHODS.register(_name)(CalibratedMethod(_name, _label, _setting))

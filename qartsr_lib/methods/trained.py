@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,11 +17,10 @@ from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.bits import Bits, parse_bits
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import quant_modules
-from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
+from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, is_large
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.training.finetuning.phases import Phase, batches_of, losses_of
 
-DEFAULT_IMAGE_LOSS = "vae-features+mse"
 TEACHERS = ("float32", "bfloat16")
 
 
@@ -35,13 +33,13 @@ class Budget:
         batch: images per step.
         rate: factor on all of the method's own learning rates.
         image_loss: name in finetuning.losses.IMAGE_LOSSES, for methods whose paper fixes none.
-        teacher: precision in which full precision is imitated, "float32" or "bfloat16".
+        teacher: precision in which full precision is imitated, one of TEACHERS.
     """
 
     images: int = 256
     batch: int = 1
     rate: float = 1.0
-    image_loss: str = DEFAULT_IMAGE_LOSS
+    image_loss: str = "vae-features+mse"
     teacher: str = TEACHERS[0]
 
     def __post_init__(self) -> None:
@@ -57,16 +55,12 @@ class Budget:
 
 
 class TrainedMethod(Method):
-    """Base of the finetuned methods, in the shared quantization setting.
+    """Base of the finetuned methods, in the shared quantization setting; `layer_options` are of the layer kind.
 
     Attributes:
         layer_kind: entry of quant.layers.LAYER_KINDS.
-        rates: kind of parameter -> the method's published learning rate, (kind, rate) pairs.
+        rates: (kind of parameter, the method's published learning rate) pairs.
         own_options: options beside those of Budget, with their defaults.
-
-    Args:
-        name, label: see Method.
-        layer_options: of the layer kind.
     """
 
     layer_kind: ClassVar[str]
@@ -82,7 +76,6 @@ class TrainedMethod(Method):
         return (*(field.name for field in fields(Budget)), *self.own_options)
 
     def scheme(self) -> QuantScheme:
-        """The shared setting with the method's layers."""
         return replace(SHARED_SETTING, layer_kind=self.layer_kind, layer_options=self.layer_options)
 
     @abstractmethod
@@ -110,10 +103,10 @@ class TrainedMethod(Method):
             return MethodResult(student)
         loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
         rates = tuple((kind, budget.rate * rate) for kind, rate in self.rates)
-        config = FinetuneConfig(rates, seed=seed, image_loss=budget.image_loss, teacher=budget.teacher)
+        config = FinetuneConfig(rates, seed, budget.teacher, budget.image_loss)
         label = f"{self.label} {bits} {backbone.name} T={backbone.timestep}"
         batches = batches_of(calibration_images, budget.batch)
-        history: list[Record] = Finetuner(backbone, student, batches, loss, config, label, checkpoint).run(plan)
+        history = Finetuner(backbone, student, batches, loss, config, label, checkpoint).run(plan)
         student.requires_grad_(False)
         student.quantization = replace(student.quantization, method=self.name)
         targets = "" if budget.teacher == TEACHERS[0] else f", teacher in {budget.teacher}"
@@ -123,22 +116,20 @@ class TrainedMethod(Method):
     def untrained(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], seed: int = 0
     ) -> nn.Module:
-        """The quantized, calibrated copy of `backbone` that training starts from."""
+        """The quantized, calibrated copy of `backbone` that training starts from.
+
+        A large one shares the parameters that its training does not change.
+        """
         bits = parse_bits(bits)
         torch.manual_seed(seed)
         shared = {id(p): p for p in backbone.parameters()} if is_large(backbone) else {}
         student = copy.deepcopy(backbone, dict(shared))
         quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
-        own_tuned_(student, shared)
+        for module in quant_modules(student):
+            tuned = {id(parameter) for parameters in module.tuned_parameters().values() for parameter in parameters}
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if id(parameter) in tuned and id(parameter) in shared:
+                    setattr(module, name, nn.Parameter(parameter.detach().clone()))
         if not bits.is_full_precision:
             start_(backbone, student, calibration_images, self.label)
         return student
-
-
-def own_tuned_(student: nn.Module, shared: Mapping[int, nn.Parameter]) -> None:
-    """Give `student` copies of those `shared` parameters (by id) that its training changes."""
-    for module in quant_modules(student):
-        tuned = {id(parameter) for parameters in module.tuned_parameters().values() for parameter in parameters}
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in tuned and id(parameter) in shared:
-                setattr(module, name, nn.Parameter(parameter.detach().clone()))

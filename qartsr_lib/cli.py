@@ -245,15 +245,15 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _train_embedded(arguments: Sequence[str]) -> int:
-    from qartsr_lib.training.embedded.__main__ import main
+    from qartsr_lib.training.command import embedded
 
-    return main(arguments)
+    return embedded(arguments)
 
 
 def _train_trq(arguments: Sequence[str]) -> int:
-    from qartsr_lib.training.trq.__main__ import main
+    from qartsr_lib.training.command import trq
 
-    return main(arguments)
+    return trq(arguments)
 
 
 def _bench(arguments: Sequence[str]) -> int:

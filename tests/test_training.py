@@ -12,7 +12,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import list_images, luma, psnr, write_png
 from qartsr_lib.training.embedded.crops import Crops
 from qartsr_lib.training.embedded.loop import Schedule, train
-from qartsr_lib.training.embedded.record import Validation, contributions
+from qartsr_lib.training.embedded.pipeline import Validation
 from qartsr_lib.training.embedded.stages import (
     LATENT_WEIGHT,
     OutputGain,
@@ -169,7 +169,7 @@ def test_two_more_ways_from_z_l_to_z_h(photographs):
     torch.manual_seed(0)
     model = OneStepSR("test", 500, build_vae(), build_unet(), build_prompt_embedding()).eval()
     validation = Validation(photographs, size=32)
-    quality = contributions(model, validation)
+    quality = validation.contributions(model)
     assert quality["full"] == validation(model)
     assert len({values["psnr_y_bicubic"] for values in quality.values()}) == 3
 

@@ -12,8 +12,8 @@ from qartsr_lib.backbones import load_backbone, schedule
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import write_png
+from qartsr_lib.training.command import trq as main
 from qartsr_lib.training.trq import loop
-from qartsr_lib.training.trq.__main__ import main
 from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops, degraded
 from qartsr_lib.training.trq.networks import Generator, Regularizer, trained

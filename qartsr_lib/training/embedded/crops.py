@@ -21,11 +21,9 @@ SHRINK_FACTORS = (1.0, 0.8, 0.6)
 
 
 class Crops:
-    """Random square crops with their degraded, bicubic-upscaled counterparts.
+    """Random square HR crops of side `size`, a multiple of 16, with their degraded, bicubic-upscaled counterparts.
 
-    Args:
-        paths: images; those smaller than `size` are left out.
-        size: side of the HR crops in pixels, a multiple of 16.
+    Images smaller than `size` are left out; a QartsrError where none is left.
     """
 
     def __init__(self, paths: Sequence[Path], size: int = CROP) -> None:
@@ -47,8 +45,7 @@ class Crops:
     def pairs(self, count: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """`count` pairs (HR crop, upscaled LQ crop), both (count, 3, size, size) in [0, 1]."""
         hr = self.hr(count, seed, step)
-        rng = np.random.default_rng((seed, step, 1))
-        lq = []
+        rng, lq = np.random.default_rng((seed, step, 1)), []
         for crop in hr:
             kind = "realistic" if rng.random() < REALISTIC_SHARE else "bicubic"
             lq.append(degrade(crop[None], kind, int(rng.integers(2**31))))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -57,13 +58,10 @@ def train(
     line per validation with the mean loss since the line before.
 
     Args:
-        model: whose state_dict is checkpointed.
+        model: whose state_dict is checkpointed; a QartsrError where it cannot be read or does not fit.
         parameters: what the optimizer updates; training runs on their device.
-        batch: step -> training data, made in float32.
-        loss: data, step -> scalar loss, computed under bfloat16 autocast.
-
-    Raises:
-        QartsrError: the checkpoint cannot be read or does not fit.
+        batch: step -> tensor or tuple of tensors, made in float32.
+        loss: of batch and step, computed under bfloat16 autocast.
     """
     parameters = [parameter.requires_grad_(True) for parameter in parameters]
     device = parameters[0].device
@@ -77,7 +75,7 @@ def train(
     losses, started, steps = [], time.monotonic(), range(first, schedule.steps)
     for step, data in zip(steps, progress(_prefetched(batch, steps, device), label), strict=True):
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            value = loss(_moved(data, device), step)
+            value = loss(send_to_device(data, device, non_blocking=True), step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         for group in optimizer.param_groups:
@@ -97,18 +95,7 @@ def train(
 
 
 def _prefetched(batch: Callable[[int], T], steps: range, device: torch.device) -> DataLoader:
-    """batch(step) for every step in order, made by other processes where processes can fork.
-
-    On a GPU all CPU cores make batches; beside training on the CPU one process is enough.
-    """
+    """batch(step) for every step in order, made by other processes where they can fork: beside a GPU by all cores."""
     workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
-    if "fork" not in multiprocessing.get_all_start_methods():
-        workers = 0
+    workers = workers if "fork" in multiprocessing.get_all_start_methods() else 0
     return DataLoader(steps, batch_size=None, collate_fn=batch, num_workers=workers)
-
-
-def _moved(data: T, device: torch.device) -> T:
-    """A tensor, or a tuple of tensors, on `device`."""
-    if isinstance(data, torch.Tensor):
-        return data.to(device, non_blocking=True)
-    return tuple(item.to(device, non_blocking=True) for item in data)

@@ -22,8 +22,7 @@ from torch.utils.data import Dataset
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.degrade import SCALE, Stage, blur_kernel, sinc_kernel
-from qartsr_lib.images.image import read_image
-from qartsr_lib.images.image_files import explained
+from qartsr_lib.images.image import header_size, random_crop, read_image
 
 FIRST = Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95))
 SECOND = Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
@@ -46,12 +45,10 @@ _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
 class DegradedCrops(Dataset):
     """Pairs (HR crop, degraded and upscaled crop), both (3, size, size) float32 in [0, 1]; half of them are mirrored.
 
-    Pair number n depends on `seed` and n alone, so that an interrupted training continues with the pairs that it would
-    have seen, on any number of processes. Images are read when needed.
+    Pair number n depends on `seed` and n alone, so that a training can continue, on any number of processes.
 
     Args:
-        paths: photographs; those with a side under `size` are left out.
-        size: side of the crops, a multiple of 8.
+        paths: photographs, read when needed; those with a side under `size`, a multiple of 8, are left out.
         first, count: numbers of the pairs, first .. first + count - 1.
 
     Raises:
@@ -59,7 +56,7 @@ class DegradedCrops(Dataset):
     """
 
     def __init__(self, paths: Sequence[Path], size: int, seed: int, first: int, count: int) -> None:
-        self.paths = [path for path in paths if min(_size(path)) >= size]
+        self.paths = [path for path in paths if min(header_size(path)) >= size]
         if not self.paths:
             raise QartsrError(f"--images: no image is at least {size}x{size} pixels; name a folder with larger ones")
         self.size, self.seed, self.first, self.count = size, seed, first, count
@@ -70,27 +67,13 @@ class DegradedCrops(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((self.seed, self.first + index))
         image = read_image(self.paths[rng.integers(len(self.paths))])
-        top, left = (int(rng.integers(side - self.size + 1)) for side in image.shape[-2:])
-        hr = image[..., top : top + self.size, left : left + self.size]
+        hr = random_crop(image, self.size, self.size, rng)
         hr = hr.flip(-1) if rng.random() < 0.5 else hr
         return hr[0].contiguous(), degraded(hr, rng)[0]
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """From the header alone."""
-    with explained(path), Image.open(path) as image:
-        return image.size
-
-
 def degraded(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Degrade, shrink by four, and enlarge again: what OSEDiff is trained to restore.
-
-    Args:
-        hr: (1, 3, H, W) in [0, 1]; H and W divide by 4.
-
-    Returns:
-        (1, 3, H, W) in [0, 1], rounded to 8-bit levels only now.
-    """
+    """`hr`, (1, 3, H, W) in [0, 1], sides dividing by 4, degraded, shrunk by four, enlarged, then rounded to 8 bits."""
     size = hr.shape[-2:]
     image = _filter(hr, _kernel(FIRST, rng))
     image = F.interpolate(image, scale_factor=_factor(FIRST, rng), mode=_mode(rng))
@@ -166,12 +149,7 @@ def _poisson(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def jpeg(image: torch.Tensor, quality: float) -> torch.Tensor:
     """JPEG with half the resolution in colour, but for its 8-bit rounding: BasicSR's DiffJPEG, not differentiable.
 
-    Args:
-        image: (1, 3, h, w); clamped to [0, 1]. Sides are filled up to multiples of 16 with black.
-        quality: 0 to 100, any float.
-
-    Returns:
-        (1, 3, h, w) in [0, 1].
+    `image` is (1, 3, h, w), clamped to [0, 1], its sides filled up to multiples of 16 with black; quality 0 to 100.
     """
     height, width = image.shape[-2:]
     scale = 50.0 / quality if quality < 50 else 2.0 - quality / 50.0

@@ -1,10 +1,11 @@
-"""The training loop on one device or several (accelerate), resumable, with a checkpoint that the backbone loads."""
+"""TRQ on one device or several (accelerate), resumable, with a checkpoint that the backbone loads."""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,68 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from qartsr_lib.backbones.osediff import weights_name
+from qartsr_lib.backbones.osediff import FOLDER, NETWORKS, embed_prompt, load_osediff, weights_name
 from qartsr_lib.backbones.osediff_checkpoint import write_checkpoint
+from qartsr_lib.backbones.osediff_files import load_network, resolve_base
+from qartsr_lib.backbones.schedule import timestep_index
+from qartsr_lib.base import paths
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
+from qartsr_lib.images.image import list_images
+from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.training.states import append_line, save_state, saved_state
 from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops
 from qartsr_lib.training.trq.networks import Generator, trained
-from qartsr_lib.training.trq.objectives import Draw, Objective
+from qartsr_lib.training.trq.objectives import Distillation, Draw, Objective, OSEDiffLosses
 
 UNFINISHED = "unfinished.pt"
+
+
+def train_trq(options: argparse.Namespace) -> None:
+    """Train as `options` (see `training.command.trq`) say, and name the file.
+
+    Raises:
+        QartsrError: a file is missing, no usable photograph, a damaged or different earlier run; Diverged when the loss
+            is not finite.
+    """
+    timestep_index(options.timestep)
+    images, base = list_images(options.images), resolve_base(options.base)
+    config = TrqConfig(**{field.name: getattr(options, field.name) for field in fields(TrqConfig)})
+    accelerator = Accelerator(
+        mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate, cpu=options.cpu
+    )
+    device = accelerator.device
+    unet, vae = (load_network(kind, base / name).to(device) for name, kind in NETWORKS.items())
+    if config.variant == "osediff":
+        image_loss = IMAGE_LOSSES.get(options.image_loss)(device)
+        prompts = [embed_prompt(base, text).to(device) for text in (options.prompt, options.negative_prompt)]
+        objective = OSEDiffLosses(image_loss, unet, *prompts, config.seed + 2, config.regularizer)
+    else:
+        teacher = load_osediff(base=base, osediff=options.teacher, prompt=options.prompt).to(device)
+        objective = Distillation(lambda image: teacher.to_z_h(z_l := teacher.encode(image), teacher.predict_noise(z_l)))
+    prompt = embed_prompt(base, options.prompt).to(device)
+    generator = Generator(unet, vae, config.timestep, prompt, objective.decodes, config.seed)
+    if options.gradient_checkpointing:
+        generator.enable_gradient_checkpointing()
+    folder = options.out or paths.weights_dir() / FOLDER
+    file = train(generator, objective, images, config, folder, accelerator, options.workers)
+    print(f"{file} written; use it with --backbone osediff --osediff {file}")
 
 
 def train(
     generator: Generator,
     objective: Objective,
-    paths: Sequence[Path],
+    images: Sequence[Path],
     config: TrqConfig,
     folder: Path,
     accelerator: Accelerator,
-    workers: int = 0,
+    workers: int,
 ) -> Path:
-    """Train `generator`; continues where an earlier run in `folder` stopped.
+    """Train `generator`, or continue where an earlier run in `folder` stopped.
 
-    Args:
-        paths: training photographs.
-        folder: gets osediff-T....pkl (or osediff.pkl for T = 1000), history.jsonl and, until the end, unfinished.pt.
-        workers: processes that make pairs, beside this one.
-
-    Returns:
-        The weight file, in the layout of osediff.pkl.
-
-    Raises:
-        QartsrError: no usable photograph, a damaged or different earlier run; Diverged when the loss is not finite.
+    `folder` gets the weight file, in the layout of osediff.pkl, whose path is returned, history.jsonl and, until the
+    end, unfinished.pt.
     """
     networks: list[nn.Module] = [generator]
     if objective.regularizer is not None:
@@ -56,7 +85,7 @@ def train(
     ]
     done = _resume(folder / UNFINISHED, networks, optimizers, config)
     per_step = config.batch * config.accumulate * accelerator.num_processes
-    data = DegradedCrops(paths, config.crop, config.seed, done * per_step, (config.steps - done) * per_step)
+    data = DegradedCrops(images, config.crop, config.seed, done * per_step, (config.steps - done) * per_step)
     loader = DataLoader(data, config.batch, num_workers=workers, drop_last=True)
     *prepared, loader = accelerator.prepare(*networks, *optimizers, loader)
     models, optimizers = prepared[: len(networks)], prepared[len(networks) :]

@@ -19,9 +19,7 @@ RANK = 4
 class Generator(nn.Module):
     """What is trained: LoRA on the UNet and the VAE's encoder, and the UNet's whole conv_in.
 
-    Args:
-        unet, vae: the frozen base model; not changed, weights shared.
-        decodes: whether `forward` decodes the latent as well.
+    `unet` and `vae`, the frozen base model, are not changed; `decodes`: whether `forward` decodes the latent as well.
     """
 
     def __init__(
@@ -53,7 +51,7 @@ class Generator(nn.Module):
         return z_h, self.model.decode(z_h).float().clamp(0, 1) if self.decodes else None
 
     def enable_gradient_checkpointing(self) -> None:
-        """Keep the blocks' inputs only and compute the rest again: less memory, a third more time."""
+        """Less memory, a third more time."""
         self.model.unet.enable_gradient_checkpointing()
         self.model.vae.enable_gradient_checkpointing()
 

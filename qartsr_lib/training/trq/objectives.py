@@ -49,8 +49,7 @@ class OSEDiffLosses:
 
     Args:
         frozen: the base UNet.
-        prompt, negative: text embeddings (1, tokens, dim); the frozen UNet is guided away from the second.
-        regularizer: one of config.REGULARIZERS.
+        prompt, negative: text embeddings (1, tokens, dim); `frozen` is guided away from the second.
     """
 
     decodes = True

@@ -7,7 +7,7 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.methods import METHODS, qartsr
+from qartsr_lib.methods import METHODS, low_rank
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
@@ -247,8 +247,8 @@ def test_published_ranks_stop_at_full_rank():
 
 def test_a_quick_svd_starts_nearly_as_the_exact_one(monkeypatch):
     products = []
-    for svd in (qartsr.truncated_svd, quick_svd):
-        monkeypatch.setattr(qartsr, "truncated_svd", svd)
+    for svd in (low_rank.truncated_svd, quick_svd):
+        monkeypatch.setattr(low_rank, "truncated_svd", svd)
         torch.manual_seed(3)  # of the projection
         _, layer, x = converted("conv", side_rank=4)
         products.append((layer.side_out @ layer.side_in).detach())

@@ -16,8 +16,7 @@ from qartsr_lib.training.command import trq as main
 from qartsr_lib.training.trq import loop
 from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops, degraded
-from qartsr_lib.training.trq.networks import Generator, Regularizer, trained
-from qartsr_lib.training.trq.objectives import Draw, OSEDiffLosses, add_noise, clean
+from qartsr_lib.training.trq.objectives import Draw, Generator, OSEDiffLosses, Regularizer, add_noise, clean, trained
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
 from qartsr_lib.methods.lsq import StepLayer
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Phase, everything
+from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS
 
 LORA_SHARE = 1 / 2500
 """Learning rate of A and B over the mean step size of the layer's weight (train_efficientdm.py)."""
@@ -35,13 +35,12 @@ class MergedLoraLayer(StepLayer):
 
     def _add_quantizers(self, config, name: str) -> None:
         super()._add_quantizers(config, name)
-        weight = self.weight.detach()
+        weight, quantizer = self.weight.detach(), self.weight_quantizer
         rank, fan_in = scaled_rank(weight, MERGED_DIVISOR), weight[0].numel()
-        step = weight.new_ones(()) if self.weight_quantizer is None else self.weight_quantizer.scale.mean()
+        step = weight.new_ones(()) if quantizer is None else quantizer.scale.mean()
         self.register_buffer("lora_unit", step)
         with torch.no_grad():
-            base = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
-        self.register_buffer("base", base.clone())
+            self.register_buffer("base", (weight if quantizer is None else quantizer(weight)).clone())
         self.lora_out = nn.Parameter(weight.new_zeros(len(weight), rank))
         self.lora_in = nn.Parameter(kaiming_start(rank, fan_in, weight) / step)
 
@@ -65,9 +64,7 @@ class EfficientDM(TrainedMethod):
 
     layer_kind = "lora"
     rates = (("lora", LORA_SHARE), ("weight steps", WEIGHT_STEP_RATE), ("activation steps", 5e-4))
-
-    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
-        return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]
+    terms = (LATENT, NOISE, PIXELS)
 
 
 METHODS.register("efficientdm")(EfficientDM("efficientdm", "EfficientDM"))

@@ -20,7 +20,7 @@ from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.learned import power_of_two
 from qartsr_lib.quant.primitives import SCALE_FLOOR
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
-from qartsr_lib.training.finetuning.phases import Phase, Term, everything
+from qartsr_lib.training.finetuning.phases import Term
 
 
 class StepQuantizer(Quantizer):
@@ -85,9 +85,7 @@ class LSQ(TrainedMethod):
 
     layer_kind = "steps"
     rates = (("steps", 1e-4), ("weights", 1e-5))
-
-    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
-        return [Phase(everything(backbone), images, (Term("image"),))]
+    terms = (Term("image"),)
 
 
 METHODS.register("lsq")(LSQ("lsq", "LSQ", train_weights=False))

@@ -16,16 +16,9 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.methods import low_rank
 from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
-from qartsr_lib.methods.low_rank import (
-    MERGED_DIVISOR,
-    SIDE_DIVISOR,
-    kaiming_start,
-    scaled_rank,
-    side_branch,
-    truncated_svd,
-)
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
@@ -54,12 +47,12 @@ class FinetuneLayer(ChannelScaledLayer):
         super()._add_quantizers(config, name)
         weight = self.weight.detach()
         side, merged = (
-            scaled_rank(weight, divisor) if rank is None else min(rank, weight[0].numel(), len(weight))
-            for rank, divisor in ((side_rank, SIDE_DIVISOR), (merged_rank, MERGED_DIVISOR))
+            low_rank.scaled_rank(weight, divisor) if rank is None else min(rank, weight[0].numel(), len(weight))
+            for rank, divisor in ((side_rank, low_rank.SIDE_DIVISOR), (merged_rank, low_rank.MERGED_DIVISOR))
         )
-        self.side_out, self.side_in = (nn.Parameter(factor.clone()) for factor in truncated_svd(weight, side))
+        self.side_out, self.side_in = (nn.Parameter(factor.clone()) for factor in low_rank.truncated_svd(weight, side))
         self.merged_out = nn.Parameter(weight.new_zeros(len(weight), merged))
-        self.merged_in = nn.Parameter(kaiming_start(merged, weight[0].numel(), weight))
+        self.merged_in = nn.Parameter(low_rank.kaiming_start(merged, weight[0].numel(), weight))
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         """L, F, phi and the bounds of all quantizers; never W or B."""
@@ -79,7 +72,7 @@ class FinetuneLayer(ChannelScaledLayer):
         return replace(super().inference_parts(), side_out=self.side_out, side_in=self.side_in)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
-        return side_branch(self, x)
+        return low_rank.side_branch(self, x)
 
     def _in_few_passes(self, x: torch.Tensor) -> torch.Tensor:
         quantized, narrow = few_passes.enter(self, x, self.side_in)

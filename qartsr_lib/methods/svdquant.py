@@ -88,15 +88,13 @@ class SmoothedLayer(ChannelScaledLayer):
         self.forget()
 
     def set_phi(self, log_phi: torch.Tensor) -> None:
-        """Take phi, L from the smoothed weight, and the ranges that belong to them."""
+        """Take phi, and L from the smoothed weight."""
         self.log_phi.copy_(log_phi)
         self._set_side(*truncated_svd(self.times_phi(self.weight), len(self.side_in)))
-        self.set_ranges()
 
     def output_error(self) -> float:
         """Sum over kept inputs of the output's mean squared distance to the float layer's."""
-        weight, bias = self._quantize_parameters()
-        error = 0.0
+        (weight, bias), error = self._quantize_parameters(), 0.0
         for x, wanted in zip(self._inputs, self._wanted, strict=True):
             quantized = self.quantized_input(self.scaled_input(x))
             error += float(F.mse_loss(self._operate(quantized, weight, bias) + self.correction(x), wanted))
@@ -107,24 +105,22 @@ class SmoothedLayer(ChannelScaledLayer):
         for _ in range(REFINEMENTS if self.weight_quantizer is not None else 0):
             kept = self.side_out.clone(), self.side_in.clone()
             self._set_side(*truncated_svd(whole - self.weight_quantizer(self.folded_weight()), len(self.side_in)))
-            self.weight_quantizer.set_range_from(self.folded_weight())
             now = self.output_error()
             if now >= error:
                 self._set_side(*kept)
-                self.weight_quantizer.set_range_from(self.folded_weight())
                 return
             error = now
 
     def _set_side(self, side_out: torch.Tensor, side_in: torch.Tensor) -> None:
         self.side_out.copy_(side_out)
         self.side_in.copy_(side_in)
+        self.set_ranges()
 
 
 def _candidates(inputs: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Tensor]:
-    """deepcompressor's log phi: phi = max|x|^a / max|W|^b for (a, b) = (0, 0), (a, 0), (a, 1 - a), a = 1/20 .. 19/20.
+    """deepcompressor's log phi from log max|x| and log max|W|, (c_in,) each.
 
-    Args:
-        inputs, weight: log max|x| and log max|W|, (c_in,) each.
+    phi = max|x|^a / max|W|^b for (a, b) = (0, 0), (a, 0), (a, 1 - a), a = 1/20 .. 19/20.
     """
     yield torch.zeros_like(inputs)
     for step in range(1, GRID):

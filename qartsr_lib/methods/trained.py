@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +18,7 @@ from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
 from qartsr_lib.quant.states import quant_modules
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, is_large
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.training.finetuning.phases import Phase, batches_of, losses_of
+from qartsr_lib.training.finetuning.phases import Phase, Term, batches_of, everything, losses_of
 
 TEACHERS = ("float32", "bfloat16")
 
@@ -45,7 +44,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("images", "batch"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if type(value) is not int or value < 1:
                 raise QartsrError(f"option {name}={value!r}: choose a whole number of at least 1")
         if not isinstance(self.rate, (int, float)) or not self.rate > 0:
             raise QartsrError(f"option rate={self.rate!r}: choose a number above 0")
@@ -60,11 +59,13 @@ class TrainedMethod(Method):
     Attributes:
         layer_kind: entry of quant.layers.LAYER_KINDS.
         rates: (kind of parameter, the method's published learning rate) pairs.
+        terms: of the loss, in the plan that trains everything at once.
         own_options: options beside those of Budget, with their defaults.
     """
 
     layer_kind: ClassVar[str]
     rates: ClassVar[tuple[tuple[str, float], ...]]
+    terms: ClassVar[tuple[Term, ...]]
     own_options: ClassVar[dict[str, object]] = {}
     trains = True
 
@@ -78,9 +79,9 @@ class TrainedMethod(Method):
     def scheme(self) -> QuantScheme:
         return replace(SHARED_SETTING, layer_kind=self.layer_kind, layer_options=self.layer_options)
 
-    @abstractmethod
     def phases(self, backbone: nn.Module, images: int, seed: int, **own) -> list[Phase]:
         """The plan that spends `images` on `backbone`."""
+        return [Phase(everything(backbone), images, self.terms)]
 
     def build(
         self,

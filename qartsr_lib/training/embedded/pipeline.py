@@ -23,16 +23,9 @@ from qartsr_lib.base.files import write_atomically, write_text
 from qartsr_lib.base.machine import checked
 from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr, psnr_y, read_image, upscale_bicubic
+from qartsr_lib.training.embedded import stages
 from qartsr_lib.training.embedded.crops import CROP, Crops
 from qartsr_lib.training.embedded.loop import Schedule
-from qartsr_lib.training.embedded.stages import (
-    LATENT_WEIGHT,
-    State,
-    train_prior,
-    train_recipe,
-    train_vae,
-    train_warm_up,
-)
 
 #: Chosen on BSDS500/val (DEVIATIONS.md); notebook 00 shows the learning curves.
 SCHEDULES = {
@@ -70,29 +63,29 @@ def train_all(options: argparse.Namespace) -> None:
     if validation:
         print("bicubic on the validation crops:", validation.baseline(), flush=True)
 
-    def stage(name: str, train: Callable[..., State], schedule: Schedule | None = None) -> State:
+    def stage(name: str, train: Callable[..., stages.State], schedule: Schedule | None = None) -> stages.State:
         return _stage(out, name, lambda: train(crops, schedule or schedules[name], out / name, device))
 
-    vae = stage("vae", train_vae)
-    prior = stage("prior", partial(train_prior, vae))
+    vae = stage("vae", stages.train_vae)
+    prior = stage("prior", partial(stages.train_prior, vae))
     for recipe in recipes:
-        start = stage("warm-up", partial(train_warm_up, vae, prior)) if RECIPES[recipe].scaled else prior
+        start = stage("warm-up", partial(stages.train_warm_up, vae, prior)) if RECIPES[recipe].scaled else prior
         for timestep in timesteps:
             name = weights_name(recipe, timestep).removesuffix(".safetensors")
-            train = partial(train_recipe, recipe, timestep, vae, start, validation)
+            train = partial(stages.train_recipe, recipe, timestep, vae, start, validation)
             stage(name, train, schedules.get(name, schedules[recipe]))
     models = [load_embedded(recipe, timestep, out) for recipe in recipes for timestep in timesteps]
     record = {
         "images": options.describe or options.images.name,
         "image_count": len(photographs),
         "crop": CROP,
-        "latent_weight": LATENT_WEIGHT,
+        "latent_weight": stages.LATENT_WEIGHT,
         "schedules": {name: asdict(schedule) for name, schedule in schedules.items()},
     }
     write_text(out / "training.json", json.dumps(record | _found(out, models, validation), indent=1) + "\n")
 
 
-def _stage(out: Path, name: str, make: Callable[[], State]) -> State:
+def _stage(out: Path, name: str, make: Callable[[], stages.State]) -> stages.State:
     """Weights of a stage as float32 tensors rounded to float16, made by `make` unless they exist."""
     path = out / f"{name}.safetensors"
     if not path.exists():
@@ -156,13 +149,13 @@ def _means(images: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, flo
 
 def _found(folder: Path, models: Sequence[OneStepSR], validation: Validation | None) -> Mapping[str, object]:
     """Of training.json: times, histories and validation quality of what was trained in `folder`."""
-    stages = [path for path in sorted(folder.glob("*.json")) if path.stem != "training"]
+    done = [path for path in sorted(folder.glob("*.json")) if path.stem != "training"]
     bounds = {"bicubic": validation.baseline()} if validation else {}
     frozen = [model for model in models if not RECIPES[model.name].trains_encoder]
     if validation and frozen:  # which hold the pretrained VAE unchanged
         bounds["reconstruction"] = validation.reconstruction(frozen[0])
     return {
-        "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in stages},
+        "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in done},
         "environment": provenance.environment("cpu"),
         "sizes": [backbone_size(model) for model in models if model.timestep == models[0].timestep],
         "time_shares": time_shares(models[0]).reset_index().to_dict("records"),

@@ -110,7 +110,12 @@ class Finetuner:
             QartsrError: a block that does not exist, or a checkpoint of another run.
             Diverged: a loss that is not finite.
         """
-        self._check(phases)
+        if not phases:
+            raise QartsrError(f"{self.label}: no phase to train")
+        named = {name for phase in phases for name in (*phase.blocks, *(phase.trained or ()))}
+        named |= {term.after for phase in phases for term in phase.terms if term.after}
+        for name in sorted(named - set(self.network.names)):
+            raise QartsrError(f"{self.label}: the backbone has no block {name!r}")
         done, history = self._resume(phases)
         left = sum(len(order) for order in batch_orders(phases, self.sizes, self.config.seed)[done:])
         try:
@@ -126,11 +131,11 @@ class Finetuner:
     def steps(self, phases: Sequence[Phase], done: int = 0, history: Sequence[Record] = ()) -> Iterator[Record]:
         """Carry out `phases` from number `done` on, a step whenever the next record is asked for.
 
-        `history` has the records of the phases before; the caller appends what this yields.
+        The caller appends what this yields to `history`, the records of the phases before.
         """
         orders = batch_orders(phases, self.sizes, self.config.seed)
         total = sum(self.sizes[batch] for order in orders for batch in order)
-        parts, plan = self._parts(phases), self._plan(phases)
+        parts, plan = self._parts(phases), self._plan(phases) if self.checkpoint else ""
         targets = Flows(self.teacher_network, _wanted(parts[done:]), self.room)
         passed = int(history[-1]["images"]) if history else 0
         for number in range(done, len(phases)):
@@ -219,15 +224,6 @@ class Finetuner:
                 tensor.copy_(value)
             self.optimizer.load_state_dict(state["optimizer"])
             return state["done"], state["history"]
-
-    def _check(self, phases: Sequence[Phase]) -> None:
-        if not phases:
-            raise QartsrError(f"{self.label}: no phase to train")
-        named = {name for phase in phases for name in (*phase.blocks, *(phase.trained or ()))}
-        named |= {term.after for phase in phases for term in phase.terms if term.after}
-        unknown = sorted(named - set(self.network.names))
-        if unknown:
-            raise QartsrError(f"{self.label}: the backbone has no block {unknown[0]!r}")
 
 
 def by_kind(modules: Sequence[QuantModule]) -> dict[str, list[torch.nn.Parameter]]:

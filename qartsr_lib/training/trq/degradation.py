@@ -135,15 +135,10 @@ def _noise(image: torch.Tensor, stage: Stage, rng: np.random.Generator) -> torch
         noise = rng.uniform(*stage.noise_sigma) / 255.0 * rng.standard_normal(shape)
     else:
         signal = np.tensordot(_GREY, clean, (0, 1))[:, None] if grey else clean
-        noise = rng.uniform(*stage.poisson_scale) * _poisson(signal, rng)
+        levels = np.clip(np.round(signal * 255.0), 0, 255) / 255.0
+        photons = 2 ** np.ceil(np.log2(len(np.unique(levels))))  # that a camera counts at white
+        noise = rng.uniform(*stage.poisson_scale) * (rng.poisson(levels * photons) / photons - levels)
     return torch.from_numpy((clean + noise).astype(clean.dtype)).clamp(0, 1)
-
-
-def _poisson(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shot noise of a camera that counts 2^ceil(log2(number of the image's levels)) photons at white."""
-    levels = np.clip(np.round(signal * 255.0), 0, 255) / 255.0
-    photons = 2 ** np.ceil(np.log2(len(np.unique(levels))))
-    return rng.poisson(levels * photons) / photons - levels
 
 
 def jpeg(image: torch.Tensor, quality: float) -> torch.Tensor:

@@ -26,8 +26,7 @@ from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.training.states import append_line, save_state, saved_state
 from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops
-from qartsr_lib.training.trq.networks import Generator, trained
-from qartsr_lib.training.trq.objectives import Distillation, Draw, Objective, OSEDiffLosses
+from qartsr_lib.training.trq.objectives import Distillation, Draw, Generator, Objective, OSEDiffLosses, trained
 
 UNFINISHED = "unfinished.pt"
 

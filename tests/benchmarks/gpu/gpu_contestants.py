@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from qartsr_lib.deploy.inference_form import inference_form
-from qartsr_lib.methods import METHODS, qartsr
+from qartsr_lib.methods import METHODS, low_rank
 from tests.benchmarks import fullsize
 from tests.benchmarks.gpu.int8_cuda import int8_cuda_form
 
@@ -46,7 +46,7 @@ class Models:
     @cached_property
     def simulation(self) -> nn.Module:
         """The method's layers as training finds them, but for a quick SVD: large exact ones take minutes."""
-        with mock.patch.object(qartsr, "truncated_svd", quick_svd):
+        with mock.patch.object(low_rank, "truncated_svd", quick_svd):
             student = METHODS.get(METHOD).untrained(self.fp32, BITS, [self.lq.flip(-1)])
         return inference_form(student, half=True)
 

@@ -1,9 +1,8 @@
 """EfficientDM (arXiv:2310.03270): a low-rank update merged into weights that are quantized already.
 
 Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, and only A, B and the quantizers' scales
-and offsets are trained (QALoRA). The temporal activation quantizer has one entry per timestep, hence one here. Named
-and not copied from the released code: skip and down-sampling convolutions that stay in full precision, and packing
-that leaves 3 bits out.
+and offsets are trained (QALoRA). Not copied from the released code: skip and down-sampling convolutions that stay in
+full precision, and packing that leaves 3 bits out.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS
 LORA_SHARE = 1 / 2500
 """Learning rate of A and B over the mean step size of the layer's weight (train_efficientdm.py)."""
 WEIGHT_STEP_RATE = 1e-6 * 2**6
-"""1e-6 for the steps themselves; here they are held over the power of two nearest them, about 2^-6 at 4 bits."""
+"""1e-6 for the steps themselves, which are held over the power of two nearest them, about 2^-6 at 4 bits."""
 
 
 @register_layers("lora")
@@ -29,8 +28,8 @@ class MergedLoraLayer(StepLayer):
 
     Attributes:
         base: W_int in floating point, the weight as first quantized; a buffer.
-        lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both in units of `lora_unit`, the
-            mean first step size, so that one learning rate is scale-aware.
+        lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both over `lora_unit`, the mean
+            first step size, so that one learning rate is scale-aware.
     """
 
     def _add_quantizers(self, config, name: str) -> None:

@@ -10,10 +10,8 @@ from torch import nn
 
 from qartsr_lib.quant.layers import QuantLayer, spread
 
-SIDE_DIVISOR = 80
-"""Of 16-bit side branches, which cost storage."""
-MERGED_DIVISOR = 10
-"""Of updates that are merged into the weight and cost nothing."""
+SIDE_DIVISOR = 80  # of 16-bit side branches, which cost storage
+MERGED_DIVISOR = 10  # of updates that are merged into the weight and cost nothing
 
 
 def scaled_rank(weight: torch.Tensor, divisor: int) -> int:

@@ -28,11 +28,7 @@ from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Z_H, Ph
 
 @register_layers("equivalent")
 class EquivalentLayer(ChannelScaledLayer):
-    """A layer with LET and LBQ.
-
-    Attributes:
-        offset_units: (c_in,), zero at the start; o in units of the power of two nearest the input's width.
-    """
+    """LET and LBQ. `offset_units`, (c_in,), is o over the power of two nearest the input's width, zero at the start."""
 
     quantizer_type = LearnedQuantizer
 
@@ -79,11 +75,9 @@ class PassionSR(TrainedMethod):
     rates = (("transformation", 1e-5), ("bounds", 1e-5))
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
-        shares = iter(split(images, 6))
-        plan = []
-        for blocks, (first, second) in zip(
-            three_parts(backbone), ((LATENT, LATENT), (NOISE, Z_H), (PIXELS, PIXELS)), strict=True
-        ):
+        terms = ((LATENT, LATENT), (NOISE, Z_H), (PIXELS, PIXELS))
+        shares, plan = iter(split(images, 6)), []
+        for blocks, (first, second) in zip(three_parts(backbone), terms, strict=True):
             plan.append(Phase(blocks, next(shares), (first,), trained=blocks, kinds=("transformation",)))
             plan.append(Phase((), next(shares), (second,), trained=blocks, kinds=("bounds",)))
         return plan

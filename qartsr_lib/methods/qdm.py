@@ -1,9 +1,7 @@
 """Q-DM (NeurIPS 2023), our port: no code was published.
 
-Quantization-aware training of all weights and of LSQ-like steps, by noise-estimating mimicking (NeM): the quantized
-network's noise is fitted to full precision's. With one timestep NeM is plain distillation. The VAE, which Q-DM never
-had, is fitted in the same manner at its two ends: z_L and the image. Timestep-aware quantization (TaQ) standardizes
-what the quantizers of attention products see, and the shared setting has none.
+Quantization-aware training of all weights and of LSQ-like steps by noise-estimating mimicking (NeM): the noise is
+fitted to full precision's, as are the VAE's two ends, z_L and the image. What is left out: DEVIATIONS.md.
 """
 
 from __future__ import annotations

@@ -3,15 +3,9 @@
     y = L1 L2 x~ + Q_W(W~ - L1 L2) Q_A(x~) + Q_B(B),    x~ = x / phi, W~ = phi W
 
 phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)), as long as the
-output error falls (deepcompressor). In the shared setting weights are quantized per channel and activations per tensor
-and statically.
-
-"SVDQuant [as released]" has the released code's quantizers: groups of 64, symmetric, activations dynamic per token,
-biases in full precision. Far finer than the shared setting, so it is a row of its own.
-
-The layers that deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) are quantized by both,
-convolutions with groups of input channels shared over the kernel: on a convolutional network nothing would be
-quantized otherwise.
+output error falls (deepcompressor). "SVDQuant [as released]" has the released code's far finer quantizers. What
+deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) is quantized by both: on a convolutional
+network nothing would be otherwise.
 """
 
 from __future__ import annotations
@@ -32,8 +26,7 @@ from qartsr_lib.quant.scheme import SHARED_SETTING
 
 REFINEMENTS = 100
 GRID = 20
-SAMPLES = 4
-"""Calibration images whose layer inputs are kept for the output errors."""
+SAMPLES = 4  # calibration images whose layer inputs are kept for the output errors
 
 
 @register_layers("smoothed")
@@ -136,7 +129,7 @@ class DynamicLayer(SmoothedLayer):
     input_quantizer_type = DynamicQuantizer
 
 
-GROUP = 64
+GROUP = 64  # of input channels; a convolution's are shared over the kernel, activations are dynamic per token
 RELEASED_SETTING = replace(
     SHARED_SETTING,
     weight_granularity=PerGroup(GROUP),

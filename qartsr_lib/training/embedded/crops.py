@@ -14,8 +14,7 @@ from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import from_uint8, read_image, resize_bicubic, to_uint8, upscale_bicubic
 
 CROP = 64
-REALISTIC_SHARE = 0.25
-"""Of the crops, degraded by the second-order pipeline; the rest bicubic."""
+REALISTIC_SHARE = 0.25  # of the crops, degraded by the second-order pipeline; the rest bicubic
 #: Photographs are also offered shrunk: smaller copies are sharper and carry finer structure.
 SHRINK_FACTORS = (1.0, 0.8, 0.6)
 

@@ -73,7 +73,10 @@ def train(
             optimizer.load_state_dict(state["optimizer"])
             first = state["step"]
     losses, started, steps = [], time.monotonic(), range(first, schedule.steps)
-    for step, data in zip(steps, progress(_prefetched(batch, steps, device), label), strict=True):
+    workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)  # make batches, where they can fork
+    workers = workers if "fork" in multiprocessing.get_all_start_methods() else 0
+    batches = DataLoader(steps, batch_size=None, collate_fn=batch, num_workers=workers)
+    for step, data in zip(steps, progress(batches, label), strict=True):
         with torch.autocast(device.type, dtype=torch.bfloat16):
             value = loss(send_to_device(data, device, non_blocking=True), step)
         optimizer.zero_grad(set_to_none=True)
@@ -92,10 +95,3 @@ def train(
             save_state(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done})
     for parameter in parameters:
         parameter.requires_grad_(False)
-
-
-def _prefetched(batch: Callable[[int], T], steps: range, device: torch.device) -> DataLoader:
-    """batch(step) for every step in order, made by other processes where they can fork: beside a GPU by all cores."""
-    workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
-    workers = workers if "fork" in multiprocessing.get_all_start_methods() else 0
-    return DataLoader(steps, batch_size=None, collate_fn=batch, num_workers=workers)

@@ -26,10 +26,7 @@ _SMALLEST = 1e-12
 
 
 def normalized_mse(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """||M_q(x) - M_fp(x)||^2 of Eq. (8) over the variance of M_fp(x).
-
-    Modules differ in scale by orders of magnitude; so divided, 1 means no better than a constant.
-    """
+    """||M_q(x) - M_fp(x)||^2 of Eq. (8) over the variance of M_fp(x): 1 is no better than a constant."""
     return F.mse_loss(student, target) / target.var().clamp(min=_SMALLEST)
 
 
@@ -51,11 +48,7 @@ def vae_features_and_mse(device: torch.device) -> ImageLoss:
 
 @IMAGE_LOSSES.register("lpips+mse")
 def lpips_and_mse(device: torch.device) -> ImageLoss:
-    """2 x LPIPS (VGG, as OSEDiff trains) + MSE, by the package lpips; its VGG16 weights (0.5 GB) are not shipped.
-
-    Raises:
-        QartsrError: VGG16's weights are neither here nor to be fetched.
-    """
+    """2 x LPIPS (VGG, as OSEDiff trains) + MSE, by the package lpips; its VGG16 weights (0.5 GB) are not shipped."""
     import lpips  # a second, and only needed here
 
     from qartsr_lib.images.metrics.iqa import VGG16

@@ -64,11 +64,6 @@ class Generator(nn.Module):
         z_h = self.model.to_z_h(z_l, self.model.predict_noise(z_l).float())
         return z_h, self.model.decode(z_h).float().clamp(0, 1) if self.decodes else None
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Less memory, a third more time."""
-        self.model.unet.enable_gradient_checkpointing()
-        self.model.vae.enable_gradient_checkpointing()
-
 
 class Regularizer(nn.Module):
     """VSD's second network: the base UNet, weights shared, with a LoRA that learns the distribution of z_H.
@@ -105,22 +100,21 @@ def _train_only(network: nn.Module, words: tuple[str, ...]) -> None:
         parameter.requires_grad_(any(word in name for word in words))
 
 
-class Draw:
-    """Random numbers of one step, determined by all parts of `seed` and the same on every device."""
+def seeded(*parts: int) -> torch.Generator:
+    """Random numbers of one step, determined by all `parts` and, being made on the CPU, the same on every device."""
+    mixed = 0
+    for part in parts:
+        mixed = (mixed * 1_000_003 + part + 1) % (2**63)
+    return torch.Generator().manual_seed(mixed)
 
-    def __init__(self, *seed: int) -> None:
-        mixed = 0
-        for part in seed:
-            mixed = (mixed * 1_000_003 + part + 1) % (2**63)
-        self._generator = torch.Generator().manual_seed(mixed)
 
-    def noise(self, like: torch.Tensor) -> torch.Tensor:
-        """Standard normal, of the shape and device of `like`."""
-        return torch.randn(like.shape, generator=self._generator).to(like)
-
-    def indices(self, count: int, low: int, high: int, device: torch.device) -> torch.Tensor:
-        """`count` indices of the schedule, low <= t < high."""
-        return torch.randint(low, high, (count,), generator=self._generator).to(device)
+def noisy_latents(
+    z: torch.Tensor, low: int, high: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(noisy z, noise, indices of the schedule, low <= t < high, one per latent)."""
+    index = torch.randint(low, high, (len(z),), generator=generator).to(z.device)
+    eps = torch.randn(z.shape, generator=generator).to(z)
+    return add_noise(z, eps, index), eps, index
 
 
 class OSEDiffLosses:
@@ -145,19 +139,18 @@ class OSEDiffLosses:
         self.image_loss, self.frozen, self.prompt, self.negative = image_loss, frozen, prompt, negative
         self.regularizer: nn.Module = Regularizer(frozen, seed, regularizer)
 
-    def loss(self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor, draw: Draw) -> Loss:
-        data, vsd = self.image_loss(image, batch[0]), self.vsd(z_h, draw)
+    def loss(self, batch: Batch, z_h: torch.Tensor, image: torch.Tensor, generator: torch.Generator) -> Loss:
+        data, vsd = self.image_loss(image, batch[0]), self.vsd(z_h, generator)
         return data + vsd, {"image": data.item(), "vsd": vsd.item()}
 
-    def vsd(self, z_h: torch.Tensor, draw: Draw) -> torch.Tensor:
+    def vsd(self, z_h: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """A term whose gradient by z_H is 2 g / numel, g = (x0 of the regularizer - x0 of the frozen model) / w.
 
         w is the mean distance of z_H to the latter, per image. All of it is in the space of latents.
         """
         with torch.no_grad():
             z = z_h.detach()
-            index = draw.indices(len(z), *VSD_INDICES, z.device)
-            noisy = add_noise(z, draw.noise(z), index)
+            noisy, _, index = noisy_latents(z, *VSD_INDICES, generator)
             learned = clean(noisy, self.regularizer(noisy, index, self.prompt), index)
             guided = clean(noisy, self._guided(noisy, index), index)
             weight = (z - guided).abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=_SMALLEST_WEIGHT)
@@ -172,12 +165,10 @@ class OSEDiffLosses:
         )
         return unwanted + GUIDANCE * (wanted - unwanted)
 
-    def regularizer_loss(self, network: nn.Module, z_h: torch.Tensor, draw: Draw) -> torch.Tensor:
+    def regularizer_loss(self, network: nn.Module, z_h: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The diffusion loss by which the regularizer follows the generator; `network` is it, as prepared."""
-        z = z_h.detach()
-        index = draw.indices(len(z), 0, NUM_STEPS, z.device)
-        eps = draw.noise(z)
-        return F.mse_loss(network(add_noise(z, eps, index), index, self.prompt), eps)
+        noisy, eps, index = noisy_latents(z_h.detach(), 0, NUM_STEPS, generator)
+        return F.mse_loss(network(noisy, index, self.prompt), eps)
 
 
 class Distillation:
@@ -192,7 +183,7 @@ class Distillation:
     def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.teacher = teacher
 
-    def loss(self, batch: Batch, z_h: torch.Tensor, image: None, draw: Draw) -> Loss:
+    def loss(self, batch: Batch, z_h: torch.Tensor, image: None, generator: torch.Generator) -> Loss:
         with torch.no_grad():
             target = self.teacher(batch[1]).float()
         loss = F.mse_loss(z_h, target)

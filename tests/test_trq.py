@@ -20,7 +20,6 @@ from qartsr_lib.training.trq.objectives import (
     Generator,
     OSEDiffLosses,
     Regularizer,
-    add_noise,
     clean,
     noisy_latents,
     seeded,
@@ -211,7 +210,7 @@ def test_vsd_has_the_published_gradient():
 
 def test_noise_can_be_taken_away_again():
     index, z, eps = torch.tensor([0, 499, 979]), torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
-    assert torch.allclose(clean(add_noise(z, eps, index), eps, index), z, atol=1e-5)
+    assert torch.allclose(clean(schedule.add_noise(z, eps, index), eps, index), z, atol=1e-5)
 
 
 def test_draws_depend_on_every_part_of_the_seed():

@@ -25,19 +25,12 @@ from qartsr_lib.quant.states import calibrate, calibrate_once, quant_modules
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What a method returns.
+    """What a method returns."""
 
-    Attributes:
-        backbone: quantized, with the interface of the backbone given (upscale, stages, ...).
-        steps: images passed forward and backward; 0 without training.
-        history: one record per training step, see finetuning.engine.Finetuner.run.
-        note: what every row of this model must say beside its numbers, such as the loss it was trained by.
-    """
-
-    backbone: nn.Module
-    steps: int = 0
-    history: Sequence[Mapping[str, float]] = ()
-    note: str = ""
+    backbone: nn.Module  # quantized, with the interface of the backbone given (upscale, stages, ...)
+    steps: int = 0  # images passed forward and backward; 0 without training
+    history: Sequence[Mapping[str, float]] = ()  # one record per training step, see finetuning.engine.Finetuner.run
+    note: str = ""  # what every row of this model must say beside its numbers, such as the loss it was trained by
 
     @cached_property
     def report(self) -> pd.DataFrame:
@@ -51,21 +44,13 @@ class MethodResult:
 
 
 class Method(ABC):
-    """A way to quantize a backbone.
+    """A way to quantize a backbone."""
 
-    Attributes:
-        name: key of the registry and the command line, e.g. "maxmin".
-        label: name in tables, e.g. "MaxMin".
-        options: names of the keyword options that `build` accepts.
-        trains: whether `build` takes long enough to keep its result, and accepts `checkpoint=FILE` to continue.
-        only: fnmatch patterns of the layers that are quantized.
-    """
-
-    name: str
-    label: str
-    options: tuple[str, ...] = ()
-    trains: bool = False
-    only: tuple[str, ...] = EVERYTHING
+    name: str  # key of the registry and the command line, e.g. "maxmin"
+    label: str  # name in tables, e.g. "MaxMin"
+    options: tuple[str, ...] = ()  # names of the keyword options that `build` accepts
+    trains: bool = False  # `build` takes long enough to keep its result, and accepts `checkpoint=FILE` to continue
+    only: tuple[str, ...] = EVERYTHING  # fnmatch patterns of the layers that are quantized
 
     @abstractmethod
     def build(

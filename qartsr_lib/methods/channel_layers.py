@@ -19,15 +19,13 @@ from qartsr_lib.quant.layers import InferenceParts, LayerConfig, QuantLayer
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import QuantState
 
-PHI_EXPONENT = 0.3
 _SMALLEST = 1e-6  # of the maxima that phi comes from: dead channels give no factor
 
 
 class ChannelScaledLayer(QuantLayer):
-    """Base of the three. Calibration records the range of every input channel; `start` then sets phi and all ranges.
+    """Base of the three: calibration records the range of every input channel, `start` then sets phi and all ranges.
 
-    Attributes:
-        log_phi: (c_in,); phi = exp(log_phi) stays positive.
+    `log_phi` is (c_in,); phi = exp(log_phi) stays positive.
     """
 
     def _add_quantizers(self, config: LayerConfig, name: str) -> None:
@@ -91,11 +89,7 @@ class ChannelScaledLayer(QuantLayer):
         self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
 
     def largest(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Largest magnitude per input channel, (c_in,) each, of input and weight; never 0.
-
-        Raises:
-            QartsrError: nothing was observed.
-        """
+        """Largest magnitude per input channel, (c_in,) each, of input and weight; never 0."""
         if self._lowest is None:
             raise QartsrError(f"{self.name}: nothing observed; run calibrate() over some images before start()")
         weight = self.weight.abs().movedim(1, 0).flatten(1).amax(dim=1)
@@ -106,11 +100,10 @@ class ChannelScaledLayer(QuantLayer):
     def start(self) -> None:
         """Set phi = (max|x| / max|W|)^0.3 per input channel (PassionSR's released configuration), then all ranges.
 
-        Raises:
-            QartsrError: nothing was observed, or not finite values.
+        A QartsrError where nothing was observed, or not finite values.
         """
         inputs, weight = self.largest()
-        self.log_phi.copy_(PHI_EXPONENT * (inputs / weight).log())
+        self.log_phi.copy_(0.3 * (inputs / weight).log())
         self.set_ranges()
         self.forget()
 

@@ -25,21 +25,13 @@ TEACHERS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Budget:
-    """What a trained method may spend; the same for every method of a comparison.
+    """What a trained method may spend; the same for every method of a comparison."""
 
-    Attributes:
-        images: calibration images passed forward and backward, repetitions counted.
-        batch: images per step.
-        rate: factor on all of the method's own learning rates.
-        image_loss: name in finetuning.losses.IMAGE_LOSSES, for methods whose paper fixes none.
-        teacher: precision in which full precision is imitated, one of TEACHERS.
-    """
-
-    images: int = 256
-    batch: int = 1
-    rate: float = 1.0
-    image_loss: str = "vae-features+mse"
-    teacher: str = TEACHERS[0]
+    images: int = 256  # passed forward and backward, repetitions counted
+    batch: int = 1  # images per step
+    rate: float = 1.0  # factor on all of the method's own learning rates
+    image_loss: str = "vae-features+mse"  # in finetuning.losses.IMAGE_LOSSES, for methods whose paper fixes none
+    teacher: str = TEACHERS[0]  # precision in which full precision is imitated
 
     def __post_init__(self) -> None:
         for name in ("images", "batch"):
@@ -54,19 +46,12 @@ class Budget:
 
 
 class TrainedMethod(Method):
-    """Base of the finetuned methods, in the shared quantization setting; `layer_options` are of the layer kind.
+    """Base of the finetuned methods, in the shared quantization setting; `layer_options` are of the layer kind."""
 
-    Attributes:
-        layer_kind: entry of quant.layers.LAYER_KINDS.
-        rates: (kind of parameter, the method's published learning rate) pairs.
-        terms: of the loss, in the plan that trains everything at once.
-        own_options: options beside those of Budget, with their defaults.
-    """
-
-    layer_kind: ClassVar[str]
-    rates: ClassVar[tuple[tuple[str, float], ...]]
-    terms: ClassVar[tuple[Term, ...]]
-    own_options: ClassVar[dict[str, object]] = {}
+    layer_kind: ClassVar[str]  # in quant.layers.LAYER_KINDS
+    rates: ClassVar[tuple[tuple[str, float], ...]]  # (kind of parameter, the published learning rate) pairs
+    terms: ClassVar[tuple[Term, ...]]  # of the loss, in the plan that trains everything at once
+    own_options: ClassVar[dict[str, object]] = {}  # options beside those of Budget, with their defaults
     trains = True
 
     def __init__(self, name: str, label: str, **layer_options) -> None:

@@ -59,17 +59,24 @@ def train_prior(vae: State, crops: Crops, schedule: Schedule, folder: Path, devi
     model = _beside_frozen_vae(unet, vae, device)
 
     def loss(hr: torch.Tensor, step: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
             latents = model.encode(hr).float()
-        index = torch.randint(noise.NUM_STEPS, (len(latents),), generator=generator)
-        index, eps = index.to(latents.device), torch.randn(latents.shape, generator=generator).to(latents)
+        noisy, eps, index = noisy_latents(latents, 0, noise.NUM_STEPS, torch.Generator().manual_seed(step))
         prompt = model.prompt_embedding.expand(len(latents), -1, -1)
-        return F.mse_loss(unet(noise.add_noise(latents, eps, index), index, prompt).sample.float(), eps)
+        return F.mse_loss(unet(noisy, index, prompt).sample.float(), eps)
 
     batch = partial(crops.hr, schedule.batch_size, schedule.seed)
     train(unet, unet.parameters(), batch, loss, schedule, folder, "initial UNet")
     return unet.state_dict()
+
+
+def noisy_latents(
+    z: torch.Tensor, low: int, high: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(noisy z, noise, indices of the schedule, low <= t < high, one per latent); drawn on the CPU."""
+    index = torch.randint(low, high, (len(z),), generator=generator).to(z.device)
+    eps = torch.randn(z.shape, generator=generator).to(z)
+    return noise.add_noise(z, eps, index), eps, index
 
 
 def _beside_frozen_vae(unet: nn.Module, vae: State, device: str) -> OneStepSR:
@@ -164,7 +171,7 @@ def train_one_step(
     folder: Path,
     validate: Validate | None = None,
     trains_encoder: bool = True,
-) -> OneStepSR:
+) -> None:
     """Train UNet and, if asked, encoder by `restoration_loss`, with latents of the VAE as it is at the start.
 
     With scaled input, the UNet's conv_out is taken to predict noise / `noise_per_unit(T)` at the start.
@@ -190,7 +197,6 @@ def train_one_step(
     del model.unet.conv_out.forward  # back to the method of its class
     if model.scaled:
         model.unet.conv_out = model.unet.conv_out.folded()
-    return model
 
 
 def restoration_loss(stages: Stages, hr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

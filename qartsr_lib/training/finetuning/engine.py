@@ -17,9 +17,9 @@ from qartsr_lib.backbones.steps import in_bfloat16, steps
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.quant.states import QuantModule, QuantState, quant_modules
-from qartsr_lib.training.finetuning.flows import Flows, Network, Room
+from qartsr_lib.training.finetuning.flows import Flows, Network, Part, Room, wanted_by
 from qartsr_lib.training.finetuning.losses import ImageLoss, phase_loss
-from qartsr_lib.training.finetuning.phases import Phase, Term, batch_orders
+from qartsr_lib.training.finetuning.phases import Phase, batch_orders
 from qartsr_lib.training.states import save_state, saved_state
 
 Record = dict[str, float]
@@ -31,30 +31,12 @@ DECAY = 0.25
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How a run is optimized; the plan itself is a list of phases.
+    """How a run is optimized; the plan itself is a list of phases."""
 
-    Attributes:
-        rates: (kind of parameter, Adam's learning rate) pairs.
-        seed: of the order of the batches.
-        teacher: "bfloat16" runs the teacher under autocast; what it gives stays float32.
-        image_loss: its name, so that another one's checkpoint is not continued.
-    """
-
-    rates: tuple[tuple[str, float], ...]
-    seed: int = 0
-    teacher: str = "float32"
-    image_loss: str = ""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A phase on a network: what is quantized and trained by then, where it is entered, and its terms' positions."""
-
-    phase: Phase
-    quantized: Sequence[str]
-    trained: Sequence[str]
-    entry: int
-    terms: Sequence[tuple[Term, int]]
+    rates: tuple[tuple[str, float], ...]  # (kind of parameter, Adam's learning rate) pairs
+    seed: int = 0  # of the order of the batches
+    teacher: str = "float32"  # "bfloat16" runs it under autocast; what it gives stays float32
+    image_loss: str = ""  # its name, so that another one's checkpoint is not continued
 
 
 class Finetuner:
@@ -135,11 +117,11 @@ class Finetuner:
         """
         orders = batch_orders(phases, self.sizes, self.config.seed)
         total = sum(self.sizes[batch] for order in orders for batch in order)
-        parts, plan = self._parts(phases), self._plan(phases) if self.checkpoint else ""
-        targets = Flows(self.teacher_network, _wanted(parts[done:]), self.room)
+        parts, plan = self.network.parts(phases), self._plan(phases) if self.checkpoint else ""
+        targets = Flows(self.teacher_network, wanted_by(parts[done:]), self.room)
         passed = int(history[-1]["images"]) if history else 0
         for number in range(done, len(phases)):
-            targets.narrow(_wanted(parts[number:]))
+            targets.narrow(wanted_by(parts[number:]))
             self._begin(parts[number])
             entering = self.entering(parts[number], targets)
             for batch in orders[number]:
@@ -159,32 +141,22 @@ class Finetuner:
                 state |= {"tuned": [tensor.detach() for tensor in self._tuned]}
                 save_state(self.checkpoint, state | {"optimizer": self.optimizer.state_dict()})
 
-    def entering(self, part: _Part, targets: Flows) -> Flows:
+    def entering(self, part: Part, targets: Flows) -> Flows:
         """What enters a phase: the teacher's flows, unless blocks upstream are quantized and no longer trained."""
         changed = any(self.network.names.index(name) < part.entry for name in part.quantized)
         return Flows(self.network, [part.entry], self.room) if changed else targets
 
-    def _step(self, part: _Part, targets: Flows, entering: Flows, batch: int) -> tuple[float, dict[str, float]]:
+    def _step(self, part: Part, targets: Flows, entering: Flows, batch: int) -> tuple[float, dict[str, float]]:
         self.optimizer.zero_grad(set_to_none=True)
-        wanted, own = _wanted([part]), entering is not targets
+        wanted, own = wanted_by([part]), entering is not targets
         found = targets.at(batch, wanted - {part.entry} if own else wanted)
         flow = (entering.at(batch, [part.entry]) if own else found)[part.entry]
-        network = self.network, part.terms, part.entry
-        loss, by_quantity = phase_loss(*network, flow, found, self.image_loss, self.recompute)
+        loss, by_quantity = phase_loss(self.network, part, flow, found, self.image_loss, self.recompute)
         loss.backward()
         self.optimizer.step()
         return float(loss.detach()), by_quantity
 
-    def _parts(self, phases: Sequence[Phase]) -> list[_Part]:
-        parts, quantized = [], ()
-        for phase in phases:
-            quantized = (*quantized, *phase.blocks)
-            trained = quantized if phase.trained is None else phase.trained
-            terms = [(term, self.network.position(term)) for term in phase.terms]
-            parts.append(_Part(phase, quantized, trained, self.network.entry(trained), terms))
-        return parts
-
-    def _begin(self, part: _Part) -> None:
+    def _begin(self, part: Part) -> None:
         """Switch blocks and gradients to what a phase needs."""
         for module in quant_modules(self.student):
             module.set_state(QuantState.FULL_PRECISION)
@@ -238,8 +210,3 @@ def by_kind(modules: Sequence[QuantModule]) -> dict[str, list[torch.nn.Parameter
 def is_large(network: torch.nn.Module) -> bool:
     """Whether `network` is trained with little memory."""
     return parameter_count(network) > LARGE
-
-
-def _wanted(parts: Sequence[_Part]) -> set[int]:
-    """Positions at which phases enter or compare."""
-    return {part.entry for part in parts} | {position for part in parts for _, position in part.terms}

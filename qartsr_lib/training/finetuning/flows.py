@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from qartsr_lib.backbones.steps import Flow, Step
-from qartsr_lib.training.finetuning.phases import UNET_END, Term
+from qartsr_lib.training.finetuning.phases import UNET_END, Phase, Term
 
 MEMORY_SHARE = 0.5
 """Of the memory that is free when a run begins, what it may keep flows in."""
@@ -40,6 +40,22 @@ class Room:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A phase on a network: what is quantized and trained by then, where it is entered, and its terms' positions."""
+
+    phase: Phase
+    quantized: Sequence[str]
+    trained: Sequence[str]
+    entry: int
+    terms: Sequence[tuple[Term, int]]
+
+
+def wanted_by(parts: Sequence[Part]) -> set[int]:
+    """Positions at which phases enter or compare."""
+    return {part.entry for part in parts} | {position for part in parts for _, position in part.terms}
+
+
+@dataclass(frozen=True)
 class Network:
     """A backbone as a chain of steps (backbones.steps.steps), and the upscaled batches for it, (N, 3, H, W) each."""
 
@@ -51,15 +67,21 @@ class Network:
         """Names of the blocks in inference order."""
         return [name for name, _ in self.chain]
 
-    def entry(self, blocks: Sequence[str]) -> int:
-        """Index of the first of `blocks` in the chain."""
-        return min(self.names.index(name) for name in blocks)
-
     def position(self, term: Term) -> int:
         """Index of the step before which the quantity of `term` is there; len(chain) for the image."""
         if term.quantity == "image":
             return len(self.chain)
         return self.names.index(UNET_END if term.quantity == "noise" else term.after) + 1
+
+    def parts(self, phases: Sequence[Phase]) -> list[Part]:
+        """`phases` on this network, which is entered at the first trained block."""
+        parts, quantized = [], ()
+        for phase in phases:
+            quantized = (*quantized, *phase.blocks)
+            trained = quantized if phase.trained is None else phase.trained
+            terms = [(term, self.position(term)) for term in phase.terms]
+            parts.append(Part(phase, quantized, trained, min(map(self.names.index, trained)), terms))
+        return parts
 
 
 class Flows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,7 @@ from qartsr_lib.backbones.features import pretrained_distance
 from qartsr_lib.backbones.steps import Flow
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.training.finetuning.flows import Network
-from qartsr_lib.training.finetuning.phases import Term
+from qartsr_lib.training.finetuning.flows import Network, Part
 
 #: Image loss: (student's images, full-precision images), both (N, 3, H, W) nominally in [0, 1] -> scalar.
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -67,30 +66,23 @@ def lpips_and_mse(device: torch.device) -> ImageLoss:
 
 
 def phase_loss(
-    student: Network,
-    terms: Sequence[tuple[Term, int]],
-    entry: int,
-    flow: Flow,
-    targets: Mapping[int, Flow],
-    image_loss: ImageLoss,
-    recompute: bool,
+    student: Network, part: Part, flow: Flow, targets: Mapping[int, Flow], image_loss: ImageLoss, recompute: bool
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """(The sum of `terms`, its parts by quantity), from where the first trained block begins to the last term.
+    """(The sum of the terms of `part`, the same by quantity), from where the first trained block begins.
 
     Args:
         student: the quantized network.
-        terms: the summands, with their positions.
-        entry, flow: position at which `student` is entered, and what enters.
+        flow: what enters it there.
         targets: the full-precision flows at the terms' positions.
         recompute: keep only what flows between blocks for the backward pass, and compute each block's inside again.
     """
     found = {}
-    for position in range(entry, max(position for _, position in terms)):
+    for position in range(part.entry, max(position for _, position in part.terms)):
         step = student.chain[position][1]
         flow = checkpoint(step, flow, use_reentrant=False, preserve_rng_state=False) if recompute else step(flow)
         found[position + 1] = flow
     losses, parts = [], {}
-    for term, position in terms:
+    for term, position in part.terms:
         pair = (flows[position] for flows in (found, targets))
         images = (flow.eps if term.quantity == "noise" else flow.x for flow in pair)
         losses.append((image_loss if term.quantity == "image" else normalized_mse)(*images))

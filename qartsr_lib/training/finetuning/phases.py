@@ -38,21 +38,13 @@ _NAMES = {LATENT: "z_L", NOISE: "noise", Z_H: "z_H", PIXELS: "image"}
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a run.
+    """One part of a run."""
 
-    Attributes:
-        blocks: names of those that become quantized here; may be none.
-        images: how many pass forward and backward.
-        terms: the summands of the loss.
-        trained: the only quantized blocks that are trained; None for all.
-        kinds: the only kinds of parameters that are (see QuantModule.tuned_parameters); None for all.
-    """
-
-    blocks: tuple[str, ...]
-    images: int
-    terms: tuple[Term, ...]
-    trained: tuple[str, ...] | None = None
-    kinds: tuple[str, ...] | None = None
+    blocks: tuple[str, ...]  # names of those that become quantized here; may be none
+    images: int  # how many pass forward and backward
+    terms: tuple[Term, ...]  # the summands of the loss
+    trained: tuple[str, ...] | None = None  # the only quantized blocks that are trained; None for all
+    kinds: tuple[str, ...] | None = None  # the only kinds of QuantModule.tuned_parameters that are; None for all
 
 
 def in_order(groups: Sequence[tuple[str, ...]], order: str, seed: int) -> list[tuple[str, ...]]:

@@ -12,13 +12,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.osediff_checkpoint import attach_, unet_targets, vae_targets
-from qartsr_lib.backbones.schedule import NUM_STEPS, add_noise, clean
-from qartsr_lib.training.embedded.stages import keep_float32
+from qartsr_lib.backbones.schedule import NUM_STEPS, clean
+from qartsr_lib.training.embedded.stages import keep_float32, noisy_latents
 from qartsr_lib.training.finetuning.losses import ImageLoss
 
 RANK = 4
@@ -37,13 +36,7 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
-        timestep: int,
-        prompt_embedding: torch.Tensor,
-        decodes: bool,
-        seed: int = 0,
+        self, unet: nn.Module, vae: nn.Module, timestep: int, prompt: torch.Tensor, decodes: bool, seed: int = 0
     ) -> None:
         super().__init__()
         unet, vae = shared(unet), shared(vae)
@@ -52,7 +45,7 @@ class Generator(nn.Module):
         first = unet.conv_in.base_layer
         for name, parameter in list(first.named_parameters()):
             setattr(first, name, nn.Parameter(parameter.detach().clone()))
-        self.model, self.decodes = OneStepSR("osediff", timestep, vae, unet, prompt_embedding), decodes
+        self.model, self.decodes = OneStepSR("osediff", timestep, vae, unet, prompt), decodes
         _train_only(unet, ("lora_", "conv_in."))
         _train_only(vae, ("lora_",))
         keep_float32(unet.conv_out)  # Eq. (6) amplifies the rounding of eps and of z_L
@@ -71,7 +64,7 @@ class Regularizer(nn.Module):
     `kind` is one of config.REGULARIZERS.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, seed: int = 0, kind: str = "paper") -> None:
+    def __init__(self, unet: nn.Module, seed: int = 0, kind: str = "paper") -> None:
         super().__init__()
         self.unet, targets = shared(unet), unet_targets(unet)
         if kind == "released":
@@ -106,15 +99,6 @@ def seeded(*parts: int) -> torch.Generator:
     for part in parts:
         mixed = (mixed * 1_000_003 + part + 1) % (2**63)
     return torch.Generator().manual_seed(mixed)
-
-
-def noisy_latents(
-    z: torch.Tensor, low: int, high: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(noisy z, noise, indices of the schedule, low <= t < high, one per latent)."""
-    index = torch.randint(low, high, (len(z),), generator=generator).to(z.device)
-    eps = torch.randn(z.shape, generator=generator).to(z)
-    return add_noise(z, eps, index), eps, index
 
 
 class OSEDiffLosses:

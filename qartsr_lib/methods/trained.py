@@ -69,16 +69,10 @@ class TrainedMethod(Method):
         return [Phase(everything(backbone), images, self.terms)]
 
     def build(
-        self,
-        backbone: nn.Module,
-        bits: str | Bits,
-        calibration_images: list[torch.Tensor],
-        *,
-        seed: int = 0,
-        checkpoint: Path | None = None,
-        **options,
+        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
     ) -> MethodResult:
-        """See Method.build; `checkpoint` is a file with which an interrupted training continues."""
+        """See Method.build; option `checkpoint` is a file with which an interrupted training continues."""
+        checkpoint: Path | None = options.pop("checkpoint", None)
         self.check_options(options)
         own = {name: options.pop(name, default) for name, default in self.own_options.items()}
         budget, bits = Budget(**options), parse_bits(bits)

@@ -85,7 +85,7 @@ def _beside_frozen_vae(unet: nn.Module, vae: State, device: str) -> OneStepSR:
 
 
 class OutputGain(nn.Module):
-    """conv_out followed by a constant factor (`noise_per_unit`), so that its weights train at one scale for every T."""
+    """conv_out times a constant (`noise_per_unit`), so that its weights train at one scale for every T."""
 
     def __init__(self, conv: nn.Conv2d, gain: float) -> None:
         super().__init__()

@@ -130,15 +130,12 @@ class QArtSR(TrainedMethod):
         for_rpq, plan = round(images * rpq), []
         if for_rpq:
             shares = split(for_rpq, len(groups))
-            plan = [Phase(group, share, _terms(group, loss)) for group, share in zip(groups, shares, strict=True)]
+            terms = [tuple(Term(q, group[-1] if q == "features" else "") for q in LOSSES[loss]) for group in groups]
+            plan = [Phase(*part) for part in zip(groups, shares, terms, strict=True)]
         if images > for_rpq:
             everything = tuple(name for group in groups for name in group)
             plan.append(Phase(() if for_rpq else everything, images - for_rpq, (Term("image"),)))
         return plan
-
-
-def _terms(group: tuple[str, ...], loss: str) -> tuple[Term, ...]:
-    return tuple(Term(quantity, group[-1] if quantity == "features" else "") for quantity in LOSSES[loss])
 
 
 #: r' is EfficientDM's, r fits Table 2's constant term; both made for 320 to 1,280 channels.

@@ -124,7 +124,7 @@ def _candidates(inputs: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Te
 
 @register_layers("smoothed-dynamic")
 class DynamicLayer(SmoothedLayer):
-    """SmoothedLayer whose activation quantizer has no range to be set."""
+    """One whose activation quantizer has no range to be set."""
 
     input_quantizer_type = DynamicQuantizer
 

@@ -61,7 +61,7 @@ def train_all(options: argparse.Namespace) -> None:
     crops = Crops(photographs)
     validation = Validation(list_images(options.validation)[:24]) if options.validation else None
     if validation:
-        print("bicubic on the validation crops:", validation.baseline(), flush=True)
+        print("bicubic on the validation crops:", validation.score(upscale_bicubic), flush=True)
 
     def stage(name: str, train: Callable[..., stages.State], schedule: Schedule | None = None) -> stages.State:
         return _stage(out, name, lambda: train(crops, schedule or schedules[name], out / name, device))
@@ -123,10 +123,6 @@ class Validation:
         """psnr_y and psnr_rgb of the HR crops themselves after encoder and decoder: what bounds the upscaling."""
         return _means([(model.decode(model.encode(hr)).clamp(0, 1), hr) for _, hr in self._pairs["bicubic"]])
 
-    def baseline(self) -> dict[str, float]:
-        """Quality of bicubic upscaling."""
-        return self.score(upscale_bicubic)
-
     @torch.no_grad()
     def contributions(self, model: OneStepSR) -> dict[str, dict[str, float]]:
         """Quality of the model, with its noise set to zero, and with z_H replaced by z_L."""
@@ -150,7 +146,7 @@ def _means(images: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, flo
 def _found(folder: Path, models: Sequence[OneStepSR], validation: Validation | None) -> Mapping[str, object]:
     """Of training.json: times, histories and validation quality of what was trained in `folder`."""
     done = [path for path in sorted(folder.glob("*.json")) if path.stem != "training"]
-    bounds = {"bicubic": validation.baseline()} if validation else {}
+    bounds = {"bicubic": validation.score(upscale_bicubic)} if validation else {}
     frozen = [model for model in models if not RECIPES[model.name].trains_encoder]
     if validation and frozen:  # which hold the pretrained VAE unchanged
         bounds["reconstruction"] = validation.reconstruction(frozen[0])

@@ -27,6 +27,7 @@ from qartsr_lib.images.image import header_size, random_crop, read_image
 FIRST = Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95))
 SECOND = Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
 SINC_PROBABILITY, FINAL_SINC_PROBABILITY = 0.1, 0.8
+HALF_SIZES = (3, 11)  # of kernels of 7, 9, ..., 21 pixels; end excluded
 #: Probability, isotropic, range of beta (a side of 1 is drawn first), plateau.
 _SHAPES = (
     (0.45, True, (1, 1), False),
@@ -50,9 +51,6 @@ class DegradedCrops(Dataset):
     Args:
         paths: photographs, read when needed; those with a side under `size`, a multiple of 8, are left out.
         first, count: numbers of the pairs, first .. first + count - 1.
-
-    Raises:
-        QartsrError: no photograph is large enough, or one cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], size: int, seed: int, first: int, count: int) -> None:
@@ -87,7 +85,7 @@ def degraded(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     image = jpeg(image, quality) if jpeg_first else image
     image = F.interpolate(image, [side // SCALE for side in size], mode=_mode(rng))
     if rng.random() < FINAL_SINC_PROBABILITY:
-        image = _filter(image, sinc_kernel(_half(rng), rng.uniform(np.pi / 3, np.pi)))
+        image = _filter(image, sinc_kernel(int(rng.integers(*HALF_SIZES)), rng.uniform(np.pi / 3, np.pi)))
     image = image if jpeg_first else jpeg(image, quality)
     image = F.interpolate(image, size, mode=_mode(rng))
     return (image * 255.0).round().clamp(0, 255) / 255.0
@@ -102,13 +100,8 @@ def _factor(stage: Stage, rng: np.random.Generator) -> float:
     return (rng.uniform(1, high), rng.uniform(low, 1), 1.0)[rng.choice(3, p=stage.resize_probabilities)]
 
 
-def _half(rng: np.random.Generator) -> int:
-    """Half of a kernel's size, which is one of 7, 9, ..., 21."""
-    return int(rng.integers(3, 11))
-
-
 def _kernel(stage: Stage, rng: np.random.Generator) -> torch.Tensor:
-    half = _half(rng)
+    half = int(rng.integers(*HALF_SIZES))
     if rng.random() < SINC_PROBABILITY:
         return sinc_kernel(half, rng.uniform(np.pi / (3 if half < 6 else 5), np.pi))
     _, isotropic, (low, high), plateau = _SHAPES[rng.choice(len(_SHAPES), p=[shape[0] for shape in _SHAPES])]

@@ -10,8 +10,7 @@ from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import list_images, luma, psnr, upscale_bicubic, write_png
-from qartsr_lib.training.embedded.crops import Crops
-from qartsr_lib.training.embedded.loop import Schedule, train
+from qartsr_lib.training.embedded.loop import Crops, Schedule, train
 from qartsr_lib.training.embedded.pipeline import Validation
 from qartsr_lib.training.embedded.stages import (
     LATENT_WEIGHT,

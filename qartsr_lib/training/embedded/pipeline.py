@@ -24,8 +24,7 @@ from qartsr_lib.base.machine import checked
 from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr, psnr_y, read_image, upscale_bicubic
 from qartsr_lib.training.embedded import stages
-from qartsr_lib.training.embedded.crops import CROP, Crops
-from qartsr_lib.training.embedded.loop import Schedule
+from qartsr_lib.training.embedded.loop import CROP, Crops, Schedule
 
 #: Chosen on BSDS500/val (DEVIATIONS.md); notebook 00 shows the learning curves.
 SCHEDULES = {

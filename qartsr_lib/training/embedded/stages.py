@@ -14,9 +14,8 @@ from torch import nn
 from qartsr_lib.backbones import schedule as noise
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
-from qartsr_lib.training.embedded.crops import Crops
 from qartsr_lib.training.embedded.initial import start_as_block_transform
-from qartsr_lib.training.embedded.loop import Schedule, train
+from qartsr_lib.training.embedded.loop import Crops, Schedule, train
 
 LATENT_WEIGHT = 0.3  # on the distance of z_H to the latents that the decoder was made for; DEVIATIONS.md
 KL_WEIGHT = 1e-4  # on the KL divergence per image value; keeps latents bounded, hardly blurs

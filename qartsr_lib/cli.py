@@ -55,9 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["bench"]:
         return _bench(words[1:])
     for length in (1, 2):
-        module, _ = PROGRAMS.get(" ".join(words[:length]), (None, ""))
-        if module:
-            return importlib.import_module(module).main(words[length:])
+        program, _ = PROGRAMS.get(" ".join(words[:length]), (None, ""))
+        if program:
+            module, _, function = program.partition(":")
+            return getattr(importlib.import_module(module), function)(words[length:])
 
     def run(options: argparse.Namespace) -> int | None:
         if arguments is None:  # this process does nothing else
@@ -268,15 +269,15 @@ COMMANDS = {
 }
 #: Programs with command lines of their own, which are given the remaining words -> (module with `main`, what it does).
 PROGRAMS = {
-    "reproduce": ("qartsr_lib.study.runner", "run the study's notebooks in order"),
-    "report": ("qartsr_lib.show.page", "write the web page of all results, and the README's tables"),
+    "reproduce": ("qartsr_lib.study.runner:main", "run the study's notebooks in order"),
+    "report": ("qartsr_lib.show.page:main", "write the web page of all results, and the README's tables"),
     "bench": ("", "time training steps of this checkout"),
     "train embedded": (
-        "qartsr_lib.training.embedded.__main__",
+        "qartsr_lib.training.command:embedded",
         "the small backbones that are shipped, from a folder of photographs",
     ),
     "train trq": (
-        "qartsr_lib.training.trq.__main__",
+        "qartsr_lib.training.command:trq",
         "OSEDiff for another timestep, from Stable Diffusion 2.1-base",
     ),
 }

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from test_qartsr_layers import converted, float_layers, jiggle
 from torch import nn
 
-import qartsr_lib.methods.qartsr_layers  # noqa: F401  registers the layer kind
+import qartsr_lib.methods.qartsr  # noqa: F401  registers the layer kind
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import QuantScheme

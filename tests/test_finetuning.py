@@ -10,14 +10,16 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.backbones.features import FeatureDistance
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.methods import qartsr_layers  # noqa: F401  registers the layers of Eq. 9
+from qartsr_lib.methods import qartsr  # noqa: F401  registers the layers of Eq. 9
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING, parse_bits
 from qartsr_lib.quant.states import QuantState, calibrate, quant_modules
+from qartsr_lib.training.finetuning import engine
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
-from qartsr_lib.training.finetuning.flows import GIB, FlowStore
+from qartsr_lib.training.finetuning.flows import Room
 from qartsr_lib.training.finetuning.losses import normalized_mse, perceptual_and_squared
-from qartsr_lib.training.finetuning.phases import Phase, Term, block_groups, in_order, split
+from qartsr_lib.training.finetuning.phases import Phase, Term, batch_orders, block_groups, in_order, split
+from tests.benchmarks.bench import PlainLoop
 
 RATES = (("side", 1e-3), ("merged", 1e-3), ("phi", 1e-3), ("bounds", 1e-3))
 IMAGE = Term("image")
@@ -50,10 +52,14 @@ def exact(teacher, start):
     return copy.deepcopy(teacher).double(), copy.deepcopy(start).double()
 
 
-def finetuner(teacher, student, loss=F.mse_loss, checkpoint=None, **config):
+def finetuner(teacher, student, loss=F.mse_loss, checkpoint=None, kind=Finetuner, **config):
     dtype = teacher.prompt_embedding.dtype
     batches = [torch.cat(lq_images(2, seed=seed)).to(dtype) for seed in (1, 2)]
-    return Finetuner(teacher, student, batches, loss, FinetuneConfig(RATES, **config), "test", checkpoint)
+    return kind(teacher, student, batches, loss, FinetuneConfig(RATES, **config), "test", checkpoint)
+
+
+def orders(run, phases):
+    return batch_orders(phases, run.sizes, run.config.seed)
 
 
 def reverse_phases(model, images=4, order="reverse"):
@@ -61,13 +67,12 @@ def reverse_phases(model, images=4, order="reverse"):
     return [Phase(group, images, (Term("features", group[-1]), IMAGE)) for group in groups]
 
 
-#: Options, and the share of GIB of flows that is kept in memory, and in files.
+#: Whether blocks are computed again for the backward pass, and the room for flows in GiB.
 WAYS = {
-    "cached": ({}, 1.0, 0),
-    "partly cached": ({}, 0.0005, 0),  # most is computed again
-    "in files": ({}, 0.0005, 1.0),
-    "nothing kept": ({}, 0, 0),
-    "less memory": ({"recompute": True}, 1.0, 0),
+    "cached": (False, 1.0),
+    "partly cached": (False, 0.0005),  # most is computed again
+    "nothing kept": (False, 0),
+    "less memory": (True, 1.0),
 }
 
 
@@ -75,10 +80,10 @@ WAYS = {
 def test_the_cache_changes_nothing_but_the_time(teacher, start, order):
     phases = reverse_phases(teacher, 2, order)
     plain = copy.deepcopy(start)
-    expected = finetuner(teacher, plain, cache=False).run(phases)
-    for way, (config, memory, files) in WAYS.items():
-        run = finetuner(teacher, model := copy.deepcopy(start), **config)
-        run.store = FlowStore(memory * GIB, files * GIB)
+    expected = finetuner(teacher, plain, kind=PlainLoop).run(phases)
+    for way, (recompute, memory) in WAYS.items():
+        run = finetuner(teacher, model := copy.deepcopy(start))
+        run.recompute, run.room = recompute, Room(memory * 2**30)
         history = run.run(phases)
         assert [{**record, "seconds": 0} for record in history] == [{**record, "seconds": 0} for record in expected], (
             way
@@ -89,7 +94,8 @@ def test_the_cache_changes_nothing_but_the_time(teacher, start, order):
 
 def test_recomputing_keeps_less_for_the_backward_pass(teacher, start):
     def kept(recompute: bool) -> int:
-        run, sizes = finetuner(teacher, copy.deepcopy(start), recompute=recompute), []
+        run, sizes = finetuner(teacher, copy.deepcopy(start)), []
+        run.recompute = recompute
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
             run.run([Phase(tuple(run.network.names), 2, (IMAGE,))])
         return sum(sizes)
@@ -111,7 +117,7 @@ def test_losses_against_hooks(exact, block):
     for module in quant_modules(reference):
         inside = module.name.startswith(tuple(f"{name}." for name in quantized)) or module.name in quantized
         module.set_state(QuantState.QUANTIZED if inside else QuantState.FULL_PRECISION)
-    batch = run.network.upscaled[run.schedule([phase])[0][0]]
+    batch = run.network.upscaled[orders(run, [phase])[0][0]]
     images = []
     for network in (reference, teacher):
         hook = network.get_submodule(block).register_forward_hook(lambda module, given, output: outputs.append(output))
@@ -133,7 +139,7 @@ def test_noise_term_against_the_stages(exact):
     reference = copy.deepcopy(start)
     for module in quant_modules(reference.vae):
         module.set_state(QuantState.FULL_PRECISION)
-    batch = run.network.upscaled[run.schedule([phase])[0][0]]
+    batch = run.network.upscaled[orders(run, [phase])[0][0]]
     with torch.no_grad():
         student, target = reference.stages(batch).eps, teacher.stages(batch).eps
     assert record["loss"] == pytest.approx(float(F.mse_loss(student, target) / target.var()), rel=1e-5)
@@ -160,8 +166,8 @@ def test_only_what_a_phase_names_is_trained(teacher, start):
     assert changed and all(key.startswith("vae.decoder.conv_out.") and key.endswith("_units") for key in changed)
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_quantized_upstream_that_is_no_longer_trained(exact, cache):
+@pytest.mark.parametrize("kind", [Finetuner, PlainLoop])
+def test_quantized_upstream_that_is_no_longer_trained(exact, kind, monkeypatch):
     """As PassionSR goes: encoder first, then the decoder behind the quantized encoder."""
     teacher, start = exact
     names = [name for name, _ in teacher.blocks_in_order()]
@@ -173,13 +179,14 @@ def test_quantized_upstream_that_is_no_longer_trained(exact, cache):
         Phase(encoder, 4, (Term("features", "vae.quant_conv"),)),
         Phase(decoder, 4, (IMAGE,), trained=decoder),
     ]
-    run = finetuner(teacher, model, cache=cache, decay=0.0)
+    monkeypatch.setattr(engine, "DECAY", 1e-9)  # as the first phase alone
+    run = finetuner(teacher, model, kind=kind)
     history = run.run(phases)
     reference = copy.deepcopy(start)
-    finetuner(teacher, reference, decay=0.0).run(phases[:1])
+    finetuner(teacher, reference).run(phases[:1])
     for module in quant_modules(reference.unet):
         module.set_state(QuantState.FULL_PRECISION)
-    batch = run.network.upscaled[run.schedule(phases)[1][0]]
+    batch = run.network.upscaled[orders(run, phases)[1][0]]
     with torch.no_grad():
         expected = F.mse_loss(reference(batch), teacher(batch))
     assert history[2]["loss"] == pytest.approx(float(expected), rel=1e-5)
@@ -267,11 +274,11 @@ def test_groups_cover_every_block_once_in_order(teacher):
 @pytest.mark.parametrize("shares", [[1] * 9, [5, 0, 3, 8], [2, 2, 2]])
 def test_whole_batches_never_exceed_the_plan_by_a_batch(teacher, start, shares):
     run = finetuner(teacher, copy.deepcopy(start))  # two batches of two
-    schedule = run.schedule([Phase((), share, (IMAGE,)) for share in shares])
+    schedule = orders(run, [Phase((), share, (IMAGE,)) for share in shares])
     assert sum(shares) <= 2 * sum(len(order) for order in schedule) < sum(shares) + 2
     for number in range(1, len(shares) + 1):
         assert 0 <= 2 * sum(len(order) for order in schedule[:number]) - sum(shares[:number]) < 2
-    (both,) = run.schedule([Phase((), 8, (IMAGE,))])
+    (both,) = orders(run, [Phase((), 8, (IMAGE,))])
     assert sorted(both) == [0, 0, 1, 1] and sorted(both[:2]) == [0, 1]  # every image once before any twice
 
 

@@ -1,10 +1,9 @@
-"""Where intermediate results are kept: limits, bits, full disk."""
+"""Where intermediate results are kept: room, bits, letting go."""
 
-import pytest
 import torch
 
 from qartsr_lib.backbones.steps import Flow
-from qartsr_lib.training.finetuning.flows import FlowStore, free_memory
+from qartsr_lib.training.finetuning.flows import Flows, Network, Room, free_memory
 
 SIZE = 4 * (2 * 3 + 5)  # bytes of one flow
 
@@ -19,46 +18,35 @@ def same(one: Flow, other: Flow) -> bool:
     return all(torch.equal(a, b) and a.stride() == b.stride() for a, b in pairs)
 
 
-def test_memory_first_then_files_then_nothing(tmp_path):
-    store = FlowStore(2 * SIZE, 1 * SIZE, tmp_path)
-    assert [store.put(number, flow(number)) for number in range(4)] == [True, True, True, False]
-    assert len(list(tmp_path.rglob("*.pt"))) == 1
-    for number in range(3):
-        assert number in store and same(store.get(number), flow(number))
-    assert 3 not in store
-    with pytest.raises(KeyError):
-        store.get(3)
+def chain(calls: list[int]) -> Network:
+    """Step number n makes flow(n + 1) and says that it ran."""
+    steps = [(str(n), lambda _, n=n: calls.append(n) or flow(n + 1)) for n in range(4)]
+    return Network(steps, [flow(0).x, flow(0).x])
 
 
-def test_dropping_makes_room_again(tmp_path):
-    store = FlowStore(SIZE, SIZE, tmp_path)
-    store.put("memory", flow(1)), store.put("file", flow(2))
-    for key in ("file", "memory", "never there"):
-        store.drop(key)
-    assert not list(tmp_path.rglob("*.pt")) and "memory" not in store
-    assert store.put("a", flow(3)) and store.put("b", flow(4)) and not store.put("c", flow(5))
+def test_what_there_is_room_for_is_computed_once():
+    calls: list[int] = []
+    room = Room(2 * SIZE)
+    flows = Flows(chain(calls), [2, 3, 4], room)
+    for _ in range(2):
+        found = flows.at(0, [2, 3, 4])
+        assert all(same(found[position], flow(position)) for position in (2, 3, 4))
+    assert calls == [0, 1, 2, 3, 3] and room.left == 0  # of three flows the last found no room
+    flows.at(1, [2])
+    assert calls[5:] == [0, 1]  # another batch
 
 
-def test_files_go_with_the_store(tmp_path):
-    store = FlowStore(0, SIZE, tmp_path)
-    store.put(0, flow(0))
-    assert list(tmp_path.iterdir())
-    del store
-    assert not list(tmp_path.iterdir())
+def test_letting_go_makes_room_again():
+    calls: list[int] = []
+    room = Room(SIZE)
+    flows, others = (Flows(chain(calls), [2, 4], room) for _ in range(2))
+    flows.at(0, [2])
+    flows.narrow([4])
+    assert room.left == SIZE
+    others.at(0, [2])
+    assert room.left == 0 and not flows.at(0, [4])[4].x.requires_grad
+    assert others.at(0, [2]) and calls == [0, 1, 0, 1, 0, 1, 2, 3]
 
 
-def test_a_full_disk_ends_the_keeping_and_nothing_else(tmp_path, monkeypatch, capsys):
-    store = FlowStore(0, 10 * SIZE, tmp_path)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("qartsr_lib.training.finetuning.flows.torch.save", full)
-    assert not store.put(0, flow(0)) and not store.put(1, flow(1))
-    assert capsys.readouterr().out.count("No space left on device") == 1
-    assert not list(tmp_path.rglob("*.pt"))
-
-
-def test_limits_are_shares_of_what_is_free():
-    store, free = FlowStore(), free_memory()
-    assert 2**20 < store.memory_left < 0.75 * free and store.files_left > 0
+def test_the_room_is_a_share_of_what_is_free():
+    assert 2**20 < Room().left < 0.75 * free_memory()

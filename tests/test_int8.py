@@ -19,7 +19,7 @@ from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
 from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES
 from qartsr_lib.methods import METHODS, svdquant
-from qartsr_lib.methods.qartsr_layers import FinetuneLayer
+from qartsr_lib.methods.qartsr import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.quantizers import QuantizerConfig

@@ -26,7 +26,7 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.qartsr_layers import FinetuneLayer
+from qartsr_lib.methods.qartsr import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.quantizers import QuantizerConfig

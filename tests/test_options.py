@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from qartsr_lib.training.embedded import __main__ as training
+from qartsr_lib.training.command import embedded
 from tests.benchmarks import fullsize, fullsize_deployment, fullsize_training
 
 COMMANDS = {
     "fullsize": (fullsize.main, []),
     "fullsize_training": (fullsize_training.main, []),
     "fullsize_deployment": (fullsize_deployment.main, []),
-    "training": (training.main, ["--out", "absent", "--images", "absent"]),
+    "training": (embedded, ["--out", "absent", "--images", "absent"]),
 }
 
 

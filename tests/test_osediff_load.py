@@ -224,18 +224,6 @@ def test_default_places_and_timesteps(home, weights, base, file, tmp_path, monke
             load(base, retrained, 500)
 
 
-def test_passionsrs_layout_gives_the_same_model(home, base, file, tmp_path):
-    content = checkpoint()
-    renamed = {key: value for key, value in content.items() if not key.startswith("state_dict")}
-    renamed["unet_state_dict"] = {f"unet.{key}": value for key, value in content["state_dict_unet"].items()}
-    renamed["vae_state_dict"] = content["state_dict_vae"] | {
-        "decoder.conv_in.lora_A.default_decoder.weight": torch.ones(4, 4, 3, 3),
-        "decoder.conv_in.lora_B.default_decoder.weight": torch.ones(8, 4, 1, 1),
-    }
-    renamed["vae_lora_decoder_modules"] = ["decoder.conv_in"]
-    assert same(load(base, write_checkpoint(tmp_path / "osediff.ckpt", renamed)), load(base, file))
-
-
 def drop(entry, key):
     return lambda content: content[entry].pop(key)
 

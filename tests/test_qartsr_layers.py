@@ -7,7 +7,7 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import inference_form
-from qartsr_lib.methods import METHODS
+from qartsr_lib.methods import METHODS, low_rank
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
@@ -16,6 +16,7 @@ from qartsr_lib.quant.primitives import affine_qparams
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.quant.states import QuantState, calibrate
+from tests.benchmarks.gpu.gpu_contestants import quick_svd
 
 assert METHODS.names()  # registers the layer kinds
 
@@ -243,11 +244,12 @@ def test_published_ranks_stop_at_full_rank():
     assert layer.side_in.shape == (4, 72) and layer.merged_in.shape == (20, 72)
 
 
-def test_a_quick_svd_starts_nearly_as_the_exact_one():
+def test_a_quick_svd_starts_nearly_as_the_exact_one(monkeypatch):
     products = []
-    for svd in ("exact", "quick"):
+    for svd in (low_rank.truncated_svd, quick_svd):
+        monkeypatch.setattr(low_rank, "truncated_svd", svd)
         torch.manual_seed(3)  # of the projection
-        _, layer, x = converted("conv", side_rank=4, svd=svd)
+        _, layer, x = converted("conv", side_rank=4)
         products.append((layer.side_out @ layer.side_in).detach())
         assert layer.side_out.shape == (20, 4) and layer.side_in.shape == (4, 72)
     exact, quick = products

@@ -9,10 +9,9 @@ from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.images.image import list_images, luma, psnr, write_png
-from qartsr_lib.training.embedded.crops import Crops
-from qartsr_lib.training.embedded.loop import Schedule, train
-from qartsr_lib.training.embedded.record import Validation, contributions
+from qartsr_lib.images.image import list_images, luma, psnr, upscale_bicubic, write_png
+from qartsr_lib.training.embedded.loop import Crops, Schedule, train
+from qartsr_lib.training.embedded.pipeline import Validation
 from qartsr_lib.training.embedded.stages import (
     LATENT_WEIGHT,
     OutputGain,
@@ -148,7 +147,7 @@ def test_the_tie_is_to_the_vae_of_the_start(photographs, tmp_path, monkeypatch):
 
 def test_validation_measures_what_it_says(photographs):
     validation = Validation(photographs, size=64)
-    baseline = validation.baseline()
+    baseline = validation.score(upscale_bicubic)
     assert set(baseline) == {"psnr_y_bicubic", "psnr_rgb_bicubic", "psnr_y_realistic", "psnr_rgb_realistic"}
     assert baseline["psnr_y_bicubic"] > baseline["psnr_y_realistic"] > 10
 
@@ -169,7 +168,7 @@ def test_two_more_ways_from_z_l_to_z_h(photographs):
     torch.manual_seed(0)
     model = OneStepSR("test", 500, build_vae(), build_unet(), build_prompt_embedding()).eval()
     validation = Validation(photographs, size=32)
-    quality = contributions(model, validation)
+    quality = validation.contributions(model)
     assert quality["full"] == validation(model)
     assert len({values["psnr_y_bicubic"] for values in quality.values()}) == 3
 

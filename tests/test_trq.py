@@ -12,12 +12,19 @@ from qartsr_lib.backbones import load_backbone, schedule
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import write_png
+from qartsr_lib.training.command import trq as main
 from qartsr_lib.training.trq import loop
-from qartsr_lib.training.trq.__main__ import main
 from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops, degraded
-from qartsr_lib.training.trq.networks import Generator, Regularizer, trained
-from qartsr_lib.training.trq.objectives import Draw, OSEDiffLosses, add_noise, clean
+from qartsr_lib.training.trq.objectives import (
+    Generator,
+    OSEDiffLosses,
+    Regularizer,
+    clean,
+    noisy_latents,
+    seeded,
+    trained,
+)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +166,7 @@ def test_regularizers_of_the_paper_and_of_the_released_code():
     layers = {}
     for name in ("paper", "released"):
         objective = OSEDiffLosses(None, unet.requires_grad_(False), prompt, prompt, regularizer=name)
-        objective.regularizer_loss(objective.regularizer, z, Draw(1)).backward()
+        objective.regularizer_loss(objective.regularizer, z, seeded(1)).backward()
         parameters = trained(objective.regularizer)
         assert all(parameter.grad is not None for parameter in parameters.values())
         layers[name] = {key.split(".lora_")[0] for key in parameters}
@@ -187,10 +194,8 @@ def test_vsd_has_the_published_gradient():
         if hasattr(layer, "lora_B"):
             torch.nn.init.normal_(layer.lora_B[layer.adapter].weight)
     z = torch.randn(2, 4, 8, 8, requires_grad=True)
-    objective.vsd(z, Draw(7)).backward()
-    draw = Draw(7)
-    index = draw.indices(2, 20, 980, z.device)
-    eps = draw.noise(z)
+    objective.vsd(z, seeded(7)).backward()
+    _, eps, index = noisy_latents(z, 20, 980, seeded(7))
     alpha = schedule.alphas_cumprod()[index].float().view(2, 1, 1, 1)
     with torch.no_grad():
         noisy = alpha.sqrt() * z + (1 - alpha).sqrt() * eps
@@ -204,14 +209,13 @@ def test_vsd_has_the_published_gradient():
 
 
 def test_noise_can_be_taken_away_again():
-    z, draw = torch.randn(3, 4, 8, 8), Draw(0)
-    index, eps = torch.tensor([0, 499, 979]), draw.noise(z)
-    assert torch.allclose(clean(add_noise(z, eps, index), eps, index), z, atol=1e-5)
+    index, z, eps = torch.tensor([0, 499, 979]), torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    assert torch.allclose(clean(schedule.add_noise(z, eps, index), eps, index), z, atol=1e-5)
 
 
 def test_draws_depend_on_every_part_of_the_seed():
-    like = torch.zeros(4)
-    drawn = [Draw(*seed).noise(like) for seed in ((1, 2, 3), (1, 2, 4), (1, 3, 3), (2, 2, 3), (1, 2, 3))]
+    seeds = (1, 2, 3), (1, 2, 4), (1, 3, 3), (2, 2, 3), (1, 2, 3)
+    drawn = [torch.randn(4, generator=seeded(*seed)) for seed in seeds]
     assert torch.equal(drawn[0], drawn[4])
     assert not any(torch.equal(drawn[0], other) for other in drawn[1:4])
 
@@ -256,7 +260,7 @@ def test_regularizer_learns_the_noise_of_the_generators_latents():
     prompt = torch.randn(1, 77, 16)
     objective = OSEDiffLosses(None, unet.requires_grad_(False), prompt, prompt)
     z = torch.randn(2, 4, 8, 8, requires_grad=True)
-    loss = objective.regularizer_loss(objective.regularizer, z, Draw(1))
+    loss = objective.regularizer_loss(objective.regularizer, z, seeded(1))
     loss.backward()
     assert z.grad is None and all(p.grad is not None for p in trained(objective.regularizer).values())
 

@@ -1,9 +1,7 @@
 """OSEDiff's LoRA (arXiv:2106.09685), W' = W + (alpha / r) B A, and its file: read, merged, trained, written.
 
 `state_dict_unet` and `state_dict_vae` of osediff.pkl hold LoRA factors, named as the library PEFT names them, and the
-retrained `conv_in` of the UNet. PassionSR's `osediff.ckpt`, known only from the code that reads it, names them
-`unet_state_dict` and `vae_state_dict`, its keys perhaps behind "unet.", and has a LoRA of the VAE's decoder that
-PassionSR itself leaves out.
+retrained `conv_in` of the UNet.
 """
 
 from __future__ import annotations
@@ -24,11 +22,9 @@ from qartsr_lib.base.files import write_atomically
 RELEASED_TIMESTEP = 1000
 PEFT_ALPHA = 8.0  # PEFT's default; it stands in no file
 EXTRA = "qartsr"  # our own entry beside the released ones, which OSEDiff's loader does not look at
-_TENSORS = {"unet": ("state_dict_unet", "unet_state_dict"), "vae": ("state_dict_vae", "vae_state_dict")}
+_TENSORS = {"unet": "state_dict_unet", "vae": "state_dict_vae"}
 _LISTS = [f"unet_lora_{part}_modules" for part in ("encoder", "decoder", "others")]  # of layers, which keys name too
-_LISTS += [f"vae_lora_{part}_modules" for part in ("encoder", "decoder")]
-_KNOWN = {"rank_unet", "rank_vae", EXTRA}.union(_LISTS, *_TENSORS.values())
-_LEFT_OUT = re.compile(r"decoder\..+\.default_decoder\.weight")  # of the VAE
+_KNOWN = {"rank_unet", "rank_vae", "vae_lora_encoder_modules", EXTRA, *_LISTS, *_TENSORS.values()}
 _LORA_KEY = re.compile(r"(?P<layer>.+)\.lora_[AB]\.(?P<adapter>[^.]+)\.weight")
 _AGAIN = "get the file again"
 _BASE = "use the base that the file was trained on, Stable Diffusion 2.1-base"
@@ -87,10 +83,14 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file of either layout; a QartsrError where it is damaged, would run code, or has an unknown entry."""
+    """Read a file.
+
+    Raises:
+        QartsrError: the file is missing, damaged, would run code, or has an entry that is unknown or damaged.
+    """
     path = Path(path)
     content = load_tensors(path)
-    if not isinstance(content, dict) or not set(content) & {entry for names in _TENSORS.values() for entry in names}:
+    if not isinstance(content, dict) or not set(content) & set(_TENSORS.values()):
         raise QartsrError(f"{path}: holds no entry state_dict_unet; name an osediff.pkl")
     for entry in content:
         if entry not in _KNOWN:
@@ -109,9 +109,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def _tensors(path: Path, name: str, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of a network, by their names in it."""
-    entry = next((entry for entry in _TENSORS[name] if entry in content), None)
-    if entry is None:
-        raise QartsrError(f"{path}: entry {_TENSORS[name][0]!r} is missing; {_AGAIN}")
+    entry = _TENSORS[name]
+    if entry not in content:
+        raise QartsrError(f"{path}: entry {entry!r} is missing; {_AGAIN}")
     found = content[entry]
     if not isinstance(found, dict):
         raise QartsrError(f"{path}: entry {entry!r} holds no tensors; {_AGAIN}")
@@ -119,8 +119,7 @@ def _tensors(path: Path, name: str, content: Mapping[str, Any]) -> dict[str, tor
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise QartsrError(f"{path}: {entry}[{key!r}] is no tensor; {_AGAIN}")
     warn_of_coarse(path, {value.dtype for value in found.values()})
-    named = {key.removeprefix("unet.").removeprefix("vae."): value for key, value in named_tensors(path, found).items()}
-    return {key: value for key, value in named.items() if name == "unet" or not _LEFT_OUT.fullmatch(key)}
+    return named_tensors(path, found)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,25 +16,19 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.registry import Registry
 from qartsr_lib.quant.apply import EVERYTHING, quantize_, report, w_bits_effective
+from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
 from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme
 from qartsr_lib.quant.states import calibrate, calibrate_once, quant_modules
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What a method returns.
+    """What a method returns."""
 
-    Attributes:
-        backbone: quantized, with the interface of the backbone given (upscale, stages, ...).
-        steps: training steps (images passed forward and backward); 0 without training.
-        history: one record per training step, see finetuning.engine.Finetuner.run.
-        note: what every row of this model must say beside its numbers, such as the loss it was trained by.
-    """
-
-    backbone: nn.Module
-    steps: int = 0
-    history: Sequence[Mapping[str, float]] = ()
-    note: str = ""
+    backbone: nn.Module  # quantized, with the interface of the backbone given (upscale, stages, ...)
+    steps: int = 0  # images passed forward and backward; 0 without training
+    history: Sequence[Mapping[str, float]] = ()  # one record per training step, see finetuning.engine.Finetuner.run
+    note: str = ""  # what every row of this model must say beside its numbers, such as the loss it was trained by
 
     @cached_property
     def report(self) -> pd.DataFrame:
@@ -48,48 +42,31 @@ class MethodResult:
 
 
 class Method(ABC):
-    """A way to quantize a backbone.
+    """A way to quantize a backbone."""
 
-    Attributes:
-        name: key of the registry and the command line, e.g. "maxmin".
-        label: name in tables, e.g. "MaxMin".
-        options: names of the keyword options that `build` accepts.
-        trains: whether `build` takes long enough to keep its result, and accepts `checkpoint=FILE`
-            to continue after an interruption.
-        only: fnmatch patterns of the layers that are quantized.
-    """
-
-    name: str
-    label: str
-    options: tuple[str, ...] = ()
-    trains: bool = False
-    only: tuple[str, ...] = EVERYTHING
+    name: str  # key of the registry and the command line, e.g. "maxmin"
+    label: str  # name in tables, e.g. "MaxMin"
+    options: tuple[str, ...] = ()  # names of the keyword options that `build` accepts
+    trains: bool = False  # `build` takes long enough to keep its result, and accepts `checkpoint=FILE` to continue
+    only: tuple[str, ...] = EVERYTHING  # fnmatch patterns of the layers that are quantized
 
     @abstractmethod
     def build(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
     ) -> MethodResult:
-        """Quantize a deep copy of `backbone`; the original is not changed.
+        """Quantize a deep copy of a full-precision `backbone` (backbones.OneStepSR), which is not changed.
 
         Args:
-            backbone: a full-precision backbones.OneStepSR.
             bits: e.g. "W4A4".
             calibration_images: LQ images (1, 3, h, w), RGB float32 in [0, 1].
             seed: of whatever the method draws; the same seed gives the same bits on one machine.
-            options: the method's own, see `options`.
 
         Raises:
             QartsrError: unknown options, bits or unusable images.
         """
 
     def scheme(self) -> QuantScheme:
-        """What `build` quantizes by, before bits and a backbone's exceptions are filled in (QuantScheme.at).
-
-        Counting parameters and operations needs it, and no images.
-
-        Raises:
-            QartsrError: the method does not say.
-        """
+        """What `build` quantizes by before QuantScheme.at; counting needs it. A QartsrError if the method has none."""
         raise QartsrError(f"method {self.name!r} has no scheme(); give it one to have it counted")
 
     def check_options(self, options: Mapping[str, object]) -> None:
@@ -101,12 +78,7 @@ class Method(ABC):
 
 
 class CalibratedMethod(Method):
-    """A method without training: its layers are converted, calibrated and started. Deterministic, without seed.
-
-    Args:
-        name, label, only: see Method.
-        setting: quantizers and layer kind; the bits are filled in by `build`.
-    """
+    """A method without training: layers are converted by `setting`, calibrated and started. It draws nothing."""
 
     def __init__(
         self, name: str, label: str, setting: QuantScheme = SHARED_SETTING, only: tuple[str, ...] = EVERYTHING
@@ -129,6 +101,18 @@ class CalibratedMethod(Method):
             start_(backbone, quantized, calibration_images, f"{self.label} {scheme.bits}")
             quantized.quantization = replace(quantized.quantization, method=self.name)
         return MethodResult(quantized)
+
+
+def register_layers(name: str) -> Callable[[type[QuantLayer]], type[QuantLayer]]:
+    """Decorator that registers a layer kind by what its classes for nn.Linear and nn.Conv2d have in common."""
+
+    def register(common: type[QuantLayer]) -> type[QuantLayer]:
+        pairs = {nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d}
+        kinds = {kind: type(common.__name__ + kind.__name__, (common, plain), {}) for kind, plain in pairs.items()}
+        LAYER_KINDS.register(name)(kinds)
+        return common
+
+    return register
 
 
 def start_(backbone: nn.Module, quantized: nn.Module, images: list[torch.Tensor], label: str) -> None:

@@ -2,8 +2,8 @@
 
     y = Q_W(phi W) Q_A((x - o) / phi) + Q_B(B) + correction
 
-QArtSR (Eq. 9), PassionSR (learnable equivalent transformation) and SVDQuant (smoothing) differ in
-how phi is found and in the correction that is added in 16 bits.
+QArtSR (Eq. 9), PassionSR (learnable equivalent transformation) and SVDQuant (smoothing) differ in how phi is found
+and in the correction that is added in 16 bits.
 """
 
 from __future__ import annotations
@@ -15,24 +15,20 @@ from torch.autograd.function import once_differentiable
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
-from qartsr_lib.quant.layers import InferenceParts, QuantLayer
+from qartsr_lib.quant.layers import InferenceParts, LayerConfig, QuantLayer
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import QuantState
 
-PHI_EXPONENT = 0.3
 _SMALLEST = 1e-6  # of the maxima that phi comes from: dead channels give no factor
 
 
 class ChannelScaledLayer(QuantLayer):
-    """Base of the three; mixed in before QuantLinear or QuantConv2d.
+    """Base of the three: calibration records the range of every input channel, `start` then sets phi and all ranges.
 
-    Calibration records the range of every input channel; `start` then sets phi and all ranges.
-
-    Attributes:
-        log_phi: (c_in,); phi = exp(log_phi) stays positive.
+    `log_phi` is (c_in,); phi = exp(log_phi) stays positive.
     """
 
-    def _add_quantizers(self, config, name: str) -> None:
+    def _add_quantizers(self, config: LayerConfig, name: str) -> None:
         if getattr(self, "groups", 1) != 1:
             raise QartsrError(f"{name}: a grouped convolution has no factor per channel; exclude it with `only`")
         super()._add_quantizers(config, name)
@@ -73,20 +69,14 @@ class ChannelScaledLayer(QuantLayer):
         if self.state is not QuantState.QUANTIZED:
             return super().forward(x)
         if torch.is_grad_enabled() and few_passes.fits(self, x):
-            return self._trained(x)
+            return self._in_few_passes(x)
         quantized = self.quantized_input(self.scaled_input(x))
         return self._operate(quantized, *self.quantized_parameters()).add_(self.correction(x))
 
-    def _trained(self, x: torch.Tensor) -> torch.Tensor:
-        """`forward` in few passes over memory, where `few_passes.fits`."""
-        side = self.trained_side()
-        quantized, narrow = few_passes.enter(self, self.shifted_input(x), None if side is None else side[1])
-        y = self._operate(quantized, *self.quantized_parameters())
-        return y.add_(self.correction(x)) if side is None else few_passes.add_side(self, y, narrow, side[0])
-
-    def trained_side(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """L1 (c_out, r) and L2 (r, c_in k k) where the correction is L1 L2 x, else None."""
-        return None
+    def _in_few_passes(self, x: torch.Tensor) -> torch.Tensor:
+        """`forward` in training, where `few_passes.fits`."""
+        quantized, _ = few_passes.enter(self, self.shifted_input(x), None)
+        return self._operate(quantized, *self.quantized_parameters()).add_(self.correction(x))
 
     def activation_quantizers(self) -> list[Quantizer]:
         return []  # `start` sets the input's range, which depends on phi
@@ -99,11 +89,7 @@ class ChannelScaledLayer(QuantLayer):
         self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
 
     def largest(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Largest magnitude per input channel, (c_in,) each, of input and weight; never 0.
-
-        Raises:
-            QartsrError: nothing was observed.
-        """
+        """Largest magnitude per input channel, (c_in,) each, of input and weight; never 0."""
         if self._lowest is None:
             raise QartsrError(f"{self.name}: nothing observed; run calibrate() over some images before start()")
         weight = self.weight.abs().movedim(1, 0).flatten(1).amax(dim=1)
@@ -111,17 +97,13 @@ class ChannelScaledLayer(QuantLayer):
         return inputs.clamp(min=_SMALLEST), weight.clamp(min=_SMALLEST)
 
     @torch.no_grad()
-    def start(self, exponent: float = PHI_EXPONENT) -> None:
-        """Set phi = (max|x| / max|W|)^exponent per input channel, then the ranges of input and weight.
+    def start(self) -> None:
+        """Set phi = (max|x| / max|W|)^0.3 per input channel (PassionSR's released configuration), then all ranges.
 
-        Args:
-            exponent: 0.3 as in PassionSR's released configuration; 0 for phi = 1.
-
-        Raises:
-            QartsrError: nothing was observed, or not finite values.
+        A QartsrError where nothing was observed, or not finite values.
         """
         inputs, weight = self.largest()
-        self.log_phi.copy_(exponent * (inputs / weight).log())
+        self.log_phi.copy_(0.3 * (inputs / weight).log())
         self.set_ranges()
         self.forget()
 

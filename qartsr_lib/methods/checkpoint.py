@@ -20,17 +20,17 @@ from qartsr_lib.quant.scheme import QuantScheme
 DESCRIPTION = "quantized.json"
 FORMAT = "qartsr-quantized-backbone"
 VERSION = 1
+_ENTRIES = {"backbone": str, "timestep": int, "method": str, "bits": str, "steps": list, "tensors": dict}
 
 
 def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
     """Write a calibrated quantized backbone into `folder`; `load_quantized` gives the same bits.
 
-    The tensors go into a file named after their hash and the description is renamed into place
-    last, so that an interrupted save leaves an earlier checkpoint readable.
+    The tensors go into a file named after their hash and the description is renamed into place last, so that an
+    interrupted save leaves an earlier checkpoint readable, which is replaced else.
 
     Args:
         backbone: quantized by quantize_ or a method; has `.name` and `.timestep`.
-        folder: created when missing; an earlier checkpoint in it is replaced.
 
     Returns:
         The path of the JSON description.
@@ -47,8 +47,7 @@ def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
             raise QartsrError(f"{folder}: cannot save, {module.name} is not calibrated; run calibrate() first")
     tensors = write_atomically(folder / "tensors.safetensors", lambda path: save_model(backbone, str(path)))
     digest = sha256(tensors)
-    final = tensors.with_name(f"tensors-{digest[:16]}.safetensors")
-    tensors.replace(final)
+    final = tensors.replace(tensors.with_name(f"tensors-{digest[:16]}.safetensors"))
     described = {
         "_type": FORMAT,
         "_version": VERSION,
@@ -60,9 +59,8 @@ def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
         "tensors": {"file": final.name, "sha256": digest},
     }
     path = write_text(folder / DESCRIPTION, json.dumps(described, indent=2) + "\n")
-    for stale in folder.glob("tensors-*.safetensors"):
-        if stale != final:
-            stale.unlink()
+    for stale in set(folder.glob("tensors-*.safetensors")) - {final}:
+        stale.unlink()
     return path
 
 
@@ -70,21 +68,23 @@ def load_quantized(folder: str | Path, load_backbone: Callable[[str, int], nn.Mo
     """The backbone that `save_quantized` wrote, in eval mode and ready to run.
 
     Args:
-        folder: where it was saved.
-        load_backbone: builds the full-precision backbone from (name, timestep); all its weights
-            are then replaced by the saved ones. Default: qartsr_lib.backbones.load_backbone.
+        load_backbone: the full-precision backbone of (name, timestep), whose weights are then replaced. Default:
+            qartsr_lib.backbones.load_backbone.
 
     Raises:
-        QartsrError: a file is missing, truncated, damaged, of another version, or does not fit
-            the backbone; Diverged where a tensor is not finite.
+        QartsrError: a file is missing, truncated, damaged, of another version, or does not fit the backbone; Diverged
+            where a tensor is not finite.
     """
     folder = Path(folder)
     described = read_description(folder)
-    tensors = _checked_tensors(folder, described)
+    tensors = _checked_tensors(folder, described["tensors"])
     if load_backbone is None:
         from qartsr_lib.backbones import load_backbone  # imported late: it brings in diffusers
     backbone = load_backbone(described["backbone"], described["timestep"])
-    steps = _steps(folder, described)
+    try:
+        steps = tuple((QuantScheme.from_dict(step["scheme"]), tuple(step["only"])) for step in described["steps"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise QartsrError(f"{folder / DESCRIPTION}: entry 'steps' is damaged; save the checkpoint again") from error
     METHODS.names()  # layer kinds are registered beside the methods that use them
     for scheme, only in steps:
         quantize_(backbone, scheme, only)
@@ -95,9 +95,8 @@ def load_quantized(folder: str | Path, load_backbone: Callable[[str, int], nn.Mo
         raise QartsrError(f"{tensors}: not a readable tensor file; save the checkpoint again") from error
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        detail = lines[min(1, len(lines) - 1)][:160]
-        name = described["backbone"]
-        raise QartsrError(f"{folder}: does not fit the backbone {name!r} of this version ({detail})") from error
+        misfit = f"does not fit the backbone {described['backbone']!r} of this version"
+        raise QartsrError(f"{folder}: {misfit} ({lines[min(1, len(lines) - 1)][:160]})") from error
     check_finite(backbone.state_dict().items(), tensors, "quantize again with sound weights and images")
     return backbone.eval()
 
@@ -124,16 +123,14 @@ def read_description(folder: str | Path) -> dict:
     version = described.get("_version")
     if version != VERSION:
         raise QartsrError(f"{path}: format version {version}, but this program reads version {VERSION}; save it again")
-    expected = {"backbone": str, "timestep": int, "method": str, "bits": str, "steps": list, "tensors": dict}
-    for key, kind in expected.items():
+    for key, kind in _ENTRIES.items():
         if not isinstance(described.get(key), kind):
             raise QartsrError(f"{path}: entry {key!r} is missing or damaged; save the checkpoint again")
     return described
 
 
-def _checked_tensors(folder: Path, described: dict) -> Path:
+def _checked_tensors(folder: Path, entry: dict) -> Path:
     """Path of the tensor file after its hash was compared."""
-    entry = described["tensors"]
     if not all(isinstance(entry.get(key), str) for key in ("file", "sha256")):
         raise QartsrError(f"{folder / DESCRIPTION}: entry 'tensors' is damaged; save the checkpoint again")
     path = folder / Path(entry["file"]).name  # never outside the folder
@@ -142,10 +139,3 @@ def _checked_tensors(folder: Path, described: dict) -> Path:
     if sha256(path) != entry["sha256"]:
         raise QartsrError(f"{path}: truncated or damaged (its hash differs); save the checkpoint again")
     return path
-
-
-def _steps(folder: Path, described: dict) -> tuple[tuple[QuantScheme, tuple[str, ...]], ...]:
-    try:
-        return tuple((QuantScheme.from_dict(step["scheme"]), tuple(step["only"])) for step in described["steps"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise QartsrError(f"{folder / DESCRIPTION}: entry 'steps' is damaged; save the checkpoint again") from error

@@ -1,9 +1,8 @@
 """EfficientDM (arXiv:2310.03270): a low-rank update merged into weights that are quantized already.
 
-Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, and only A, B and the
-quantizers' scales and offsets are trained (QALoRA). The temporal activation quantizer has one entry
-per timestep, hence one here. Named and not copied from the released code: skip and down-sampling
-convolutions that stay in full precision, and packing that leaves 3 bits out.
+Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, and only A, B and the quantizers' scales
+and offsets are trained (QALoRA). Not copied from the released code: skip and down-sampling convolutions that stay in
+full precision, and packing that leaves 3 bits out.
 """
 
 from __future__ import annotations
@@ -11,37 +10,36 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
 from qartsr_lib.methods.lsq import StepLayer
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLinear
-from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Phase, everything
+from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS
 
 LORA_SHARE = 1 / 2500
 """Learning rate of A and B over the mean step size of the layer's weight (train_efficientdm.py)."""
 WEIGHT_STEP_RATE = 1e-6 * 2**6
-"""1e-6 for the steps themselves; here they are held over the power of two nearest them, about 2^-6 at 4 bits."""
+"""1e-6 for the steps themselves, which are held over the power of two nearest them, about 2^-6 at 4 bits."""
 
 
+@register_layers("lora")
 class MergedLoraLayer(StepLayer):
-    """Common part of LoraLinear and LoraConv2d.
+    """Q_w(W_int + B A) x.
 
     Attributes:
         base: W_int in floating point, the weight as first quantized; a buffer.
-        lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both in units
-            of `lora_unit`, the mean first step size, so that one learning rate is scale-aware.
+        lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both over `lora_unit`, the mean
+            first step size, so that one learning rate is scale-aware.
     """
 
     def _add_quantizers(self, config, name: str) -> None:
         super()._add_quantizers(config, name)
-        weight = self.weight.detach()
+        weight, quantizer = self.weight.detach(), self.weight_quantizer
         rank, fan_in = scaled_rank(weight, MERGED_DIVISOR), weight[0].numel()
-        step = weight.new_ones(()) if self.weight_quantizer is None else self.weight_quantizer.scale.mean()
+        step = weight.new_ones(()) if quantizer is None else quantizer.scale.mean()
         self.register_buffer("lora_unit", step)
         with torch.no_grad():
-            base = weight if self.weight_quantizer is None else self.weight_quantizer(weight)
-        self.register_buffer("base", base.clone())
+            self.register_buffer("base", (weight if quantizer is None else quantizer(weight)).clone())
         self.lora_out = nn.Parameter(weight.new_zeros(len(weight), rank))
         self.lora_in = nn.Parameter(kaiming_start(rank, fan_in, weight) / step)
 
@@ -51,7 +49,6 @@ class MergedLoraLayer(StepLayer):
         return self.base + update.view_as(self.weight)
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """A and B, the weight's scale and offset, and the activation's."""
         weight = [] if self.weight_quantizer is None else list(self.weight_quantizer.parameters())
         others = (self.input_quantizer, self.bias_quantizer)
         return {
@@ -61,23 +58,12 @@ class MergedLoraLayer(StepLayer):
         }
 
 
-class LoraLinear(MergedLoraLayer, QuantLinear):
-    """MergedLoraLayer for nn.Linear."""
-
-
-class LoraConv2d(MergedLoraLayer, QuantConv2d):
-    """MergedLoraLayer for nn.Conv2d."""
-
-
 class EfficientDM(TrainedMethod):
     """QALoRA trained by the noise's squared error, and by those of z_L and the image for the VAE."""
 
     layer_kind = "lora"
     rates = (("lora", LORA_SHARE), ("weight steps", WEIGHT_STEP_RATE), ("activation steps", 5e-4))
-
-    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
-        return [Phase(everything(backbone), images, (LATENT, NOISE, PIXELS))]
+    terms = (LATENT, NOISE, PIXELS)
 
 
-LAYER_KINDS.register("lora")({nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d})
 METHODS.register("efficientdm")(EfficientDM("efficientdm", "EfficientDM"))

@@ -1,9 +1,9 @@
 """LSQ / LSQ+ (arXiv:1902.08153, 2004.09576): learned step size and offset, straight-through rounding.
 
-The rival papers cite LSQ and LSQ+ for the same rows. Here weights are frozen and each quantizer's
-scale and offset are learned ("LSQ"), or the weights are trained along ("LSQ [QAT]"), as in the
-papers themselves. Not copied from the released ports: an initial activation scale of 1, an EMA of the
-offset that averages the scale, and steps that may become negative.
+The rival papers cite LSQ and LSQ+ for the same rows. Here weights are frozen and each quantizer's scale and offset are
+learned ("LSQ"), or the weights are trained along ("LSQ [QAT]"), as in the papers themselves. Not copied from the
+released ports: an initial activation scale of 1, an EMA of the offset that averages the scale, and steps that may
+become negative.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
+from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.learned import power_of_two
 from qartsr_lib.quant.primitives import SCALE_FLOOR
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
-from qartsr_lib.training.finetuning.phases import Phase, Term, everything
+from qartsr_lib.training.finetuning.phases import Term
 
 
 class StepQuantizer(Quantizer):
     """Fake quantization with a trainable step size and offset, LSQ+'s Eq. 1.
 
-    Parameters are held over the power of two nearest the first step, as in quant.learned, so that
-    one learning rate suits all layers. Gradients are scaled by 1 / sqrt(numel Q_P) as in LSQ,
-    section 2.2; Adam divides that out again up to its epsilon.
+    Parameters are held over the power of two nearest the first step, as in quant.learned, so that one learning rate
+    suits all layers. Gradients are scaled by 1 / sqrt(numel Q_P) as in LSQ, section 2.2; Adam divides that out again up
+    to its epsilon.
     """
 
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
@@ -60,12 +60,9 @@ def _with_gradient_times(x: torch.Tensor, factor: float) -> torch.Tensor:
     return x.detach() + (scaled - scaled.detach())  # the value is x's to the bit
 
 
+@register_layers("steps")
 class StepLayer(QuantLayer):
-    """A plain quantized layer with trainable quantizers, and trainable weights if asked.
-
-    Args of the layer kind:
-        train_weights: train weight and bias too; each layer then has copies of its own.
-    """
+    """A plain quantized layer with trainable quantizers and, by its option `train_weights`, weight and bias."""
 
     quantizer_type = StepQuantizer
 
@@ -77,19 +74,10 @@ class StepLayer(QuantLayer):
                 parameter.requires_grad_(train_weights)
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """Steps and offsets of all quantizers; weight and bias where they are trained."""
         kinds = {"steps": self.quantizer_parameters()}
         if self.trains_weights:
             kinds["weights"] = [p for p in (self.weight, self.bias) if p is not None]
         return kinds
-
-
-class StepLinear(StepLayer, QuantLinear):
-    """StepLayer for nn.Linear."""
-
-
-class StepConv2d(StepLayer, QuantConv2d):
-    """StepLayer for nn.Conv2d."""
 
 
 class LSQ(TrainedMethod):
@@ -97,11 +85,8 @@ class LSQ(TrainedMethod):
 
     layer_kind = "steps"
     rates = (("steps", 1e-4), ("weights", 1e-5))
-
-    def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
-        return [Phase(everything(backbone), images, (Term("image"),))]
+    terms = (Term("image"),)
 
 
-LAYER_KINDS.register("steps")({nn.Linear: StepLinear, nn.Conv2d: StepConv2d})
 METHODS.register("lsq")(LSQ("lsq", "LSQ", train_weights=False))
 METHODS.register("lsq-qat")(LSQ("lsq-qat", "LSQ [QAT]", train_weights=True))

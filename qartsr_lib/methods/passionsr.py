@@ -2,11 +2,11 @@
 
     y = Q_W(s W) Q_A((x - o) / s) + Q_B(B) + W o
 
-Distributed quantization calibration: encoder, UNet, decoder in inference order, each first the
-transformation (LET: s and o), then the bounds (LBQ), each behind the already quantized parts. Left
-out of the shared setting: bounds of channel halves, and quantized attention products with their
-factors. Not copied from the released code: the decoder's target is the full-precision image (as in
-the paper's figure), not the original; ranges come from all calibration images, not the first batch.
+Distributed quantization calibration: encoder, UNet, decoder in inference order, each first the transformation (LET: s
+and o), then the bounds (LBQ), each behind the already quantized parts. Left out of the shared setting: bounds of
+channel halves, and quantized attention products with their factors. Not copied from the released code: the decoder's
+target is the full-precision image (as in the paper's figure), not the original; ranges come from all calibration
+images, not the first batch.
 """
 
 from __future__ import annotations
@@ -17,21 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.granularity import broadcast_along
-from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig, QuantConv2d, QuantLinear
+from qartsr_lib.quant.layers import InferenceParts, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
 from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Z_H, Phase, split, three_parts
 
 
+@register_layers("equivalent")
 class EquivalentLayer(ChannelScaledLayer):
-    """Common part of EquivalentLinear and EquivalentConv2d.
-
-    Attributes:
-        offset_units: (c_in,), zero at the start; o in units of the power of two nearest the input's width.
-    """
+    """LET and LBQ. `offset_units`, (c_in,), is o over the power of two nearest the input's width, zero at the start."""
 
     quantizer_type = LearnedQuantizer
 
@@ -46,7 +43,6 @@ class EquivalentLayer(ChannelScaledLayer):
         return self.offset_units * self.offset_unit
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """s and o ("transformation"), and the bounds of all quantizers."""
         return {"transformation": [self.log_phi, self.offset_units], "bounds": self.quantizer_parameters()}
 
     def set_ranges(self) -> None:
@@ -54,38 +50,21 @@ class EquivalentLayer(ChannelScaledLayer):
         super().set_ranges()
 
     def shifted_input(self, x: torch.Tensor) -> torch.Tensor:
-        """x - o."""
         return x - broadcast_along(self.offset, self.input_axis, x.ndim)
 
     def inference_parts(self) -> InferenceParts:
         return replace(super().inference_parts(), offset=self.offset, behind=self.behind())
 
     def behind(self) -> torch.Tensor:
-        """W o behind the layer, see InferenceParts; a convolution's per kernel position, which its borders need."""
-        raise NotImplementedError
-
-
-class EquivalentLinear(EquivalentLayer, QuantLinear):
-    """EquivalentLayer for nn.Linear."""
-
-    def behind(self) -> torch.Tensor:
-        """W o, (c_out,)."""
-        return F.linear(self.offset, self.weight)
-
-    def correction(self, x: torch.Tensor) -> torch.Tensor:
-        """W o, (c_out,)."""
-        return self.behind()
-
-
-class EquivalentConv2d(EquivalentLayer, QuantConv2d):
-    """EquivalentLayer for nn.Conv2d."""
-
-    def behind(self) -> torch.Tensor:
-        """W o per kernel position: (c_out, 1, k, k)."""
+        """W o: (c_out,), or a convolution's per kernel position, (c_out, 1, k, k), which its borders need."""
+        if isinstance(self, nn.Linear):
+            return F.linear(self.offset, self.weight)
         return (self.weight * broadcast_along(self.offset, 1, self.weight.ndim)).sum(1, keepdim=True)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
-        """The convolution of o, padded with zeros like x - o, so that borders are right too: (1, c_out, H', W')."""
+        """W o behind the layer; a convolution of o, padded with zeros like x - o, so that borders are right too."""
+        if isinstance(self, nn.Linear):
+            return self.behind()
         return self._conv_forward(x.new_ones(1, 1, *x.shape[-2:]), self.behind(), None)
 
 
@@ -96,15 +75,12 @@ class PassionSR(TrainedMethod):
     rates = (("transformation", 1e-5), ("bounds", 1e-5))
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:
-        shares = iter(split(images, 6))
-        plan = []
-        for blocks, (first, second) in zip(
-            three_parts(backbone), ((LATENT, LATENT), (NOISE, Z_H), (PIXELS, PIXELS)), strict=True
-        ):
+        terms = ((LATENT, LATENT), (NOISE, Z_H), (PIXELS, PIXELS))
+        shares, plan = iter(split(images, 6)), []
+        for blocks, (first, second) in zip(three_parts(backbone), terms, strict=True):
             plan.append(Phase(blocks, next(shares), (first,), trained=blocks, kinds=("transformation",)))
             plan.append(Phase((), next(shares), (second,), trained=blocks, kinds=("bounds",)))
         return plan
 
 
-LAYER_KINDS.register("equivalent")({nn.Linear: EquivalentLinear, nn.Conv2d: EquivalentConv2d})
 METHODS.register("passionsr")(PassionSR("passionsr", "PassionSR"))

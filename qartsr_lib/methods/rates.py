@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qartsr_lib.methods.base import METHODS
 
+#: Written by the learning-rate tries: method -> bits -> factor.
 CHOSEN = Path(__file__).with_name("rates.json")
 Options = tuple[tuple[str, object], ...]
 #: Bit widths that were not tried themselves: the best factor over those that were.
@@ -14,17 +15,13 @@ OTHERS = "others"
 
 
 def chosen_rate(method: str, bits: str) -> float:
-    """Factor for `method` at `bits` of rates.json, which the learning-rate tries write; 1 for one not tried."""
+    """Factor for `method` at `bits`; 1 for one not tried."""
     factors = json.loads(CHOSEN.read_text(encoding="utf-8")).get(method, {})
     return float(factors.get(bits, factors.get(OTHERS, 1.0)))
 
 
 def training_options(method: str, bits: str, profile, share: float = 1.0) -> Options:
-    """Budget (`share` of the profile's), learning rate and image loss of a trained method; nothing for the others.
-
-    Args:
-        profile: with train_images, train_batch, image_loss, teacher and published_rates (study.profiles.Profile).
-    """
+    """`methods.trained.Budget` of a trained method by a study.profiles.Profile, `share` of its images; else nothing."""
     if not METHODS.get(method).trains:
         return ()
     return (

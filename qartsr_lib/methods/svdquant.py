@@ -2,16 +2,10 @@
 
     y = L1 L2 x~ + Q_W(W~ - L1 L2) Q_A(x~) + Q_B(B),    x~ = x / phi, W~ = phi W
 
-phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)),
-as long as the output error falls (deepcompressor). In the shared setting weights are quantized per
-channel and activations per tensor and statically.
-
-"SVDQuant [as released]" has the released code's quantizers: groups of 64, symmetric, activations dynamic
-per token, biases in full precision. Far finer than the shared setting, so it is a row of its own.
-
-The layers that deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) are quantized by
-both, convolutions with groups of input channels shared over the kernel: on a convolutional network nothing
-would be quantized otherwise.
+phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)), as long as the
+output error falls (deepcompressor). "SVDQuant [as released]" has the released code's far finer quantizers. What
+deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) is quantized by both: on a convolutional
+network nothing would be otherwise.
 """
 
 from __future__ import annotations
@@ -21,24 +15,23 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from qartsr_lib.methods.base import METHODS, CalibratedMethod
+from qartsr_lib.methods.base import METHODS, CalibratedMethod, register_layers
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer
-from qartsr_lib.methods.low_rank import SIDE_DIVISOR, SideBranchConv2d, SideBranchLinear, scaled_rank, truncated_svd
+from qartsr_lib.methods.low_rank import SIDE_DIVISOR, scaled_rank, side_branch, truncated_svd
 from qartsr_lib.quant.granularity import PerGroup
-from qartsr_lib.quant.layers import LAYER_KINDS, InferenceParts, LayerConfig
+from qartsr_lib.quant.layers import InferenceParts, LayerConfig
 from qartsr_lib.quant.quantizers import DynamicQuantizer
 from qartsr_lib.quant.scheme import SHARED_SETTING
 
 REFINEMENTS = 100
 GRID = 20
-SAMPLES = 4
-"""Calibration images whose layer inputs are kept for the output errors."""
+SAMPLES = 4  # calibration images whose layer inputs are kept for the output errors
 
 
+@register_layers("smoothed")
 class SmoothedLayer(ChannelScaledLayer):
-    """Common part of SmoothedLinear and SmoothedConv2d; keeps some inputs while calibrating.
+    """Keeps some inputs while calibrating.
 
     Attributes:
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k); they see the smoothed input x~.
@@ -71,8 +64,7 @@ class SmoothedLayer(ChannelScaledLayer):
         return replace(super().inference_parts(), **side)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
-        """L1 L2 x~, from the smoothed input before its quantization."""
-        return self.side_branch(self.scaled_input(x))
+        return side_branch(self, self.scaled_input(x))
 
     @torch.no_grad()
     def start(self) -> None:
@@ -89,15 +81,13 @@ class SmoothedLayer(ChannelScaledLayer):
         self.forget()
 
     def set_phi(self, log_phi: torch.Tensor) -> None:
-        """Take phi, L from the smoothed weight, and the ranges that belong to them."""
+        """Take phi, and L from the smoothed weight."""
         self.log_phi.copy_(log_phi)
         self._set_side(*truncated_svd(self.times_phi(self.weight), len(self.side_in)))
-        self.set_ranges()
 
     def output_error(self) -> float:
         """Sum over kept inputs of the output's mean squared distance to the float layer's."""
-        weight, bias = self._quantize_parameters()
-        error = 0.0
+        (weight, bias), error = self._quantize_parameters(), 0.0
         for x, wanted in zip(self._inputs, self._wanted, strict=True):
             quantized = self.quantized_input(self.scaled_input(x))
             error += float(F.mse_loss(self._operate(quantized, weight, bias) + self.correction(x), wanted))
@@ -108,24 +98,22 @@ class SmoothedLayer(ChannelScaledLayer):
         for _ in range(REFINEMENTS if self.weight_quantizer is not None else 0):
             kept = self.side_out.clone(), self.side_in.clone()
             self._set_side(*truncated_svd(whole - self.weight_quantizer(self.folded_weight()), len(self.side_in)))
-            self.weight_quantizer.set_range_from(self.folded_weight())
             now = self.output_error()
             if now >= error:
                 self._set_side(*kept)
-                self.weight_quantizer.set_range_from(self.folded_weight())
                 return
             error = now
 
     def _set_side(self, side_out: torch.Tensor, side_in: torch.Tensor) -> None:
         self.side_out.copy_(side_out)
         self.side_in.copy_(side_in)
+        self.set_ranges()
 
 
 def _candidates(inputs: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Tensor]:
-    """deepcompressor's log phi: phi = max|x|^a / max|W|^b for (a, b) = (0, 0), (a, 0), (a, 1 - a), a = 1/20 .. 19/20.
+    """deepcompressor's log phi from log max|x| and log max|W|, (c_in,) each.
 
-    Args:
-        inputs, weight: log max|x| and log max|W|, (c_in,) each.
+    phi = max|x|^a / max|W|^b for (a, b) = (0, 0), (a, 0), (a, 1 - a), a = 1/20 .. 19/20.
     """
     yield torch.zeros_like(inputs)
     for step in range(1, GRID):
@@ -134,27 +122,14 @@ def _candidates(inputs: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Te
         yield alpha * inputs - (1 - alpha) * weight
 
 
-class SmoothedLinear(SmoothedLayer, SideBranchLinear):
-    """SmoothedLayer for nn.Linear."""
-
-
-class SmoothedConv2d(SmoothedLayer, SideBranchConv2d):
-    """SmoothedLayer for nn.Conv2d."""
-
-
-class DynamicLinear(SmoothedLinear):
-    """SmoothedLinear whose activation quantizer has no range to be set."""
+@register_layers("smoothed-dynamic")
+class DynamicLayer(SmoothedLayer):
+    """One whose activation quantizer has no range to be set."""
 
     input_quantizer_type = DynamicQuantizer
 
 
-class DynamicConv2d(SmoothedConv2d):
-    """SmoothedConv2d whose activation quantizer has no range to be set."""
-
-    input_quantizer_type = DynamicQuantizer
-
-
-GROUP = 64
+GROUP = 64  # of input channels; a convolution's are shared over the kernel, activations are dynamic per token
 RELEASED_SETTING = replace(
     SHARED_SETTING,
     weight_granularity=PerGroup(GROUP),
@@ -164,12 +139,9 @@ RELEASED_SETTING = replace(
     bias_bits=None,
     layer_kind="smoothed-dynamic",
 )
-SETTINGS = {
-    "svdquant": ("SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")),
-    "svdquant-released": ("SVDQuant [as released]", RELEASED_SETTING),
-}
 
-LAYER_KINDS.register("smoothed")({nn.Linear: SmoothedLinear, nn.Conv2d: SmoothedConv2d})
-LAYER_KINDS.register("smoothed-dynamic")({nn.Linear: DynamicLinear, nn.Conv2d: DynamicConv2d})
-for _name, (_label, _setting) in SETTINGS.items():
+for _name, _label, _setting in (
+    ("svdquant", "SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")),
+    ("svdquant-released", "SVDQuant [as released]", RELEASED_SETTING),
+):
     METHODS.register(_name)(CalibratedMethod(_name, _label, _setting))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -17,36 +15,27 @@ from qartsr_lib.methods.base import Method, MethodResult, check_calibration_imag
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme, parse_bits
 from qartsr_lib.quant.states import quant_modules
-from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, Record, is_large
+from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner, is_large
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.training.finetuning.phases import Phase, batches_of, losses_of
+from qartsr_lib.training.finetuning.phases import Phase, Term, batches_of, everything, losses_of
 
-DEFAULT_IMAGE_LOSS = "vae-features+mse"
 TEACHERS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a trained method may spend; the same for every method of a comparison.
+    """What a trained method may spend; the same for every method of a comparison."""
 
-    Attributes:
-        images: calibration images passed forward and backward, repetitions counted.
-        batch: images per step.
-        rate: factor on all of the method's own learning rates.
-        image_loss: name in finetuning.losses.IMAGE_LOSSES, for methods whose paper fixes none.
-        teacher: precision in which full precision is imitated, "float32" or "bfloat16".
-    """
-
-    images: int = 256
-    batch: int = 1
-    rate: float = 1.0
-    image_loss: str = DEFAULT_IMAGE_LOSS
-    teacher: str = TEACHERS[0]
+    images: int = 256  # passed forward and backward, repetitions counted
+    batch: int = 1  # images per step
+    rate: float = 1.0  # factor on all of the method's own learning rates
+    image_loss: str = "vae-features+mse"  # in finetuning.losses.IMAGE_LOSSES, for methods whose paper fixes none
+    teacher: str = TEACHERS[0]  # precision in which full precision is imitated
 
     def __post_init__(self) -> None:
         for name in ("images", "batch"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if type(value) is not int or value < 1:
                 raise QartsrError(f"option {name}={value!r}: choose a whole number of at least 1")
         if not isinstance(self.rate, (int, float)) or not self.rate > 0:
             raise QartsrError(f"option rate={self.rate!r}: choose a number above 0")
@@ -56,21 +45,12 @@ class Budget:
 
 
 class TrainedMethod(Method):
-    """Base of the finetuned methods, in the shared quantization setting.
+    """Base of the finetuned methods, in the shared quantization setting; `layer_options` are of the layer kind."""
 
-    Attributes:
-        layer_kind: entry of quant.layers.LAYER_KINDS.
-        rates: kind of parameter -> the method's published learning rate, (kind, rate) pairs.
-        own_options: options beside those of Budget, with their defaults.
-
-    Args:
-        name, label: see Method.
-        layer_options: of the layer kind.
-    """
-
-    layer_kind: ClassVar[str]
-    rates: ClassVar[tuple[tuple[str, float], ...]]
-    own_options: ClassVar[dict[str, object]] = {}
+    layer_kind: ClassVar[str]  # in quant.layers.LAYER_KINDS
+    rates: ClassVar[tuple[tuple[str, float], ...]]  # (kind of parameter, the published learning rate) pairs
+    terms: ClassVar[tuple[Term, ...]]  # of the loss, in the plan that trains everything at once
+    own_options: ClassVar[dict[str, object]] = {}  # options beside those of Budget, with their defaults
     trains = True
 
     def __init__(self, name: str, label: str, **layer_options) -> None:
@@ -81,24 +61,17 @@ class TrainedMethod(Method):
         return (*(field.name for field in fields(Budget)), *self.own_options)
 
     def scheme(self) -> QuantScheme:
-        """The shared setting with the method's layers."""
         return replace(SHARED_SETTING, layer_kind=self.layer_kind, layer_options=self.layer_options)
 
-    @abstractmethod
     def phases(self, backbone: nn.Module, images: int, seed: int, **own) -> list[Phase]:
         """The plan that spends `images` on `backbone`."""
+        return [Phase(everything(backbone), images, self.terms)]
 
     def build(
-        self,
-        backbone: nn.Module,
-        bits: str | Bits,
-        calibration_images: list[torch.Tensor],
-        *,
-        seed: int = 0,
-        checkpoint: Path | None = None,
-        **options,
+        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
     ) -> MethodResult:
-        """See Method.build; `checkpoint` is a file with which an interrupted training continues."""
+        """See Method.build; option `checkpoint` is a file with which an interrupted training continues."""
+        checkpoint: Path | None = options.pop("checkpoint", None)
         self.check_options(options)
         own = {name: options.pop(name, default) for name, default in self.own_options.items()}
         budget, bits = Budget(**options), parse_bits(bits)
@@ -109,10 +82,10 @@ class TrainedMethod(Method):
             return MethodResult(student)
         loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
         rates = tuple((kind, budget.rate * rate) for kind, rate in self.rates)
-        config = FinetuneConfig(rates, seed=seed, image_loss=budget.image_loss, teacher=budget.teacher)
+        config = FinetuneConfig(rates, seed, budget.teacher, budget.image_loss)
         label = f"{self.label} {bits} {backbone.name} T={backbone.timestep}"
         batches = batches_of(calibration_images, budget.batch)
-        history: list[Record] = Finetuner(backbone, student, batches, loss, config, label, checkpoint).run(plan)
+        history = Finetuner(backbone, student, batches, loss, config, label, checkpoint).run(plan)
         student.requires_grad_(False)
         student.quantization = replace(student.quantization, method=self.name)
         targets = "" if budget.teacher == TEACHERS[0] else f", teacher in {budget.teacher}"
@@ -122,22 +95,20 @@ class TrainedMethod(Method):
     def untrained(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], seed: int = 0
     ) -> nn.Module:
-        """The quantized, calibrated copy of `backbone` that training starts from."""
+        """The quantized, calibrated copy of `backbone` that training starts from.
+
+        A large one shares the parameters that its training does not change.
+        """
         bits = parse_bits(bits)
         torch.manual_seed(seed)
         shared = {id(p): p for p in backbone.parameters()} if is_large(backbone) else {}
         student = copy.deepcopy(backbone, dict(shared))
         quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
-        own_tuned_(student, shared)
+        for module in quant_modules(student):
+            tuned = {id(parameter) for parameters in module.tuned_parameters().values() for parameter in parameters}
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if id(parameter) in tuned and id(parameter) in shared:
+                    setattr(module, name, nn.Parameter(parameter.detach().clone()))
         if not bits.is_full_precision:
             start_(backbone, student, calibration_images, self.label)
         return student
-
-
-def own_tuned_(student: nn.Module, shared: Mapping[int, nn.Parameter]) -> None:
-    """Give `student` copies of those `shared` parameters (by id) that its training changes."""
-    for module in quant_modules(student):
-        tuned = {id(parameter) for parameters in module.tuned_parameters().values() for parameter in parameters}
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in tuned and id(parameter) in shared:
-                setattr(module, name, nn.Parameter(parameter.detach().clone()))

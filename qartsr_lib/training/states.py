@@ -24,11 +24,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def saved_state(path: Path) -> Iterator[dict[str, Any]]:
-    """What `save_state` wrote, on the CPU.
-
-    Raises:
-        QartsrError: it cannot be read, or the block cannot use it.
-    """
+    """What `save_state` wrote, on the CPU; a QartsrError where it cannot be read, or the block cannot use it."""
     try:
         yield torch.load(path, weights_only=True, map_location="cpu")
     except _DAMAGE as error:

@@ -23,6 +23,7 @@ from qartsr_lib.base import paths, provenance
 from qartsr_lib.base.files import write_text
 from qartsr_lib.methods import METHODS
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
+from qartsr_lib.training.finetuning.flows import Flows, Room
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 from qartsr_lib.training.finetuning.phases import Phase, Term, block_groups
 
@@ -55,13 +56,24 @@ def float_step() -> Callable[[], None]:
     return step
 
 
-def finetuner(count: int = 1, cache: bool = True) -> Finetuner:
+class PlainLoop(Finetuner):
+    """All of both networks at every step, as a loop without a cache runs."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.room = Room(0)
+
+    def entering(self, part, targets) -> Flows:
+        return Flows(self.network, [part.entry], self.room)
+
+
+def finetuner(count: int = 1, kind: type[Finetuner] = Finetuner) -> Finetuner:
     """A QArtSR run on random batches."""
     teacher = load_backbone(BACKBONE, TIMESTEP)
     lq = batches(count)
     student = METHODS.get("qartsr").untrained(teacher, BITS, [image[None] for image in lq[0]])
     loss = IMAGE_LOSSES.get("vae-features+mse")(torch.device("cpu"))
-    return Finetuner(teacher, student, lq, loss, FinetuneConfig(RATES, cache=cache), "bench")
+    return kind(teacher, student, lq, loss, FinetuneConfig(RATES), "bench")
 
 
 def qartsr_step() -> Callable[[], None]:
@@ -71,9 +83,9 @@ def qartsr_step() -> Callable[[], None]:
     return lambda: next(records) and None
 
 
-def reverse_schedule(cache: bool, epochs: int = 2) -> tuple[float, list[float]]:
+def reverse_schedule(kind: type[Finetuner], epochs: int = 2) -> tuple[float, list[float]]:
     """RPQ over all modules on two batches, `epochs` times each: (seconds without the building, its losses)."""
-    run = finetuner(2, cache)
+    run = finetuner(2, kind)
     images = len(block_groups(run.student)) * 2 * BATCH * epochs
     plan = METHODS.get("qartsr").phases(run.student, images, 0, rpq=1.0, order="reverse", loss="both")
     started = time.perf_counter()
@@ -83,7 +95,8 @@ def reverse_schedule(cache: bool, epochs: int = 2) -> tuple[float, list[float]]:
 
 def schedule_ratio(rounds: int) -> dict[str, object]:
     """The plain loop against cached upstream, by turns."""
-    plain, cached = zip(*((reverse_schedule(False), reverse_schedule(True)) for _ in range(rounds)), strict=True)
+    kinds = PlainLoop, Finetuner
+    plain, cached = zip(*(tuple(map(reverse_schedule, kinds)) for _ in range(rounds)), strict=True)
     pairs = [(one[0], other[0]) for one, other in zip(plain, cached, strict=True)]
     return summary(pairs) | {"same losses": plain[0][1] == cached[0][1], "epochs per module": 2}
 

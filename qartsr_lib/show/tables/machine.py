@@ -43,7 +43,7 @@ def backbone_sizes(settings: Profile) -> pd.DataFrame:
 def training_history() -> tuple[pd.DataFrame, float]:
     """(validation record of the shipped weights' training, bicubic PSNR-Y on the same crops).
 
-    Columns backbone, timestep, step, loss and the qualities of `training.embedded.validation.Validation`.
+    Columns backbone, timestep, step, loss and the qualities of `training.embedded.pipeline.Validation`.
     """
     record = json.loads((PACKAGED_WEIGHTS / "training.json").read_text(encoding="utf-8"))
     points = pd.json_normalize(record["runs"], "history", ["recipe", "timestep"]).rename(columns={"recipe": "backbone"})

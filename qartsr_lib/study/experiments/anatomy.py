@@ -17,7 +17,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.qartsr_layers import FinetuneLayer
+from qartsr_lib.methods.qartsr import FinetuneLayer
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING

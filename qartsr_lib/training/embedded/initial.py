@@ -1,9 +1,9 @@
 """A head start for the VAE: its encoder begins as a 4x4 block cosine transform, its decoder as block colours.
 
-From a random start, training stays for hundreds of steps on a plateau without colour, and keeps losing half of the fine
-structure long after. A convolutional VAE can hold a linear transform, because silu(x) - silu(-x) = x: each coefficient
-travels as the pair (+c, -c) to the last normalization, and the last convolution takes the difference (up to scale and
-offset: the normalization scales, and biases keep their random start).
+From a random start, training stays for hundreds of steps on a plateau without colour. A convolutional VAE can hold a
+linear transform, because silu(x) - silu(-x) = x: each coefficient travels as the pair (+c, -c) to the last
+normalization, and the last convolution takes the difference (up to scale and offset: the normalization scales, and
+biases keep their random start).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _start_encoder(encoder: nn.Module, basis: torch.Tensor) -> None:
                 weight = basis[:, colour, 2 * upper + row, 2 * left + column]
                 combine.weight[:latents, tap, upper, left] = weight
                 combine.weight[latents : 2 * latents, tap, upper, left] = -weight
-    _difference(encoder.conv_out, latents, latents, 1.0)
+    _difference(encoder.conv_out, latents, 1.0)
 
 
 def _start_decoder(decoder: nn.Module, latents: int) -> None:
@@ -82,7 +82,7 @@ def _start_decoder(decoder: nn.Module, latents: int) -> None:
     for block in decoder.up_blocks:
         for upsampler in block.upsamplers or []:
             _pass_on(upsampler.conv, 6)
-    _difference(decoder.conv_out, 3, 3, _OUTPUT_GAIN)
+    _difference(decoder.conv_out, 3, _OUTPUT_GAIN)
 
 
 def _pass_on(conv: nn.Conv2d, channels: int) -> None:
@@ -93,13 +93,13 @@ def _pass_on(conv: nn.Conv2d, channels: int) -> None:
     conv.bias[:channels].zero_()
 
 
-def _difference(conv: nn.Conv2d, outputs: int, offset: int, gain: float) -> None:
-    """Output i becomes gain x (input i - input i + offset)."""
+def _difference(conv: nn.Conv2d, outputs: int, gain: float) -> None:
+    """Output i becomes gain x (input i - input (i + outputs))."""
     conv.weight[:outputs].zero_()
     conv.bias[:outputs].zero_()
     for index in range(outputs):
         conv.weight[index, index, 1, 1] = gain
-        conv.weight[index, index + offset, 1, 1] = -gain
+        conv.weight[index, index + outputs, 1, 1] = -gain
 
 
 def _cosine(frequency: int) -> torch.Tensor:

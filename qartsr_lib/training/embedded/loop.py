@@ -1,4 +1,7 @@
-"""One optimisation loop for every training stage: AdamW, warm-up and cosine decay, resumable."""
+"""What all stages share: batches cut from photographs, and one loop of AdamW with warm-up and cosine decay, resumable.
+
+A batch is a pure function of (seed, step), so that training can resume.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,66 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
+from qartsr_lib.images.degrade import degrade
+from qartsr_lib.images.image import from_uint8, read_image, resize_bicubic, to_uint8, upscale_bicubic
 from qartsr_lib.training.states import append_line, save_state, saved_state
 
 T = TypeVar("T")
+CROP = 64
+REALISTIC_SHARE = 0.25  # of the crops, degraded by the second-order pipeline; the rest bicubic
+#: Photographs are also offered shrunk: smaller copies are sharper and carry finer structure.
+SHRINK_FACTORS = (1.0, 0.8, 0.6)
+
+
+class Crops:
+    """Random square HR crops of side `size`, a multiple of 16, with their degraded, bicubic-upscaled counterparts.
+
+    Images smaller than `size` are left out; a QartsrError where none is left.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int = CROP) -> None:
+        self.size, self._images = size, []
+        for path in progress(paths, "reading photographs"):
+            image = read_image(path)
+            for factor in SHRINK_FACTORS:
+                height, width = (round(side * factor) for side in image.shape[-2:])
+                if min(height, width) >= size:
+                    self._images.append(to_uint8(image if factor == 1.0 else resize_bicubic(image, height, width)))
+        if not self._images:
+            raise QartsrError(f"no image is at least {size}x{size} pixels; name a folder with larger images")
+
+    def hr(self, count: int, seed: int, step: int) -> torch.Tensor:
+        """`count` HR crops, randomly flipped and turned: (count, 3, size, size) in [0, 1]."""
+        rng = np.random.default_rng((seed, step))
+        return torch.cat([from_uint8(self._crop(rng)) for _ in range(count)])
+
+    def pairs(self, count: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`count` pairs (HR crop, upscaled LQ crop), both (count, 3, size, size) in [0, 1]."""
+        hr = self.hr(count, seed, step)
+        rng, lq = np.random.default_rng((seed, step, 1)), []
+        for crop in hr:
+            kind = "realistic" if rng.random() < REALISTIC_SHARE else "bicubic"
+            lq.append(degrade(crop[None], kind, int(rng.integers(2**31))))
+        return hr, upscale_bicubic(torch.cat(lq))
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        image = self._images[rng.integers(len(self._images))]
+        top, left = (int(rng.integers(side - self.size + 1)) for side in image.shape[:2])
+        crop = np.rot90(image[top : top + self.size, left : left + self.size], int(rng.integers(4)))
+        return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
 @dataclass(frozen=True)
@@ -57,13 +107,10 @@ def train(
     line per validation with the mean loss since the line before.
 
     Args:
-        model: whose state_dict is checkpointed.
+        model: whose state_dict is checkpointed; a QartsrError where it cannot be read or does not fit.
         parameters: what the optimizer updates; training runs on their device.
-        batch: step -> training data, made in float32.
-        loss: data, step -> scalar loss, computed under bfloat16 autocast.
-
-    Raises:
-        QartsrError: the checkpoint cannot be read or does not fit.
+        batch: step -> tensor or tuple of tensors, made in float32.
+        loss: of batch and step, computed under bfloat16 autocast.
     """
     parameters = [parameter.requires_grad_(True) for parameter in parameters]
     device = parameters[0].device
@@ -75,9 +122,12 @@ def train(
             optimizer.load_state_dict(state["optimizer"])
             first = state["step"]
     losses, started, steps = [], time.monotonic(), range(first, schedule.steps)
-    for step, data in zip(steps, progress(_prefetched(batch, steps, device), label), strict=True):
+    workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)  # make batches, where they can fork
+    workers = workers if "fork" in multiprocessing.get_all_start_methods() else 0
+    batches = DataLoader(steps, batch_size=None, collate_fn=batch, num_workers=workers)
+    for step, data in zip(steps, progress(batches, label), strict=True):
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            value = loss(_moved(data, device), step)
+            value = loss(send_to_device(data, device, non_blocking=True), step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         for group in optimizer.param_groups:
@@ -94,21 +144,3 @@ def train(
             save_state(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done})
     for parameter in parameters:
         parameter.requires_grad_(False)
-
-
-def _prefetched(batch: Callable[[int], T], steps: range, device: torch.device) -> DataLoader:
-    """batch(step) for every step in order, made by other processes where processes can fork.
-
-    On a GPU all CPU cores make batches; beside training on the CPU one process is enough.
-    """
-    workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
-    if "fork" not in multiprocessing.get_all_start_methods():
-        workers = 0
-    return DataLoader(steps, batch_size=None, collate_fn=batch, num_workers=workers)
-
-
-def _moved(data: T, device: torch.device) -> T:
-    """A tensor, or a tuple of tensors, on `device`."""
-    if isinstance(data, torch.Tensor):
-        return data.to(device, non_blocking=True)
-    return tuple(item.to(device, non_blocking=True) for item in data)

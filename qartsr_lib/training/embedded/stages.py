@@ -14,9 +14,8 @@ from torch import nn
 from qartsr_lib.backbones import schedule as noise
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
-from qartsr_lib.training.embedded.crops import Crops
 from qartsr_lib.training.embedded.initial import start_as_block_transform
-from qartsr_lib.training.embedded.loop import Schedule, train
+from qartsr_lib.training.embedded.loop import Crops, Schedule, train
 
 LATENT_WEIGHT = 0.3  # on the distance of z_H to the latents that the decoder was made for; DEVIATIONS.md
 KL_WEIGHT = 1e-4  # on the KL divergence per image value; keeps latents bounded, hardly blurs
@@ -25,10 +24,9 @@ Validate = Callable[[OneStepSR], dict[str, float]]
 
 
 def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str) -> State:
-    """Pretrain the VAE to reconstruct HR crops and upscaled LQ crops: L1 + KL_WEIGHT x KL, images in [-1, 1].
+    """Pretrain the VAE to reconstruct crops, a third of them upscaled LQ ones: L1 + KL_WEIGHT x KL, images in [-1, 1].
 
-    LQ crops, which alone the encoder will see, are a third of each batch. The state has a `scaling_factor` as well,
-    1 / standard deviation of the HR latents.
+    The state has a `scaling_factor` as well, 1 / standard deviation of the HR latents.
     """
     torch.manual_seed(schedule.seed)
     vae = build_vae()
@@ -43,8 +41,7 @@ def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str) -> St
 
     def loss(images: torch.Tensor, step: int) -> torch.Tensor:
         posterior = vae.encode(images).latent_dist
-        generator = torch.Generator().manual_seed(step)
-        decoded = vae.decode(posterior.sample(generator)).sample
+        decoded = vae.decode(posterior.sample(torch.Generator().manual_seed(step))).sample
         kl = posterior.kl().float().sum() / images.numel()
         return F.l1_loss(decoded.float(), images) + KL_WEIGHT * kl
 
@@ -56,28 +53,38 @@ def train_vae(crops: Crops, schedule: Schedule, folder: Path, device: str) -> St
 
 def train_prior(vae: State, crops: Crops, schedule: Schedule, folder: Path, device: str) -> State:
     """Pretrain the UNet as Stable Diffusion's is: predict the noise added to HR latents at a random t."""
-    frozen = build_vae(vae).eval().requires_grad_(False)
     torch.manual_seed(schedule.seed)
     unet = build_unet()
-    model = OneStepSR("prior", 1000, frozen, unet, build_prompt_embedding())
-    model.to(device, memory_format=torch.channels_last)
+    model = _beside_frozen_vae(unet, vae, device)
 
     def loss(hr: torch.Tensor, step: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
             latents = model.encode(hr).float()
-        index = torch.randint(noise.NUM_STEPS, (len(latents),), generator=generator)
-        index, eps = index.to(latents.device), torch.randn(latents.shape, generator=generator).to(latents)
+        noisy, eps, index = noisy_latents(latents, 0, noise.NUM_STEPS, torch.Generator().manual_seed(step))
         prompt = model.prompt_embedding.expand(len(latents), -1, -1)
-        return F.mse_loss(unet(noise.add_noise(latents, eps, index), index, prompt).sample.float(), eps)
+        return F.mse_loss(unet(noisy, index, prompt).sample.float(), eps)
 
     batch = partial(crops.hr, schedule.batch_size, schedule.seed)
     train(unet, unet.parameters(), batch, loss, schedule, folder, "initial UNet")
     return unet.state_dict()
 
 
+def noisy_latents(
+    z: torch.Tensor, low: int, high: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(noisy z, noise, indices of the schedule, low <= t < high, one per latent); drawn on the CPU."""
+    index = torch.randint(low, high, (len(z),), generator=generator).to(z.device)
+    eps = torch.randn(z.shape, generator=generator).to(z)
+    return noise.add_noise(z, eps, index), eps, index
+
+
+def _beside_frozen_vae(unet: nn.Module, vae: State, device: str) -> OneStepSR:
+    model = OneStepSR("start", 1000, build_vae(vae).eval().requires_grad_(False), unet, build_prompt_embedding())
+    return model.to(device, memory_format=torch.channels_last)
+
+
 class OutputGain(nn.Module):
-    """conv_out followed by a constant factor (`noise_per_unit`), so that its weights train at one scale for every T."""
+    """conv_out times a constant (`noise_per_unit`), so that its weights train at one scale for every T."""
 
     def __init__(self, conv: nn.Conv2d, gain: float) -> None:
         super().__init__()
@@ -115,13 +122,12 @@ def train_warm_up(vae: State, prior: State, crops: Crops, schedule: Schedule, fo
     """The scaled recipe's common start for all T: restore latents, at the paper's T in turn.
 
     conv_out starts at zero, so that every T starts from the VAE's identity, z_H = z_L. The loss is on latents, at a
-    fifth of the cost of images. conv_out of the result is not folded: it predicts noise / `noise_per_unit(T)`.
+    fifth of the cost of images. conv_out of the result predicts noise / `noise_per_unit(T)`.
     """
-    frozen, unet = build_vae(vae).eval().requires_grad_(False), build_unet(prior)
+    unet = build_unet(prior)
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
-    model = OneStepSR("warm-up", 1000, frozen, unet, build_prompt_embedding(), scaled=True)
-    model.to(device, memory_format=torch.channels_last)
+    model = _beside_frozen_vae(unet, vae, device)
 
     def loss(pair: tuple[torch.Tensor, torch.Tensor], step: int) -> torch.Tensor:
         hr, upscaled = pair
@@ -151,8 +157,7 @@ def train_recipe(
     """What `recipe` trains for one T, from the VAE and the UNet's `start`."""
     kind = RECIPES[recipe]
     parts = build_vae(vae), build_unet(start), build_prompt_embedding()
-    model = OneStepSR(recipe, timestep, *parts, scaled=kind.scaled)
-    model.to(device, memory_format=torch.channels_last)
+    model = OneStepSR(recipe, timestep, *parts, scaled=kind.scaled).to(device, memory_format=torch.channels_last)
     train_one_step(model, crops, schedule, folder, validate, kind.trains_encoder)
     trained = ("unet.", "vae.encoder.", "vae.quant_conv.") if kind.trains_encoder else ("unet.",)
     return {key: value for key, value in model.state_dict().items() if key.startswith(trained)}
@@ -165,11 +170,10 @@ def train_one_step(
     folder: Path,
     validate: Validate | None = None,
     trains_encoder: bool = True,
-) -> OneStepSR:
-    """Train one recipe at one T by `restoration_loss`, with latents of the VAE as it is at the start.
+) -> None:
+    """Train UNet and, if asked, encoder by `restoration_loss`, with latents of the VAE as it is at the start.
 
-    UNet and, if asked, encoder train at one learning rate; the decoder never changes. With scaled input, the UNet's
-    conv_out is taken to predict noise / `noise_per_unit(T)` at the start.
+    With scaled input, the UNet's conv_out is taken to predict noise / `noise_per_unit(T)` at the start.
     """
     torch.manual_seed(schedule.seed)
     model.requires_grad_(False)
@@ -192,14 +196,12 @@ def train_one_step(
     del model.unet.conv_out.forward  # back to the method of its class
     if model.scaled:
         model.unet.conv_out = model.unet.conv_out.folded()
-    return model
 
 
 def restoration_loss(stages: Stages, hr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 of image to `hr` + LATENT_WEIGHT x L1 of z_H to `target`, `hr`'s latent in the pretrained VAE.
 
-    The second term plays the part of OSEDiff's VSD regularizer: the decoder's normalizations hide z_H's scale, so that
-    the image alone lets it drift without bound.
+    The second term plays the part of OSEDiff's VSD: the decoder's normalizations hide z_H's scale from the image.
     """
     return F.l1_loss(stages.image.float(), hr) + LATENT_WEIGHT * F.l1_loss(stages.z_h.float(), target.float())
 

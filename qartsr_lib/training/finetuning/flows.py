@@ -1,89 +1,20 @@
-"""What flows between the blocks of a chain that does not change: computed once and kept where there is room."""
+"""What flows between the blocks of a chain that does not change: computed once and kept while there is room."""
 
 from __future__ import annotations
 
-import itertools
 import re
-import shutil
-import tempfile
-from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from qartsr_lib.backbones.steps import Flow, Step
-from qartsr_lib.training.finetuning.phases import UNET_END, Term
+from qartsr_lib.training.finetuning.phases import UNET_END, Phase, Term
 
-GIB = 2**30
-#: Of the memory and of the disk that are free when a run begins, what it may keep flows in.
-MEMORY_SHARE, FILES_SHARE = 0.5, 0.25
-_UNKNOWN_MEMORY = 4 * GIB  # where the system does not tell
-
-
-class FlowStore:
-    """Flows by key; `get` returns the bits that were put in, on the device they came from.
-
-    Args:
-        memory: bytes of flows that may lie in memory.
-        files: bytes that may lie in files beyond that, in a temporary folder that goes with the store.
-        folder: where that folder is made; the system's own place by default.
-    """
-
-    def __init__(self, memory: float | None = None, files: float | None = None, folder: Path | None = None) -> None:
-        self.memory_left = MEMORY_SHARE * free_memory() if memory is None else memory
-        self.files_left = FILES_SHARE * shutil.disk_usage(tempfile.gettempdir()).free if files is None else files
-        self._parent, self._numbers = folder, itertools.count()
-        self._folder: tempfile.TemporaryDirectory | None = None
-        self._kept: dict[Hashable, tuple[Flow | Path, torch.device, int]] = {}
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
-
-    def put(self, key: Hashable, flow: Flow) -> bool:
-        """Keep `flow`, which nobody may change afterwards; False where no room is left for it."""
-        size, kept = sum(tensor.nbytes for tensor in flow.tensors()), None
-        if size <= self.memory_left:
-            kept = flow.to("cpu")  # a GPU's own memory is for the training
-            self.memory_left -= size
-        elif size <= self.files_left:
-            kept = self._written(flow.to("cpu"))
-            self.files_left -= size if kept else 0
-        if kept is not None:
-            self._kept[key] = kept, flow.x.device, size
-        return kept is not None
-
-    def get(self, key: Hashable) -> Flow:
-        """The flow that was put in; KeyError where it was not kept."""
-        kept, device, _ = self._kept[key]
-        if isinstance(kept, Path):
-            kept = Flow(*torch.load(kept, weights_only=True))
-        return kept.to(device)
-
-    def drop(self, key: Hashable) -> None:
-        """Free what `key` holds, if anything."""
-        kept, _, size = self._kept.pop(key, (None, None, 0))
-        if isinstance(kept, Path):
-            kept.unlink(missing_ok=True)
-            self.files_left += size
-        else:
-            self.memory_left += size
-
-    def _written(self, flow: Flow) -> Path | None:
-        """The new file; None, and no further try, where it cannot be written."""
-        path = None
-        try:
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="qartsr-flows-", dir=self._parent)
-            path = Path(self._folder.name, f"{next(self._numbers)}.pt")
-            torch.save(tuple(flow), path)
-        except (OSError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
-            print(f"no more intermediate results on disk ({error}); they are computed again instead", flush=True)
-            self.files_left = 0
-            if path is not None:
-                path.unlink(missing_ok=True)
-            return None
-        return path
+MEMORY_SHARE = 0.5
+"""Of the memory that is free when a run begins, what it may keep flows in."""
+_UNKNOWN_MEMORY = 4 * 2**30  # bytes, where the system does not tell
 
 
 def free_memory() -> float:
@@ -101,14 +32,32 @@ def free_memory() -> float:
         return free
 
 
+@dataclass
+class Room:
+    """Bytes of memory in which flows may still be kept."""
+
+    left: float = field(default_factory=lambda: MEMORY_SHARE * free_memory())
+
+
+@dataclass(frozen=True)
+class Part:
+    """A phase on a network: what is quantized and trained by then, where it is entered, and its terms' positions."""
+
+    phase: Phase
+    quantized: Sequence[str]
+    trained: Sequence[str]
+    entry: int
+    terms: Sequence[tuple[Term, int]]
+
+
+def wanted_by(parts: Sequence[Part]) -> set[int]:
+    """Positions at which phases enter or compare."""
+    return {part.entry for part in parts} | {position for part in parts for _, position in part.terms}
+
+
 @dataclass(frozen=True)
 class Network:
-    """A chain of steps and the batches that pass through it.
-
-    Attributes:
-        chain: (block name, step) in inference order.
-        upscaled: network inputs, (N, 3, H, W) each.
-    """
+    """A backbone as a chain of steps (backbones.steps.steps), and the upscaled batches for it, (N, 3, H, W) each."""
 
     chain: Sequence[tuple[str, Step]]
     upscaled: Sequence[torch.Tensor]
@@ -118,59 +67,70 @@ class Network:
         """Names of the blocks in inference order."""
         return [name for name, _ in self.chain]
 
-    def entry(self, blocks: Sequence[str]) -> int:
-        """Index of the first of `blocks` in the chain."""
-        return min(self.names.index(name) for name in blocks)
-
     def position(self, term: Term) -> int:
         """Index of the step before which the quantity of `term` is there; len(chain) for the image."""
         if term.quantity == "image":
             return len(self.chain)
         return self.names.index(UNET_END if term.quantity == "noise" else term.after) + 1
 
+    def parts(self, phases: Sequence[Phase]) -> list[Part]:
+        """`phases` on this network, which is entered at the first trained block."""
+        parts, quantized = [], ()
+        for phase in phases:
+            quantized = (*quantized, *phase.blocks)
+            trained = quantized if phase.trained is None else phase.trained
+            terms = [(term, self.position(term)) for term in phase.terms]
+            parts.append(Part(phase, quantized, trained, min(map(self.names.index, trained)), terms))
+        return parts
+
 
 class Flows:
-    """What flows into chosen steps of a network that does not change.
+    """What flows into chosen steps of a network that does not change; the same bits, kept or computed again.
 
     Args:
         positions: the steps whose input will be wanted; len(chain) is the image.
-        store: keeps them, so that each is computed once where it has room, else from the nearest one kept upstream.
+        room: where there is no more, a flow is computed from the nearest one kept upstream.
     """
 
-    def __init__(self, network: Network, positions: Iterable[int], store: FlowStore) -> None:
-        self._network, self._positions, self._store = network, set(positions), store
+    def __init__(self, network: Network, positions: Iterable[int], room: Room) -> None:
+        self._network, self._positions, self._room = network, set(positions), room
+        self._kept: dict[tuple[int, int], Flow] = {}  # in the CPU's memory; a GPU's own is for the training
 
     def at(self, batch: int, positions: Collection[int]) -> dict[int, Flow]:
         """Position -> flow of batch number `batch`."""
-        found = {position: self._store.get(self._key(batch, position)) for position in self._kept(batch, positions)}
+        found = {position: self._get(batch, position) for position in positions if (batch, position) in self._kept}
         missing = set(positions) - set(found)
         return found | (self._compute(batch, missing) if missing else {})
 
     def narrow(self, positions: Iterable[int]) -> None:
         """Only `positions` will be wanted from now on: let go of the others."""
-        gone = self._positions - set(positions)
-        self._positions -= gone
-        for position in gone:
-            for batch in range(len(self._network.upscaled)):
-                self._store.drop(self._key(batch, position))
+        self._positions &= set(positions)
+        for key in [key for key in self._kept if key[1] not in self._positions]:
+            self._room.left += _size(self._kept.pop(key))
 
     @torch.no_grad()
     def _compute(self, batch: int, wanted: Collection[int]) -> dict[int, Flow]:
         """From the nearest kept flow upstream to the last wanted one; what will be wanted is kept on the way."""
-        begin = max(self._kept(batch, range(min(wanted) + 1)), default=0)
-        flow = self._store.get(self._key(batch, begin)) if begin else Flow(self._network.upscaled[batch])
+        begin = max((position for position in range(min(wanted) + 1) if (batch, position) in self._kept), default=0)
+        flow = self._get(batch, begin) if begin else Flow(self._network.upscaled[batch])
         found = {}
         for position in range(begin, max(wanted) + 1):
             if position in wanted:
                 found[position] = flow
             if position > begin and position in self._positions:
-                self._store.put(self._key(batch, position), flow)
+                self._keep(batch, position, flow)
             if position < max(wanted):
                 flow = self._network.chain[position][1](flow)
         return found
 
-    def _kept(self, batch: int, positions: Iterable[int]) -> list[int]:
-        return [position for position in positions if self._key(batch, position) in self._store]
+    def _get(self, batch: int, position: int) -> Flow:
+        return self._kept[batch, position].to(self._network.upscaled[batch].device)
 
-    def _key(self, batch: int, position: int) -> tuple[int, int, int]:
-        return id(self), batch, position
+    def _keep(self, batch: int, position: int, flow: Flow) -> None:
+        if (batch, position) not in self._kept and _size(flow) <= self._room.left:
+            self._kept[batch, position] = flow.to("cpu")
+            self._room.left -= _size(flow)
+
+
+def _size(flow: Flow) -> int:
+    return sum(tensor.nbytes for tensor in flow.tensors())

@@ -1,15 +1,18 @@
-"""Eq. (8) and its relatives: module loss, noise loss, and the image losses by name."""
+"""Eq. (8) and its relatives: the loss of a phase, its terms, and the image losses by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from qartsr_lib.backbones.features import pretrained_distance
+from qartsr_lib.backbones.steps import Flow
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
+from qartsr_lib.training.finetuning.flows import Network, Part
 
 #: Image loss: (student's images, full-precision images), both (N, 3, H, W) nominally in [0, 1] -> scalar.
 ImageLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -22,10 +25,7 @@ _SMALLEST = 1e-12
 
 
 def normalized_mse(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """||M_q(x) - M_fp(x)||^2 of Eq. (8) over the variance of M_fp(x).
-
-    Modules differ in scale by orders of magnitude; so divided, 1 means no better than a constant.
-    """
+    """||M_q(x) - M_fp(x)||^2 of Eq. (8) over the variance of M_fp(x): 1 is no better than a constant."""
     return F.mse_loss(student, target) / target.var().clamp(min=_SMALLEST)
 
 
@@ -47,11 +47,7 @@ def vae_features_and_mse(device: torch.device) -> ImageLoss:
 
 @IMAGE_LOSSES.register("lpips+mse")
 def lpips_and_mse(device: torch.device) -> ImageLoss:
-    """2 x LPIPS (VGG, as OSEDiff trains) + MSE, by the package lpips; its VGG16 weights (0.5 GB) are not shipped.
-
-    Raises:
-        QartsrError: VGG16's weights are neither here nor to be fetched.
-    """
+    """2 x LPIPS (VGG, as OSEDiff trains) + MSE, by the package lpips; its VGG16 weights (0.5 GB) are not shipped."""
     import lpips  # a second, and only needed here
 
     from qartsr_lib.images.metrics.iqa import VGG16
@@ -67,3 +63,29 @@ def lpips_and_mse(device: torch.device) -> ImageLoss:
     network.net.load_state_dict({key: saved["features." + key.split(".", 1)[1]] for key in network.net.state_dict()})
     network = network.to(device).eval().requires_grad_(False)
     return perceptual_and_squared(lambda images, targets: network(images * 2.0 - 1.0, targets * 2.0 - 1.0).mean())
+
+
+def phase_loss(
+    student: Network, part: Part, flow: Flow, targets: Mapping[int, Flow], image_loss: ImageLoss, recompute: bool
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """(The sum of the terms of `part`, the same by quantity), from where the first trained block begins.
+
+    Args:
+        student: the quantized network.
+        flow: what enters it there.
+        targets: the full-precision flows at the terms' positions.
+        recompute: keep only what flows between blocks for the backward pass, and compute each block's inside again.
+    """
+    found = {}
+    for position in range(part.entry, max(position for _, position in part.terms)):
+        step = student.chain[position][1]
+        flow = checkpoint(step, flow, use_reentrant=False, preserve_rng_state=False) if recompute else step(flow)
+        found[position + 1] = flow
+    losses, parts = [], {}
+    for term, position in part.terms:
+        pair = (flows[position] for flows in (found, targets))
+        images = (flow.eps if term.quantity == "noise" else flow.x for flow in pair)
+        losses.append((image_loss if term.quantity == "image" else normalized_mse)(*images))
+        name = f"{term.quantity}_loss"
+        parts[name] = parts.get(name, 0.0) + float(losses[-1].detach())
+    return torch.stack(losses).sum(), parts

@@ -20,12 +20,7 @@ ENCODER_END, UNET_END, DECODER_END = "vae.quant_conv", "unet.conv_out", "vae.dec
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of a phase's loss, student against full precision.
-
-    Attributes:
-        quantity: "features", the output of block `after`; "noise", the UNet's prediction; "image".
-        after: block of the "features"; the others have their own place.
-    """
+    """One summand of a loss: "features", the output of block `after`; "noise", the UNet's prediction; or "image"."""
 
     quantity: str
     after: str = ""
@@ -43,29 +38,17 @@ _NAMES = {LATENT: "z_L", NOISE: "noise", Z_H: "z_H", PIXELS: "image"}
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a run.
+    """One part of a run."""
 
-    Attributes:
-        blocks: names of the blocks that become quantized here; may be empty.
-        images: how many images pass forward and backward.
-        terms: the summands of the loss.
-        trained: train these quantized blocks only; None for all that are quantized so far.
-        kinds: train these kinds of parameters only (see QuantModule.tuned_parameters); None for all.
-    """
-
-    blocks: tuple[str, ...]
-    images: int
-    terms: tuple[Term, ...]
-    trained: tuple[str, ...] | None = None
-    kinds: tuple[str, ...] | None = None
+    blocks: tuple[str, ...]  # names of those that become quantized here; may be none
+    images: int  # how many pass forward and backward
+    terms: tuple[Term, ...]  # the summands of the loss
+    trained: tuple[str, ...] | None = None  # the only quantized blocks that are trained; None for all
+    kinds: tuple[str, ...] | None = None  # the only kinds of QuantModule.tuned_parameters that are; None for all
 
 
 def in_order(groups: Sequence[tuple[str, ...]], order: str, seed: int) -> list[tuple[str, ...]]:
-    """`groups`, given in inference order, as a run takes them up.
-
-    Raises:
-        QartsrError: unknown order.
-    """
+    """`groups`, given in inference order, as a run takes them up; a QartsrError for an unknown order."""
     if order not in ORDERS:
         raise QartsrError(f"order {order!r}: choose one of {', '.join(ORDERS)}")
     if order == "random":
@@ -79,8 +62,25 @@ def split(images: int, parts: int) -> list[int]:
     return [share + (index < left) for index in range(parts)]
 
 
+def batch_orders(phases: Sequence[Phase], sizes: Sequence[int], seed: int) -> list[list[int]]:
+    """Numbers of the batches of every phase: all of them, of `sizes` images, shuffled again and again.
+
+    A phase ends as soon as all images planned up to its end have passed: never more than a part of a batch late.
+    """
+    orders, planned, passed = [], 0, 0
+    for number, phase in enumerate(phases):
+        generator, order, waiting = random.Random(f"{seed}-{number}"), [], []
+        planned += phase.images
+        while passed < planned:
+            waiting = waiting or generator.sample(range(len(sizes)), len(sizes))
+            order.append(waiting.pop())
+            passed += sizes[order[-1]]
+        orders.append(order)
+    return orders
+
+
 def batches_of(images: Sequence[torch.Tensor], size: int) -> list[torch.Tensor]:
-    """Join images (1, 3, h, w) of equal size to batches (up to `size`, 3, h, w), the order kept within a size."""
+    """Images (1, 3, h, w) of equal size joined to batches (up to `size`, 3, h, w), the order kept within a size."""
     by_shape: dict[torch.Size, list[torch.Tensor]] = {}
     for image in images:
         by_shape.setdefault(image.shape, []).append(image)
@@ -102,11 +102,9 @@ def three_parts(backbone: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...], 
 def block_groups(model: OneStepSR) -> list[tuple[str, ...]]:
     """The modules of RPQ in inference order: blocks, with single layers joined to the block beside them.
 
-    One at the beginning of encoder, UNet or decoder joins what follows, one at the end what precedes it, as the bars of
-    the paper's Fig. 4 suggest.
+    One at the beginning of encoder, UNet or decoder joins what follows, one at the end what precedes it (Fig. 4).
     """
-    groups: list[tuple[str, ...]] = []
-    waiting: tuple[str, ...] = ()
+    groups, waiting = [], ()
     for name, block in model.blocks_in_order():
         single = sum(isinstance(layer, (nn.Linear, nn.Conv2d)) for layer in block.modules()) <= 2
         at_the_end = name.endswith("conv_out") or name == ENCODER_END
@@ -121,7 +119,7 @@ def block_groups(model: OneStepSR) -> list[tuple[str, ...]]:
 
 
 def losses_of(plan: Sequence[Phase], image_loss: str) -> str:
-    """What `plan` trains by, in words for a table's note: `image_loss` where it is used, else the squared errors."""
+    """What `plan` trains by, in words for a table's note."""
     terms = list(dict.fromkeys(term for phase in plan for term in phase.terms))
     if any(term.quantity == "image" for term in terms):
         return f"image loss {image_loss}"

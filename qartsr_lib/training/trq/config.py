@@ -43,9 +43,8 @@ class TrqConfig:
     seed: int = _option("of the LoRA's start, the pairs, and all noise: same seed, same training on one machine", 123)
     checkpoint_every: int = _option("steps", 500)
     regularizer: str = _option(
-        "of osediff: LoRA of the regularizing network in all layers, or in the middle block alone "
-        "as the released code trains it",
-        REGULARIZERS[0],
+        "of osediff: LoRA of the regularizing network in all layers, or in the middle block as in the released code",
+        "paper",
         REGULARIZERS,
     )
 

@@ -22,12 +22,12 @@ from torch.utils.data import Dataset
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.degrade import SCALE, Stage, blur_kernel, sinc_kernel
-from qartsr_lib.images.image import read_image
-from qartsr_lib.images.image_files import explained
+from qartsr_lib.images.image import header_size, random_crop, read_image
 
 FIRST = Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95))
 SECOND = Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))
 SINC_PROBABILITY, FINAL_SINC_PROBABILITY = 0.1, 0.8
+HALF_SIZES = (3, 11)  # of kernels of 7, 9, ..., 21 pixels; end excluded
 #: Probability, isotropic, range of beta (a side of 1 is drawn first), plateau.
 _SHAPES = (
     (0.45, True, (1, 1), False),
@@ -46,20 +46,15 @@ _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
 class DegradedCrops(Dataset):
     """Pairs (HR crop, degraded and upscaled crop), both (3, size, size) float32 in [0, 1]; half of them are mirrored.
 
-    Pair number n depends on `seed` and n alone, so that an interrupted training continues with the pairs that it would
-    have seen, on any number of processes. Images are read when needed.
+    Pair number n depends on `seed` and n alone, so that a training can continue, on any number of processes.
 
     Args:
-        paths: photographs; those with a side under `size` are left out.
-        size: side of the crops, a multiple of 8.
+        paths: photographs, read when needed; those with a side under `size`, a multiple of 8, are left out.
         first, count: numbers of the pairs, first .. first + count - 1.
-
-    Raises:
-        QartsrError: no photograph is large enough, or one cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], size: int, seed: int, first: int, count: int) -> None:
-        self.paths = [path for path in paths if min(_size(path)) >= size]
+        self.paths = [path for path in paths if min(header_size(path)) >= size]
         if not self.paths:
             raise QartsrError(f"--images: no image is at least {size}x{size} pixels; name a folder with larger ones")
         self.size, self.seed, self.first, self.count = size, seed, first, count
@@ -70,27 +65,13 @@ class DegradedCrops(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((self.seed, self.first + index))
         image = read_image(self.paths[rng.integers(len(self.paths))])
-        top, left = (int(rng.integers(side - self.size + 1)) for side in image.shape[-2:])
-        hr = image[..., top : top + self.size, left : left + self.size]
+        hr = random_crop(image, self.size, self.size, rng)
         hr = hr.flip(-1) if rng.random() < 0.5 else hr
         return hr[0].contiguous(), degraded(hr, rng)[0]
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """From the header alone."""
-    with explained(path), Image.open(path) as image:
-        return image.size
-
-
 def degraded(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Degrade, shrink by four, and enlarge again: what OSEDiff is trained to restore.
-
-    Args:
-        hr: (1, 3, H, W) in [0, 1]; H and W divide by 4.
-
-    Returns:
-        (1, 3, H, W) in [0, 1], rounded to 8-bit levels only now.
-    """
+    """`hr`, (1, 3, H, W) in [0, 1], sides dividing by 4, degraded, shrunk by four, enlarged, then rounded to 8 bits."""
     size = hr.shape[-2:]
     image = _filter(hr, _kernel(FIRST, rng))
     image = F.interpolate(image, scale_factor=_factor(FIRST, rng), mode=_mode(rng))
@@ -104,7 +85,7 @@ def degraded(hr: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     image = jpeg(image, quality) if jpeg_first else image
     image = F.interpolate(image, [side // SCALE for side in size], mode=_mode(rng))
     if rng.random() < FINAL_SINC_PROBABILITY:
-        image = _filter(image, sinc_kernel(_half(rng), rng.uniform(np.pi / 3, np.pi)))
+        image = _filter(image, sinc_kernel(int(rng.integers(*HALF_SIZES)), rng.uniform(np.pi / 3, np.pi)))
     image = image if jpeg_first else jpeg(image, quality)
     image = F.interpolate(image, size, mode=_mode(rng))
     return (image * 255.0).round().clamp(0, 255) / 255.0
@@ -119,13 +100,8 @@ def _factor(stage: Stage, rng: np.random.Generator) -> float:
     return (rng.uniform(1, high), rng.uniform(low, 1), 1.0)[rng.choice(3, p=stage.resize_probabilities)]
 
 
-def _half(rng: np.random.Generator) -> int:
-    """Half of a kernel's size, which is one of 7, 9, ..., 21."""
-    return int(rng.integers(3, 11))
-
-
 def _kernel(stage: Stage, rng: np.random.Generator) -> torch.Tensor:
-    half = _half(rng)
+    half = int(rng.integers(*HALF_SIZES))
     if rng.random() < SINC_PROBABILITY:
         return sinc_kernel(half, rng.uniform(np.pi / (3 if half < 6 else 5), np.pi))
     _, isotropic, (low, high), plateau = _SHAPES[rng.choice(len(_SHAPES), p=[shape[0] for shape in _SHAPES])]
@@ -152,26 +128,16 @@ def _noise(image: torch.Tensor, stage: Stage, rng: np.random.Generator) -> torch
         noise = rng.uniform(*stage.noise_sigma) / 255.0 * rng.standard_normal(shape)
     else:
         signal = np.tensordot(_GREY, clean, (0, 1))[:, None] if grey else clean
-        noise = rng.uniform(*stage.poisson_scale) * _poisson(signal, rng)
+        levels = np.clip(np.round(signal * 255.0), 0, 255) / 255.0
+        photons = 2 ** np.ceil(np.log2(len(np.unique(levels))))  # that a camera counts at white
+        noise = rng.uniform(*stage.poisson_scale) * (rng.poisson(levels * photons) / photons - levels)
     return torch.from_numpy((clean + noise).astype(clean.dtype)).clamp(0, 1)
-
-
-def _poisson(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shot noise of a camera that counts 2^ceil(log2(number of the image's levels)) photons at white."""
-    levels = np.clip(np.round(signal * 255.0), 0, 255) / 255.0
-    photons = 2 ** np.ceil(np.log2(len(np.unique(levels))))
-    return rng.poisson(levels * photons) / photons - levels
 
 
 def jpeg(image: torch.Tensor, quality: float) -> torch.Tensor:
     """JPEG with half the resolution in colour, but for its 8-bit rounding: BasicSR's DiffJPEG, not differentiable.
 
-    Args:
-        image: (1, 3, h, w); clamped to [0, 1]. Sides are filled up to multiples of 16 with black.
-        quality: 0 to 100, any float.
-
-    Returns:
-        (1, 3, h, w) in [0, 1].
+    `image` is (1, 3, h, w), clamped to [0, 1], its sides filled up to multiples of 16 with black; quality 0 to 100.
     """
     height, width = image.shape[-2:]
     scale = 50.0 / quality if quality < 50 else 2.0 - quality / 50.0

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from qartsr_lib.deploy.layer import inference_form
-from qartsr_lib.methods.qartsr import QArtSR
+from qartsr_lib.methods import METHODS, low_rank
 from tests.benchmarks import fullsize
 from tests.benchmarks.gpu.int8_cuda import int8_cuda_form
 
@@ -45,8 +46,8 @@ class Models:
     @cached_property
     def simulation(self) -> nn.Module:
         """The method's layers as training finds them, but for a quick SVD: large exact ones take minutes."""
-        method = QArtSR(METHOD, METHOD, svd="quick")
-        student = method.untrained(self.fp32, BITS, [self.lq.flip(-1)])
+        with mock.patch.object(low_rank, "truncated_svd", quick_svd):
+            student = METHODS.get(METHOD).untrained(self.fp32, BITS, [self.lq.flip(-1)])
         return inference_form(student, half=True)
 
     @cached_property
@@ -60,6 +61,12 @@ class Models:
     @cached_property
     def int8_fp32(self) -> nn.Module:
         return int8_cuda_form(self.simulation, torch.float32)
+
+
+def quick_svd(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like `low_rank.truncated_svd`, nearly, by random projection."""
+    left, singular, right = torch.svd_lowrank(weight.flatten(1), min(rank + 4, *weight.flatten(1).shape))
+    return (left[:, :rank] * singular[:rank]).contiguous(), right[:, :rank].t().contiguous()
 
 
 def _in(model: nn.Module, dtype: torch.dtype) -> nn.Module:

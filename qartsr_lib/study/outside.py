@@ -22,15 +22,23 @@ from qartsr_lib.base.files import remembered_sha256
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.images.datasets.base import SCALE, Pair, available_data, central_file
-from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.datasets.pairing import match
 from qartsr_lib.images.image import list_images, read_image
 from qartsr_lib.images.metrics import require_equal_size
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.cells import Measured, aggregate
-from qartsr_lib.study.evaluator import FULL_PRECISION, Evaluator, Experiment, Parts, ScoredImage, default_parts
+from qartsr_lib.study.evaluator import (
+    FULL_PRECISION,
+    UNCALIBRATED,
+    Evaluator,
+    Experiment,
+    Parts,
+    ScoredImage,
+    default_parts,
+)
+from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.paper import BICUBIC_LABEL, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.profiles import Profile
+from qartsr_lib.study.sweep import aggregate
 
 NOTE = "outside system"
 
@@ -92,15 +100,15 @@ def add_rows(run: Measured, systems: Sequence[Outputs], profile: Profile, parts:
     Each record holds the sha256 of every file, "outputs".
 
     Args:
-        run: what `cells.run_table` returned.
+        run: what `sweep.run_table` returned.
         systems: what `find_outputs` returned.
         profile: the run's; gives the metrics.
-        parts: see `cells.run_table`.
+        parts: see `sweep.run_table`.
     """
     if not systems:
         return run
-    cache, none = RunCache.for_profile(profile.name), CalibrationList("none", [], "")
-    scorer = _Scorer(systems, parts or default_parts(profile), cache, profile.metrics, none, "cpu")
+    cache = RunCache.for_profile(profile.name)
+    scorer = _Scorer(systems, parts or default_parts(profile), cache, profile.metrics, UNCALIBRATED, "cpu")
     work = [(system.experiment, pair) for system in systems for pair in system.pairs]
     values = [(*item, scorer.measure(*item)) for item in progress(work, "outside systems")]
     abouts = {system.experiment: scorer.about(system.experiment) for system in systems}

@@ -32,7 +32,7 @@ from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.command import run_command
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.base.machine import checked
+from qartsr_lib.base.machine import checked, checked_workers
 from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -64,11 +64,7 @@ def _run(options: argparse.Namespace) -> int:
     profile = get_profile(options.profile)
     root = paths.data_root(options.data_root)
     notebooks = select(find_notebooks(), options.notebooks)
-    workers = options.workers
-    if workers:
-        from qartsr_lib.study.parallel import resolved  # a plain run needs no Dask
-
-        workers = resolved(workers)
+    workers = options.workers and checked_workers(options.workers)
     return run(profile, notebooks, root, workers, checked(options.device))
 
 

@@ -32,9 +32,9 @@ from qartsr_lib.images.evaluate import evaluate_pairs
 from qartsr_lib.images.image import read_image, to_uint8, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.study import cells as study
-from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study import sweep as study
 from qartsr_lib.study.evaluator import Experiment
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import Profile
 
 FULL_PRECISION, FULL_BITS = "FP", "W32A32"
@@ -127,7 +127,7 @@ def measure_deployment(
         rows = [same | _row(name, sizes[name], whole, times) | worth for name, worth in quality.items()]
         return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
-    return measure_cells(profile.name, questions, measure)
+    return measure_questions(profile.name, questions, measure)
 
 
 def _float_network(name: str, backbone: str, timestep: int) -> OneStepSR:

@@ -16,9 +16,9 @@ from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import QArtSR
 from qartsr_lib.methods.rates import Options, training_options
-from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.experiments.maxmin import bicubic_rows
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import Profile
 from qartsr_lib.study.results import KEYS, read_measurement
 
@@ -178,7 +178,7 @@ def measure_timesteps(
                     rows.append((calibration.name, *cell, width, index, psnr(luma(model.upscale(image)), wanted)))
         return pd.DataFrame(rows, columns=_TIMESTEP_COLUMNS)
 
-    return measure_cells(profile, questions, measure)
+    return measure_questions(profile, questions, measure)
 
 
 def write_choice(choice: Measured, name: str, keep: bool = False) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from qartsr_lib.images.datasets.base import Pair, fingerprint
 from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_list
 from qartsr_lib.images.image import from_uint8, psnr_y, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import Profile
 
 Cell = tuple[str, int]
@@ -246,7 +246,7 @@ class Measurement:
 
         calibration = {"name": self.calibration.name, "sha256": self.calibration.sha256}
         asked = {"method": "maxmin", "bits": list(self.bits), "calibration": calibration}
-        return measure_cells(self.profile, self._questions("latent errors", **asked), measure)
+        return measure_questions(self.profile, self._questions("latent errors", **asked), measure)
 
     def contributions(self) -> Measured:
         """PSNR-Y of full / no noise / identity / bicubic: rows dataset, backbone, timestep, variant, image, psnr_y."""
@@ -261,7 +261,7 @@ class Measurement:
                     rows.append((self.dataset, *cell, variant, pair.id, psnr_y(saved, hr)))
             return pd.DataFrame(rows, columns=["dataset", "backbone", "timestep", "variant", "image", "psnr_y"])
 
-        return measure_cells(self.profile, self._questions("UNet contribution"), measure)
+        return measure_questions(self.profile, self._questions("UNet contribution"), measure)
 
     def _questions(self, measurement: str, **settings: object) -> dict[Cell, dict]:
         """Cell -> all that determines what is measured of it."""

@@ -8,10 +8,10 @@ from functools import lru_cache
 import pandas as pd
 
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.experiments.counting.honest import components, honest_rows
 from qartsr_lib.study.experiments.counting.paper import paper_rows
 from qartsr_lib.study.experiments.counting.trace import LAYERS, MODELS, OUTPUT_SIZE, PARAMETERS, counted
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.paper import paper_table
 
 COUNTED = "OSEDiff"
@@ -31,7 +31,7 @@ def measure_table2(profile: str, methods: Sequence[str], bits: Sequence[str]) ->
         return _with_residuals(frame)
 
     question = _question("Table 2", network=COUNTED, methods=list(methods), bits=list(bits))
-    return measure_cells(profile, {COUNTED: question}, measure)
+    return measure_questions(profile, {COUNTED: question}, measure)
 
 
 def _with_residuals(frame: pd.DataFrame) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def _with_residuals(frame: pd.DataFrame) -> pd.DataFrame:
 def measure_components(profile: str, methods: Sequence[str], bits: Sequence[str]) -> Measured:
     """What the honest rule's rows consist of: method, bits, component, params_M, ops_G."""
     question = _question("components of Table 2", network=COUNTED, methods=list(methods), bits=list(bits))
-    return measure_cells(profile, {COUNTED: question}, lambda _: _components(tuple(methods), tuple(bits)))
+    return measure_questions(profile, {COUNTED: question}, lambda _: _components(tuple(methods), tuple(bits)))
 
 
 @lru_cache(maxsize=4)
@@ -65,7 +65,7 @@ def measure_parts(profile: str) -> Measured:
         frame.insert(0, "model", name)
         return frame
 
-    return measure_cells(profile, {name: _question("parts", network=name) for name in MODELS}, measure)
+    return measure_questions(profile, {name: _question("parts", network=name) for name in MODELS}, measure)
 
 
 def by_block(layers: pd.DataFrame) -> pd.DataFrame:

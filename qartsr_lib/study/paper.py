@@ -22,11 +22,7 @@ PAPER_NAMES = {"OSEDiff": "FP"}
 
 
 def paper_table(number: int) -> pd.DataFrame:
-    """Table 1, 2, 3 or 4 of the paper as transcribed: wide, one column per metric.
-
-    Raises:
-        QartsrError: no such table.
-    """
+    """Table 1, 2, 3 or 4 of the paper as transcribed: wide, one column per metric."""
     path = REFERENCE / f"table{number}.csv"
     if not path.is_file():
         raise QartsrError(f"the paper's table {number} is not transcribed; choose 1, 2, 3 or 4")

@@ -82,8 +82,8 @@ def default_cases(profile: Profile, trained: str = "qartsr", bits: Sequence[str]
         bits: of the trained method.
     """
     widths = [FULL_PRECISION, *(("maxmin", width) for width in profile.bits)]
-    cases = [Case(*cell, method, width) for cell in profile.finetune_cells for method, width in widths]
-    return cases + [Case(*profile.finetune_cells[-1], trained, width) for width in bits]
+    cases = [Case(*cell, method, width) for cell in profile.finetune_models for method, width in widths]
+    return cases + [Case(*profile.finetune_models[-1], trained, width) for width in bits]
 
 
 def measure(

@@ -47,7 +47,7 @@ COMMAND = (sys.executable, "-m", "tests.faults", "--sweep")
 def experiments() -> list[Experiment]:
     """The smoke grid and one short training."""
     options = training_options("qartsr", "W4A4", replace(PROFILE, train_images=TRAIN_IMAGES))
-    trained = Experiment(*PROFILE.finetune_cells[0], "qartsr", "W4A4", "samples", options=options)
+    trained = Experiment(*PROFILE.finetune_models[0], "qartsr", "W4A4", "samples", options=options)
     return [*grid(PROFILE, ("maxmin",)), trained]
 
 

@@ -29,7 +29,7 @@ SEEDED_BITS, SEEDED_TIMESTEP = ("W4A4", "W2A2"), 1
 def comparison_grid(profile: Profile) -> list[Experiment]:
     """Table 3: bicubic interpolation; full precision and every method on every cell, bit width and data set."""
     grid = []
-    for cell in profile.finetune_cells:
+    for cell in profile.finetune_models:
         grid.append(Experiment(*cell, *FULL_PRECISION, "", profile.seeds[0]))
         for bits, method in product(profile.finetune_bits, profile.methods):
             options, seeds = training_options(method, bits, profile), _seeds(profile, method, *cell, bits)
@@ -44,7 +44,7 @@ def budget_grid(profile: Profile, factors: Sequence[int]) -> list[Experiment]:
     """
     bits, seed, grid = profile.finetune_bits[0], profile.seeds[0], []
     trained = [method for method in profile.methods if METHODS.get(method).trains]
-    for cell in (cell for cell in profile.finetune_cells if cell[1] == SEEDED_TIMESTEP):
+    for cell in (cell for cell in profile.finetune_models if cell[1] == SEEDED_TIMESTEP):
         grid.append(Experiment(*cell, *FULL_PRECISION, "", seed))
         for factor, method in product((1, *factors), trained):
             options, label = training_options(method, bits, profile, factor), budget_label(method, factor)
@@ -121,7 +121,7 @@ WITHOUT_TRQ = WITH_TRQ[:3]
 def ablation_grid(profile: Profile) -> list[Experiment]:
     """Table 4: full precision and the rows with or without TRQ, on every cell, bit width and data set."""
     grid = []
-    for cell in profile.finetune_cells:
+    for cell in profile.finetune_models:
         grid.append(Experiment(*cell, *FULL_PRECISION, "", profile.seeds[0]))
         for bits, row in product(profile.ablation_bits, WITH_TRQ if cell[1] == 1 else WITHOUT_TRQ):
             options = training_options(row.method, bits, profile, row.share) + row.options

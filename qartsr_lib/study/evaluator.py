@@ -87,9 +87,7 @@ class ScoredImage(NamedTuple):
 class Evaluator:
     """Builds models as late as possible and each at most once in a row.
 
-    Args:
-        metrics: names; those unavailable here get their reason as a note, and no value.
-        calibration: given to every method but full precision.
+    Of `metrics` (names) those unavailable here get a reason and no value; full precision gets no `calibration`.
     """
 
     def __init__(
@@ -108,14 +106,13 @@ class Evaluator:
     @property
     def identity(self) -> dict[str, Any]:
         """All that has to be the same for another evaluator to find this one's entries, but for its models."""
-        mark = self.cache.root / MARK
         return {
             "source": provenance.source_sha256(),
             "environment": self.environment,
             "metrics": self.metric_identity,
             "metrics that are not available": self.reasons,
             "calibration": {"name": self.calibration.name, "sha256": self.calibration.sha256},
-            "QARTSR_HOME": mark.read_text(encoding="utf-8") if mark.is_file() else "another folder",
+            "QARTSR_HOME": (self.cache.root / MARK).read_text() if (self.cache.root / MARK).is_file() else "another",
         }
 
     def require(self, wanted: Mapping[str, Any], address: str) -> None:
@@ -163,18 +160,13 @@ class Evaluator:
         """(score of every metric, computing time) of an image."""
         known = {name: self.metric_identity[name] for name in self.metrics if name not in self.reasons}
         question = [remembered_sha256(png), remembered_sha256(hr), known]
-        found = self._answered(
-            "scores", question, lambda _: {"scores": dict(self.parts.score(png, hr, list(known))) if known else {}}
-        )
+        found = self._answered("scores", question, lambda _: {"scores": dict(self.parts.score(png, hr, list(known)))})
         unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
         scores = {name: unavailable.get(name) or tuple(found["scores"][name]) for name in self.metrics}
         return scores, found["seconds"]
 
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
-        """{"w_bits_effective", "steps", "seconds", "note", "diverged", "history", "folder"} of the experiment's model.
-
-        "diverged" is the reason where there is no model and no w_bits_effective, else ""; "history": a record per step.
-        """
+        """Its w_bits_effective, steps, seconds, note, history (a record per step), diverged ("" or why it is none)."""
 
         def make(folder: Path) -> dict[str, Any]:
             info = {"w_bits_effective": None, "steps": 0, "note": "", "diverged": "", "history": []}
@@ -212,10 +204,7 @@ class Evaluator:
         return self._weights[name]
 
     def build(self, experiment: Experiment) -> Any:
-        """The experiment's quantized backbone; the last one is kept in memory, a trained one in the cache too.
-
-        Raises Diverged where its training did; remembered, and not tried again.
-        """
+        """The experiment's quantized backbone, kept until the next, a trained one in the cache; Diverged if it did."""
         key = self._key(experiment)
         if self._model is None or self._model[0] != key:
             self._model = None  # free the old one

@@ -61,28 +61,29 @@ class Outputs(NamedTuple):
 def find_outputs(
     systems: Mapping[str, Folders], profile: Profile, data_root: str | Path | None = None
 ) -> list[Outputs]:
-    """Pair every system's images with the references and check them all; scores nothing.
+    """Pair every system's images with the references (see `pairing.match`) and check them all; scores nothing.
 
     Args:
-        systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data
-            set, or, where the run has one data set only, the images themselves. Files are paired as
-            `pairing.match` does; a data set that the run lacks is left out.
+        systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data set, or, where the
+            run has one data set only, the images themselves. A data set that the run lacks is left out.
         profile: gives data sets, max_images and max_side; whole images are given, and cropped as the references are.
         data_root: folder of the benchmarks.
 
     Raises:
-        QartsrError: a name that is taken, a folder or image that is missing, an image that is
-            unreadable or of another size; the message names the option and the file.
+        QartsrError: a name that is taken, a folder or image that is missing, an image that is unreadable or of another
+            size; the message names the option and the file.
     """
     if not systems:
         return []
     root = paths.data_root(data_root)
     pairs, _ = available_data(profile.datasets, root, profile.max_images)
     measured, _ = available_data(profile.datasets, root, profile.max_images, profile.max_side)
+    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
     found = []
     for name, folders in systems.items():
         try:
-            _check_name(name)
+            if not isinstance(name, str) or not name.strip() or name in taken:
+                raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
             for dataset, folder in _by_dataset(folders, list(pairs)).items():
                 files = _files(folder, pairs[dataset], DATASETS.get(dataset).pairs(root))
                 if profile.max_side is not None:
@@ -100,9 +101,8 @@ def add_rows(run: Measured, systems: Sequence[Outputs], profile: Profile, parts:
     Each record holds the sha256 of every file, "outputs".
 
     Args:
-        run: what `sweep.run_table` returned.
+        run: what `sweep.run_table` returned; `profile` is its, and gives the metrics.
         systems: what `find_outputs` returned.
-        profile: the run's; gives the metrics.
         parts: see `sweep.run_table`.
     """
     if not systems:
@@ -143,12 +143,6 @@ class _Scorer(Evaluator):
         return ScoredImage(image, *self.score(image, pair.hr))
 
 
-def _check_name(name: str) -> None:
-    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
-    if not isinstance(name, str) or not name.strip() or name in taken:
-        raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
-
-
 def _by_dataset(folders: Folders, datasets: Sequence[str]) -> dict[str, Path]:
     """Data set -> folder, for the data sets of the run."""
     if isinstance(folders, Mapping):
@@ -179,7 +173,7 @@ def _files(folder: Path, pairs: Sequence[Pair], everything: Sequence[Pair]) -> d
         raise QartsrError("; ".join([lacks, *stray]))
     for line in stray:
         print(line)
-    files = {pair.id: by_reference[pair.hr] for pair in pairs}
     for pair in pairs:
-        require_equal_size(files[pair.id], read_image(files[pair.id]), pair.hr, read_image(pair.hr))
-    return files
+        sr = by_reference[pair.hr]
+        require_equal_size(sr, read_image(sr), pair.hr, read_image(pair.hr))
+    return {pair.id: by_reference[pair.hr] for pair in pairs}

@@ -84,10 +84,9 @@ def measure(
     Returns (experiment, pair, ScoredImage) in the order of `models`, `Evaluator.about` each experiment, and what run
     records say about the workers. A QartsrError where something stops one keeps what the others had finished.
     """
-    name = uuid.uuid4().hex
-    if not (folder / MARK).is_file():
-        write_text(folder / MARK, name)
-    same = {"source": provenance.source_sha256(), "QARTSR_HOME": (folder / MARK).read_text()}
+    name, mark = uuid.uuid4().hex, folder / MARK
+    same = {"source": provenance.source_sha256()}
+    same["QARTSR_HOME"] = (mark if mark.is_file() else write_text(mark, name)).read_text()
     with connected(workers) as client:
         if not client.scheduler_info(n_workers=1)["workers"]:
             print(f"waiting for workers of {client.scheduler.address}", flush=True)

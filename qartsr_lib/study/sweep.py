@@ -73,8 +73,8 @@ def run_table(
 ) -> Measured:
     """Measure `experiments` and aggregate them over images and seeds.
 
-    Everything that can be wrong with the data is found before the first image is computed. Data sets that this machine
-    lacks are skipped and named.
+    What is wrong with the data is found before the first image is computed; data sets that are not here are skipped and
+    named.
 
     Args:
         experiments: such as `grid` gives; those that differ in nothing but the seed are aggregated into one row.
@@ -122,12 +122,7 @@ def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Pa
 
 
 def _evaluator(
-    experiments: Sequence[Experiment],
-    profile: Profile,
-    root: Path | None,
-    parts: Parts | None,
-    cache: RunCache,
-    device: str,
+    experiments: list[Experiment], profile: Profile, root: Path | None, parts: Parts | None, cache: RunCache, device: str
 ) -> Evaluator:
     calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
     calibration = calibration_list(profile, root) if calibrated else UNCALIBRATED
@@ -192,13 +187,10 @@ def aggregate(
     )
 
 
-def _question(
-    first: Experiment, seeds: Sequence[int], about: Mapping[str, Any], pairs: Sequence[Pair]
-) -> dict[str, Any]:
-    """What was asked for: experiments like `first`, seeds, weights, data, metrics."""
+def _question(first: Experiment, seeds: list[int], about: Mapping[str, Any], pairs: Sequence[Pair]) -> dict[str, Any]:
     parameters = {name: getattr(first, name) for name in ("backbone", "timestep", "method", "bits")}
     return {
-        "parameters": parameters | {"label": about["label"], "options": dict(first.options), "seeds": list(seeds)},
+        "parameters": parameters | {"label": about["label"], "options": dict(first.options), "seeds": seeds},
         "weights_sha256": about["weights_sha256"],
         "calibration": None if first.method in NO_CALIBRATION else about["calibration"],
         "metrics": about["metrics"],
@@ -215,11 +207,7 @@ def _row(scored: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> dict[str, 
     stored = [info["w_bits_effective"] for info in infos if info["w_bits_effective"] is not None]
     return {
         **scored.iloc[0][[*results.KEYS, "metric", "run_id"]],
-        "value": mean,
-        "ci_low": low,
-        "ci_high": high,
-        "n_images": len(by_image),
-        "n_seeds": len(infos),
+        **{"value": mean, "ci_low": low, "ci_high": high, "n_images": len(by_image), "n_seeds": len(infos)},
         "steps": max(info["steps"] for info in infos),
         "w_bits_effective": float(np.mean(stored)) if stored else np.nan,
         "note": "; ".join(dict.fromkeys(filter(None, notes))),

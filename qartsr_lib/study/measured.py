@@ -39,11 +39,8 @@ class Measured:
     ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         """Merge into results/<profile>/<name>.csv, with per-image values and run records; see `results.write_table`.
 
-        Args:
-            keep: this is a part of a sweep's table, whose other rows stay.
-
-        Returns:
-            (table, per-image values): these, or, of a part, those of the whole table.
+        Returns (table, per-image values): these, or with `keep`, where this is a part of a sweep's table whose other
+        rows stay, those of the whole.
         """
         by = results.KEYS if keep else by
         results.write_table(self.profile, name, self.table, self.per_image, self.records, by, front)
@@ -62,9 +59,8 @@ def measure_questions(
 ) -> Measured:
     """Measure every question's rows, or find them in the profile's cache.
 
-    Args:
-        questions: name -> all that determines its rows, JSON-able.
-        measure: name -> its rows, with the columns that `Measured.write` merges by.
+    `questions`: name -> all that determines its rows, JSON-able; `measure`: name -> rows with the columns that
+    `Measured.write` merges by.
     """
     cache, environment = RunCache.for_profile(profile), provenance.environment()
     frames, records = [], []
@@ -82,14 +78,10 @@ def measure_questions(
 def answered(
     cache: RunCache, kind: str, question: Any, environment: Mapping[str, Any], answer: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The answer to a question, found in the cache or worked out and kept there.
+    """The answer to a question (see `entry_key`), found in the cache or worked out and kept there.
 
-    Args:
-        question: see `entry_key`.
-        answer: writes files into the folder that it is given, and returns what else is to be kept, JSON-able.
-
-    Returns:
-        What `answer` did, with the entry's "folder", and "seconds", its time where it names none itself.
+    `answer` writes files into the folder that it is given, and returns what else is to be kept, JSON-able. This returns
+    the same, with the entry's "folder", and "seconds", its time where it names none itself.
     """
 
     def fill(folder: Path) -> None:

@@ -67,11 +67,9 @@ def find_outputs(
         systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data set, or, where the
             run has one data set only, the images themselves. A data set that the run lacks is left out.
         profile: gives data sets, max_images and max_side; whole images are given, and cropped as the references are.
-        data_root: folder of the benchmarks.
 
     Raises:
-        QartsrError: a name that is taken, a folder or image that is missing, an image that is unreadable or of another
-            size; the message names the option and the file.
+        QartsrError: a taken name, a missing folder or image, an unreadable image or one of another size.
     """
     if not systems:
         return []
@@ -96,14 +94,9 @@ def find_outputs(
 
 
 def add_rows(run: Measured, systems: Sequence[Outputs], profile: Profile, parts: Parts | None = None) -> Measured:
-    """The run with the rows, per-image values, records and images of outside systems appended.
+    """The `run` of `sweep.run_table` (see there for the others) with rows, per-image values, records and images added.
 
-    Each record holds the sha256 of every file, "outputs".
-
-    Args:
-        run: what `sweep.run_table` returned; `profile` is its, and gives the metrics.
-        systems: what `find_outputs` returned.
-        parts: see `sweep.run_table`.
+    Each record of `systems` (see `find_outputs`) holds the sha256 of every file, "outputs".
     """
     if not systems:
         return run

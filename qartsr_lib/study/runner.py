@@ -115,16 +115,9 @@ def execute(notebook: Path, profile: str, parameters: Mapping[str, str]) -> exec
         target.unlink(missing_ok=True)  # so that an earlier run's cannot be taken for this one's
         declared = papermill.inspect_notebook(str(notebook))
         target.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(
-            str(notebook),
-            str(target),
-            parameters={name: value for name, value in parameters.items() if name in declared},
-            kernel_name=KERNEL,
-            progress_bar=False,
-            log_output=True,
-            start_timeout=START_TIMEOUT,
-            cwd=str(paths.home()),
-        )
+        given = {name: value for name, value in parameters.items() if name in declared}
+        settings = {"kernel_name": KERNEL, "progress_bar": False, "log_output": True, "start_timeout": START_TIMEOUT}
+        papermill.execute_notebook(str(notebook), str(target), parameters=given, cwd=str(paths.home()), **settings)
     except BaseException as caught:  # whatever it is, the copy tells it and the other notebooks run
         error = caught
     problem = executed.keep(target, error, paths.figures_dir(profile))
@@ -153,11 +146,8 @@ def kernel() -> Iterator[None]:
         # on Ctrl-C a kernel logs an error of 15 lines, on a socket that is closed already
         specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
         write_text(Path(folder, "kernels", KERNEL, "kernel.json"), json.dumps(specification))
-        settings = {
-            "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
-            "QARTSR_LOG_PROGRESS": "1",
-        }
-        with mock.patch.dict(os.environ, settings):
+        places = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
+        with mock.patch.dict(os.environ, {"JUPYTER_PATH": places, "QARTSR_LOG_PROGRESS": "1"}):
             yield
 
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from qartsr_lib.base import provenance
 from qartsr_lib.images.image import upscale_bicubic
-from qartsr_lib.study.cells import grid, run_table
 from qartsr_lib.study.evaluator import Parts
 from qartsr_lib.study.profiles import get_profile
+from qartsr_lib.study.sweep import grid, run_table
 
 IMAGES = 3
 PROFILE = get_profile("smoke", backbones=("plain",), metrics=("PSNR", "ABSENT"), max_images=IMAGES)

@@ -19,14 +19,14 @@ STUDY = get_profile("study", datasets=["samples"])
 
 def test_every_method_runs_on_every_cell_with_one_budget():
     grid = grids.comparison_grid(STUDY)
-    for cell in STUDY.finetune_cells:
+    for cell in STUDY.finetune_models:
         for bits in STUDY.finetune_bits:
             rows = [e for e in grid if (e.backbone, e.timestep, e.bits) == (*cell, bits)]
             assert {e.method for e in rows} == set(STUDY.methods) >= set(SEVEN_METHODS)
             budgets = {dict(e.options).get("images") for e in rows if METHODS.get(e.method).trains}
             assert budgets == {STUDY.train_images}
             assert all(e.options == () for e in rows if not METHODS.get(e.method).trains)
-    assert {(e.backbone, e.timestep) for e in grid if e.method == "fp"} == {*STUDY.finetune_cells, ("bicubic", 1)}
+    assert {(e.backbone, e.timestep) for e in grid if e.method == "fp"} == {*STUDY.finetune_models, ("bicubic", 1)}
 
 
 def test_table_3_has_bicubic_once_per_data_set():
@@ -34,7 +34,7 @@ def test_table_3_has_bicubic_once_per_data_set():
     rows = [e for e in grids.comparison_grid(profile) if e.backbone == "bicubic"]
     assert [(e.dataset, e.bits, e.label) for e in rows] == [(d, "W32A32", "Bicubic") for d in ("samples", "RealSR")]
     assert set(rows) <= set(grids.full_precision_grid(profile))  # the same cell as notebook 00's
-    assert grids.comparison_grid(get_profile("study", finetune_cells=[])) == []
+    assert grids.comparison_grid(get_profile("study", finetune_models=[])) == []
 
 
 def test_seeds_only_where_they_decide():
@@ -73,7 +73,7 @@ def test_the_full_method_of_table_4_is_the_model_of_table_3():
 @pytest.mark.parametrize("profile", list(PROFILES))
 def test_every_cell_belongs_to_the_profile(profile):
     found = PROFILES[profile].for_finetuning()
-    assert {backbone for backbone, _ in found.finetune_cells} <= set(found.backbones)
+    assert {backbone for backbone, _ in found.finetune_models} <= set(found.backbones)
     assert found.metrics == found.finetune_metrics and found.max_images == found.finetune_images
     assert set(found.finetune_bits) | set(found.ablation_bits) <= set(found.bits)
 

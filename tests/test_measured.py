@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.cache import RunCache, stable_hash
+from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.study import results
-from qartsr_lib.study.cells import measure_cells
+from qartsr_lib.study.measured import measure_questions
 
 QUESTIONS = {
     ("net", t): {"parameters": {"backbone": "net", "timestep": t}, "weights_sha256": "00"} for t in (1000, 500, 1)
@@ -32,30 +32,31 @@ def measuring(calls, stop_at=None):
     return measure
 
 
-def test_an_interrupted_measurement_continues(tmp_path, calls):
+def test_an_interrupted_measurement_continues(tmp_path, calls, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        measure_cells("tiny", QUESTIONS, measuring(calls, stop_at=1))
-    resumed = measure_cells("tiny", QUESTIONS, measuring(calls))
+        measure_questions("tiny", QUESTIONS, measuring(calls, stop_at=1))
+    resumed = measure_questions("tiny", QUESTIONS, measuring(calls))
     assert calls == [1000, 500, 1]
-    whole = measure_cells("tiny", QUESTIONS, measuring([]), RunCache(tmp_path / "other"))
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path / "other"))
+    whole = measure_questions("tiny", QUESTIONS, measuring([]))
     pd.testing.assert_frame_equal(resumed.table, whole.table, check_exact=True)
     assert resumed.table["image"].tolist() == ["001", "002"] * 3
 
 
 def test_rows_of_others_stay(calls):
-    measured = measure_cells("tiny", QUESTIONS, measuring(calls))
+    measured = measure_questions("tiny", QUESTIONS, measuring(calls))
     measured.write("tries")
-    measure_cells("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write(
+    measure_questions("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write(
         "tries", by=("dataset", "timestep")
     )
     path = paths.results_dir("tiny") / "tries.csv"
     assert sorted(pd.read_csv(path)["timestep"]) == [1, 1, 500, 500, 1000, 1000]
-    measure_cells("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write("tries")
+    measure_questions("tiny", {("net", 1): QUESTIONS["net", 1]}, measuring(calls)).write("tries")
     assert sorted(pd.read_csv(path)["timestep"]) == [1, 1]
 
 
 def test_every_row_names_a_record_on_disk(calls):
-    measured = measure_cells("tiny", QUESTIONS, measuring(calls))
+    measured = measure_questions("tiny", QUESTIONS, measuring(calls))
     measured.write("theorem")
     rows = pd.read_csv(paths.results_dir("tiny") / "theorem.csv", dtype=str)
     assert set(rows["run_id"]) == {stable_hash(question)[:12] for question in QUESTIONS.values()}

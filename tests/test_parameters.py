@@ -76,17 +76,17 @@ def test_right_parameters_pass(checked, arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-p", "PROFIL", "smoke"], "unknown parameter PROFIL; did you mean PROFILE?"),
-        (["-r", "profile", "smoke"], "unknown parameter profile; did you mean PROFILE?"),
-        (["-y", "METHOD: [lsq]"], "unknown parameter METHOD; did you mean METHODS?"),
-        (["-b", encoded("WORKER: 2")], "unknown parameter WORKER; did you mean WORKERS?"),
+        (["-p", "PROFIL", "smoke"], "unknown parameter PROFIL; did you mean 'PROFILE'?"),
+        (["-r", "profile", "smoke"], "unknown parameter profile; did you mean 'PROFILE'?"),
+        (["-y", "METHOD: [lsq]"], "unknown parameter METHOD; did you mean 'METHODS'?"),
+        (["-b", encoded("WORKER: 2")], "unknown parameter WORKER; did you mean 'WORKERS'?"),
         (
             ["-p", "SEEDS", "0", "-p", "KEPT", "1"],
             "unknown parameter SEEDS; it is a setting of the profile: -y 'OVERRIDES: {seeds: ...}'; "
-            "unknown parameter KEPT; did you mean KEEP?",
+            "unknown parameter KEPT; did you mean 'KEEP'?",
         ),
         (["-p", "COLOUR", "red"], "unknown parameter COLOUR; this notebook has PROFILE, DATA_ROOT, WORKERS, BITS, "),
-        (["-y", "OVERRIDES: {bit: [W4A4]}"], "profile 'tiny' has no setting 'bit'; did you mean bits"),
+        (["-y", "OVERRIDES: {bit: [W4A4]}"], "profile 'tiny' has no setting 'bit'; did you mean 'bits'"),
         (["-y", "OVERRIDES: {max_images: '3'}"], "setting max_images of profile 'tiny' is '3' and must be a whole num"),
         (["-p", "OVERRIDES", "{bits: [W4A4]}"], "parameter OVERRIDES is the text '{bits: [W4A4]}'; write -y 'OVERR"),
         (["-p", "PROFILE", "smokey"], "unknown profile 'smokey'; choose one of smoke, tiny, study, paper"),
@@ -111,7 +111,7 @@ def test_wrong_ones_stop_the_notebook_with_one_line(checked, arguments, message)
 
 def test_a_file_of_parameters_is_checked(checked, tmp_path):
     (tmp_path / "parameters.yaml").write_text("PROFILE: smoke\nIMAGE: 2\n")
-    with pytest.raises(QartsrError, match="unknown parameter IMAGE; did you mean IMAGES"):
+    with pytest.raises(QartsrError, match="unknown parameter IMAGE; did you mean 'IMAGES'"):
         checked("-f", str(tmp_path / "parameters.yaml"))
 
 
@@ -137,8 +137,8 @@ def test_in_jupyterlab_whatever_was_run_before_passes(history):
 
 
 def test_a_notebook_made_into_a_script_passes():
-    profile = check_parameters({"PROFILE": "smoke", "OVERRIDES": {"finetune_cells": [["embedded", 1000]], "seeds": 3}})
-    assert (profile.name, profile.finetune_cells, profile.seeds) == ("smoke", (("embedded", 1000),), (3,))
+    profile = check_parameters({"PROFILE": "smoke", "OVERRIDES": {"finetune_models": [["embedded", 1000]], "seeds": 3}})
+    assert (profile.name, profile.finetune_models, profile.seeds) == ("smoke", (("embedded", 1000),), (3,))
 
 
 def test_in_a_kernel_the_history_holds_both_cells(tmp_path):
@@ -149,7 +149,7 @@ def test_in_a_kernel_the_history_holds_both_cells(tmp_path):
         papermill.execute_notebook(
             source, out, {"PROFIL": "smoke"}, kernel_name=KERNEL, progress_bar=False, cwd=str(tmp_path)
         )
-    line = "unknown parameter PROFIL; did you mean PROFILE?"
+    line = "unknown parameter PROFIL; did you mean 'PROFILE'?"
     assert (caught.value.exec_count, caught.value.evalue) == (3, line)
     assert caught.value.traceback == [f"QartsrError: {line}"]
     assert nbformat.read(out, as_version=4).cells[-1].execution_count is None

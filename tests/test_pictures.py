@@ -14,8 +14,8 @@ from qartsr_lib.show import tables as reports
 from qartsr_lib.show.figures.pictures import Block, Box, Panel
 from qartsr_lib.show.tables import render as tables
 from qartsr_lib.study import paper as papers
-from qartsr_lib.study.cells import Measured
 from qartsr_lib.study.evaluator import Experiment
+from qartsr_lib.study.measured import Measured
 
 METHOD_NAMES = ("maxmin", "lsq", "qartsr")
 LABELS = ["MaxMin", "LSQ", "QArtSR"]

@@ -11,8 +11,8 @@ import torch
 
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.image import write_png
-from qartsr_lib.study.cells import Measured
 from qartsr_lib.study.experiments import rates
+from qartsr_lib.study.measured import Measured
 
 
 @pytest.fixture

@@ -21,11 +21,11 @@ from study_fakes import IMAGES, PROFILE, FakeBackbone, fake_parts, fake_score, s
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.datasets import DATASETS
-from qartsr_lib.study import cells as study
 from qartsr_lib.study import results
-from qartsr_lib.study.cells import grid, run_table
+from qartsr_lib.study import sweep as study
 from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.profiles import get_profile
+from qartsr_lib.study.sweep import grid, run_table
 
 CELLS = len(PROFILE.timesteps) * (1 + len(PROFILE.bits))
 

@@ -21,11 +21,12 @@ from worker_fakes import EXPERIMENTS, PHASES, parts
 from qartsr_lib.base import provenance
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.study import cells as study
+from qartsr_lib.base.machine import checked_workers
 from qartsr_lib.study import parallel
-from qartsr_lib.study.cells import grid, run_table
-from qartsr_lib.study.evaluator import Experiment
-from qartsr_lib.study.parallel import connected, local, measure_model, resolved
+from qartsr_lib.study import sweep as study
+from qartsr_lib.study.evaluator import MARK, Experiment
+from qartsr_lib.study.parallel import connected, local, measure_model
+from qartsr_lib.study.sweep import grid, run_table
 from tests.faults.__main__ import COMMAND, main
 from tests.faults.strikes import CLUSTER, FAULTS, compared, interrupt, strike
 from tests.faults.trial import Trial, end_with, loopback, sweep
@@ -150,13 +151,12 @@ def test_work_on_a_cluster_outlives_its_client_and_is_joined_by_the_next(trial, 
 @pytest.mark.slow
 def test_a_worker_that_differs_is_named(tmp_path, cluster):
     """It would put its results under other keys."""
-    make, items, mark = one_image(tmp_path)
-    same = make().identity | {"QARTSR_HOME": "mark"}
+    make, items = one_image(tmp_path)
+    same = make().identity
     same["environment"] |= {"threads": 77}
-    with connected(cluster) as client:
-        error = client.submit(measure_model, "sweep", make, mark, same, items, key="differs").result()
-    assert isinstance(error, QartsrError)
-    assert "differs in environment.threads: 77 and 1" in str(error)
+    message = r"differs in environment\.threads: 77 and 1"
+    with connected(cluster) as client, pytest.raises(QartsrError, match=message):
+        client.submit(measure_model, "sweep", make, same, items, key="differs").result()
 
 
 @pytest.mark.slow
@@ -171,23 +171,23 @@ def test_local_workers_get_their_threads_and_leave_the_environment_alone(home):
 
 
 def one_image(folder: Path):
-    """(what makes an evaluator over an empty cache, [(experiment, pair)], the cache's mark)."""
+    """(what makes an evaluator over an empty cache that workers can see, [(experiment, pair)])."""
     profile, experiment = replace(PROFILE, max_images=1), Experiment("plain", 1, "fp", "W32A32", "samples")
     pairs = study.available_data(["samples"], None, 1)[0]["samples"]
-    make = partial(study._evaluator, [experiment], profile, None, fake_parts(), RunCache(folder / "cache"), "cpu")
-    mark = folder / "mark"
-    mark.write_text("mark")
-    return make, [(experiment, pairs[0])], mark
+    cache = RunCache(folder / "cache")
+    cache.root.mkdir()
+    (cache.root / MARK).write_text("mark")
+    return partial(study._evaluator, [experiment], profile, None, fake_parts(), cache, "cpu"), [(experiment, pairs[0])]
 
 
 def test_workers_are_named_by_number_address_or_file(tmp_path, monkeypatch):
     (tmp_path / "scheduler.json").touch()
     monkeypatch.chdir(tmp_path)
-    assert [resolved(name) for name in ("2", 2, "tcp://host:8786")] == ["2", "2", "tcp://host:8786"]
-    assert resolved("scheduler.json") == str(tmp_path / "scheduler.json")
+    assert [checked_workers(name) for name in ("2", 2, "tcp://host:8786")] == ["2", "2", "tcp://host:8786"]
+    assert checked_workers("scheduler.json") == str(tmp_path / "scheduler.json")
     for wrong in ("0", "-1", "two", "host:8786", "nowhere.json"):
         with pytest.raises(QartsrError, match="workers '"):
-            resolved(wrong)
+            checked_workers(wrong)
 
 
 def test_no_scheduler_at_the_address_is_one_line(monkeypatch):
@@ -218,34 +218,34 @@ def on_worker(monkeypatch):
 
 
 def test_a_worker_tells_what_it_has_and_measures_what_is_asked(home, on_worker):
-    make, items, mark = one_image(home)
+    make, items = one_image(home)
     here = {"source": provenance.source_sha256(), "QARTSR_HOME": "mark"}
-    same, values, abouts = measure_model("sweep", make, mark, here, [])
+    same, values, abouts = measure_model("sweep", make, here, [])
     assert (values, abouts) == ([], {}) and same["environment"] == provenance.environment("cpu")
-    again, values, abouts = measure_model("sweep", make, mark, same, items)
+    again, values, abouts = measure_model("sweep", make, same, items)
     assert again == same and list(abouts) == [items[0][0]]
     assert values == [(*items[0], make().measure(*items[0]))]
     on_worker.state.tasks["task"].state = "cancelled"
-    assert measure_model("sweep", make, mark, same, items) is None
+    assert measure_model("sweep", make, same, items) is None
 
 
 @pytest.mark.parametrize("name", ["environment", "source", "metrics", "metrics that are not available", "QARTSR_HOME"])
 def test_workers_must_agree(home, on_worker, name):
-    make, items, mark = one_image(home)
-    same, *_ = measure_model("sweep", make, mark, {}, [])
+    make, items = one_image(home)
+    same, *_ = measure_model("sweep", make, {}, [])
     if name == "QARTSR_HOME":
-        mark = home / "not seen here"
+        (home / "cache" / MARK).unlink()
     else:
         same = same | {name: {"a": "b"}}
-    error = measure_model("sweep", make, mark, same, items)
-    assert isinstance(error, QartsrError) and f"worker tcp://one differs in {name}" in str(error)
+    with pytest.raises(QartsrError, match=f"worker tcp://one differs in {name}"):
+        measure_model("sweep", make, same, items)
 
 
 def ended(result=None, cancelled=False):
     """A future that gives or raises `result`."""
 
     def give():
-        if isinstance(result, (KilledWorker, ModuleNotFoundError)):
+        if isinstance(result, Exception):
             raise result
         return result
 
@@ -275,7 +275,7 @@ def test_what_a_task_found_out():
     assert parallel._answer(ended(({}, [], {})), SimpleNamespace(status="running")) == ({}, [], {})
 
 
-def test_a_worker_with_several_threads_takes_one_experiment_at_a_time(on_worker, tmp_path):
+def test_a_worker_with_several_threads_takes_one_experiment_at_a_time(on_worker):
     inside, most = [], []
 
     def measure(experiment, pair):
@@ -284,8 +284,8 @@ def test_a_worker_with_several_threads_takes_one_experiment_at_a_time(on_worker,
         time.sleep(0.02)
         inside.pop()
 
-    evaluator = SimpleNamespace(measure=measure, about=lambda experiment: {}, identity={})
-    arguments = ("sweep", lambda: evaluator, tmp_path / "mark", {}, [(0, 0)] * 3)
+    evaluator = SimpleNamespace(measure=measure, about=lambda _: {}, require=lambda *_: None, identity={})
+    arguments = ("sweep", lambda: evaluator, {}, [(0, 0)] * 3)
     threads = [threading.Thread(target=measure_model, args=arguments) for _ in range(4)]
     for thread in threads:
         thread.start()

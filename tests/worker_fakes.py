@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from study_fakes import PROFILE, FakeBackbone, fake_parts
 
 from qartsr_lib.base.files import write_text
-from qartsr_lib.study.cells import grid
 from qartsr_lib.study.evaluator import Experiment, Parts
+from qartsr_lib.study.sweep import grid
 from tests.faults.trial import sweep
 
 PHASES, PHASE_SECONDS = 4, 0.3

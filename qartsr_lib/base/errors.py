@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -18,6 +19,13 @@ class QartsrError(Exception):
 
 class Diverged(QartsrError):
     """Numbers that are not finite came out of a training or a network: a result, which tables show as n/a."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """"did you mean 'a' or 'b'?" with the `known` names nearest to a misspelt one, whatever their case; "" for none."""
+    by_case = {known_name.lower(): known_name for known_name in known}
+    near = [repr(by_case[match]) for match in difflib.get_close_matches(name.lower(), by_case)]
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def check_finite(tensors: Iterable[tuple[str, "torch.Tensor"]], source: object, advice: str) -> None:  # noqa: F821, UP037

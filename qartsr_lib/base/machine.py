@@ -1,4 +1,4 @@
-"""What command lines share: their beginning and end, devices, and environment variables set for a while."""
+"""What command lines share: beginning and end, threads, devices, workers, variables set for a while (no torch)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
 
@@ -51,6 +52,19 @@ def checked(device: str) -> str:
     if kind.type == "cuda" and (not torch.cuda.is_available() or (kind.index or 0) >= torch.cuda.device_count()):
         raise QartsrError(f"device {device!r}: there is no such GPU here; use cpu")
     return device
+
+
+def checked_workers(workers: str | int) -> str:
+    """`workers` if it is a number of processes or a Dask scheduler's address, the full path of a scheduler file."""
+    workers = str(workers)  # papermill's -p makes a number of "2"
+    if workers.isdigit() and int(workers) or "://" in workers:
+        return workers
+    if Path(workers).is_file():
+        return str(Path(workers).resolve())
+    raise QartsrError(
+        f"workers {workers!r}: give a number of processes, the address of a Dask scheduler (tcp://host:8786) "
+        "or its scheduler file"
+    )
 
 
 def make_exact(device: str) -> None:

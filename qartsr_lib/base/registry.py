@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError, did_you_mean
 
 T = TypeVar("T")
 
@@ -37,11 +36,11 @@ class Registry(Generic[T]):
         return store
 
     def get(self, name: str) -> T:
-        """The entry called `name`, or a QartsrError that lists the known names and the nearest one."""
+        """The entry called `name`, or a QartsrError that lists the known names and the nearest ones."""
         if name not in self._entries and name not in self.names():
-            near = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise QartsrError(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(self._entries) or 'none'})")
+            hint = did_you_mean(name, self._entries)
+            known = f"known: {', '.join(self._entries) or 'none'}"
+            raise QartsrError(f"unknown {self.kind} {name!r}{hint and '; ' + hint} ({known})")
         return self._entries[name]
 
     def names(self) -> list[str]:

@@ -30,7 +30,7 @@ from qartsr_lib.images.image import psnr_y, read_image, to_uint8, upscale_bicubi
 from qartsr_lib.show.figures.style import webp, write_picture
 from qartsr_lib.show.tables.pictures import DATASET, outputs_by_row, read_output
 from qartsr_lib.show.tables.setting import Setting
-from qartsr_lib.study.cells import Measured
+from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.paper import BICUBIC
 
 Index = dict[str, list[dict[str, Any]]]

@@ -16,7 +16,7 @@ from qartsr_lib.show import tables as reports
 from qartsr_lib.show.gallery import read_index, write_gallery
 from qartsr_lib.show.tables import render
 from qartsr_lib.show.tables.setting import Setting
-from qartsr_lib.study.cells import Measured
+from qartsr_lib.study.measured import Measured
 
 
 @dataclass(frozen=True, repr=False)

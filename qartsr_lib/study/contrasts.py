@@ -16,7 +16,9 @@ from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, NO_MODEL, NO_TIMESTEP
 from qartsr_lib.study.results import KEYS
 from qartsr_lib.study.stats import few_note, mean_interval
 
-NOT_QUANTIZED = FULL_PRECISION[1]
+Key = tuple[str, str, int, str, str]  # values of KEYS
+_VALUES = ("value", "ci_low", "ci_high")  # the first goes by the metric's name
+COLUMNS = ("dataset", "backbone", "bits", "T", "difference", *_VALUES, "n_images", "verdict", "note")
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,9 @@ TABLE4_EFFECTS: dict[str, Pairs] = {
 
 
 def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: str = "QArtSR") -> dict[str, Pairs]:
-    """Pairs of Table 3, title -> pairs: `ours` against full precision, bicubic, other methods and outside systems.
+    """Pairs of Table 3, title -> pairs: `ours` against full precision, bicubic, other `methods` and `outside` systems.
 
-    Args:
-        methods: names in the table.
-        outside: names of outside systems.
-        ours: the method that is compared.
+    All go by their names in the table.
     """
     rivals = [method for method in methods if method != ours]
     return {
@@ -76,17 +75,13 @@ def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: st
 
 
 def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, Pairs]:
-    """Pairs of `grids.budget_grid`, title -> pairs.
-
-    Args:
-        methods: registered names of trained methods.
-        factors: of the budget.
-    """
-    longer = [(grids.budget_label(method, 1), grids.budget_label(method, n)) for method in methods for n in factors]
-    plain = [Row(grids.budget_label(method, 1)) for method in methods]
+    """Pairs of `finetuned.budget_grid`, title -> pairs: registered `methods`, trained `factors` times as long."""
+    short = {method: grids.budget_label(method, 1) for method in methods}
+    longer = [(grids.budget_label(method, n), label) for method, label in short.items() for n in factors]
+    names = [*short.values(), *(long for long, _ in longer)]
     return {
-        "What a longer training gains": [(Row(long), Row(short)) for short, long in longer],
-        "Distance to full precision": [(row, Row("FP")) for row in [*plain, *(Row(long) for _, long in longer)]],
+        "What a longer training gains": [(Row(long), Row(label)) for long, label in longer],
+        "Distance to full precision": [(Row(name), Row("FP")) for name in names],
     }
 
 
@@ -110,24 +105,22 @@ def paired_differences(per_image: pd.DataFrame, pairs: Pairs, metric: str = "PSN
         metric: name in METRICS.
 
     Returns:
-        Columns dataset, backbone, bits, T, difference, `metric`, ci_low, ci_high, n_images, verdict
-        ("helps", "hurts", "undecided" where the interval holds zero or there is none, "no value") and
-        note (few images). bits and T read "a - b" where the rows differ in them.
+        `COLUMNS`, the value by the metric's name. verdict: "helps", "hurts", "undecided" (the interval holds zero, or
+        there is none) or "no value"; note: few images. bits and T read "a - b" where the rows differ in them.
     """
     scored = per_image[per_image["metric"] == metric]
     values = {key: image_means(rows) for key, rows in scored.groupby(list(KEYS), sort=False)}
     lines: dict[tuple, tuple] = {}
     for model in dict.fromkeys(key[:2] for key in values if key[1] not in NO_MODEL):
-        settings = dict.fromkeys((timestep, bits) for *own, timestep, _, bits in values if tuple(own) == model)
+        settings = dict.fromkeys((key[2], key[4]) for key in values if key[:2] == model)
         for pair in pairs:
-            for setting in settings:
-                found = tuple(_find(values, row, *model, *setting) for row in pair)
+            for timestep, bits in settings:
+                found = tuple(_find(values, row, (*model, timestep), bits) for row in pair)
                 if None not in found and found not in lines:
-                    lines[found] = _line(found, values, metric)
-    columns = ["dataset", "backbone", "bits", "T", "difference", metric, "ci_low", "ci_high"]
-    columns += ["n_images", "verdict", "note"]
-    table = pd.DataFrame(list(lines.values()), columns=columns)
-    return table.assign(**{name: table[name].astype(float).round(3) for name in (metric, "ci_low", "ci_high")})
+                    lines[found] = _line(*found, values, metric)
+    table = pd.DataFrame(list(lines.values()), columns=list(COLUMNS))
+    table = table.astype(dict.fromkeys(_VALUES, float)).round(3)
+    return table.rename(columns={"value": metric})
 
 
 def difference_sections(
@@ -138,33 +131,27 @@ def difference_sections(
     return [(title, table) for title, table in sections if len(table)]
 
 
-Key = tuple[str, str, int, str, str]  # values of KEYS
-
-
-def _find(values: dict[Key, pd.Series], row: Row, dataset: str, backbone: str, timestep: int, bits: str) -> Key | None:
+def _find(values: Mapping[Key, pd.Series], row: Row, model: tuple[str, str, int], bits: str) -> Key | None:
+    dataset, backbone, timestep = model
     timestep = timestep if row.timestep is None else row.timestep
     candidates = [(dataset, backbone, timestep, row.method, row.bits or bits)]
     if row.bits is None:
-        models = [(backbone, timestep), (OUTSIDE, NO_TIMESTEP), (BICUBIC, 1)]
-        candidates += [(dataset, *model, row.method, NOT_QUANTIZED) for model in models]
+        places = [(backbone, timestep), (OUTSIDE, NO_TIMESTEP), (BICUBIC, 1)]
+        candidates += [(dataset, *place, row.method, FULL_PRECISION[1]) for place in places]
     return next((key for key in candidates if key in values), None)
 
 
-def _line(found: Sequence[Key], values: dict[Key, pd.Series], metric: str) -> tuple:
-    difference = paired(*([values[key]] for key in found))
+def _line(first: Key, second: Key, values: Mapping[Key, pd.Series], metric: str) -> tuple:
+    difference = paired([values[first]], [values[second]])
     mean, low, high = mean_interval(difference)
-    (dataset, backbone, *first), (_, other, *second) = found
-    timestep, method, bits = (
-        str(a) if a == b or other in NO_MODEL else f"{a} - {b}" for a, b in zip(first, second, strict=True)
+    (dataset, backbone, *own), (_, other, *others) = first, second
+    timestep, _, bits = (
+        str(a) if a == b or other in NO_MODEL else f"{a} - {b}" for a, b in zip(own, others, strict=True)
     )
-    method = f"{first[1]} - {second[1]}"
-    n, verdict = len(difference), _verdict(mean, low, high, metric)
-    return (dataset, backbone, bits, timestep, method, mean, low, high, n, verdict, few_note(n))
-
-
-def _verdict(mean: float, low: float, high: float, metric: str) -> str:
+    verdict = "undecided"
     if math.isnan(mean):
-        return "no value"
-    if not (low > 0 or high < 0):
-        return "undecided"
-    return "helps" if (mean > 0) != lower_is_better(metric) else "hurts"
+        verdict = "no value"
+    elif low > 0 or high < 0:
+        verdict = "helps" if (mean > 0) != lower_is_better(metric) else "hurts"
+    names, n = f"{own[1]} - {others[1]}", len(difference)
+    return dataset, backbone, bits, timestep, names, mean, low, high, n, verdict, few_note(n)

@@ -3,42 +3,42 @@
 Three kinds of entries: "model" (what a quantized model is, how long it took to build, and all of it where it was
 trained), "sr" (one upscaled image) and "scores" (its metric values). A model is built only when one of its images is
 not in the cache. Training or inference that ends in numbers that are not finite is a result as well: n/a with the
-reason. Evaluation is float32, batch 1, channels_last: low-bit networks amplify rounding, so these settings belong to
-every key.
+reason. Evaluation is float32, batch 1, channels_last: low-bit networks amplify rounding, so this is in every key.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 
 from qartsr_lib.base import machine, provenance
-from qartsr_lib.base.cache import RunCache, stable_hash
-from qartsr_lib.base.errors import Diverged
+from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.files import remembered_sha256
+from qartsr_lib.images import metrics
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.images.metrics import Score
+from qartsr_lib.methods import METHODS, Method
 from qartsr_lib.methods.checkpoint import DESCRIPTION, load_quantized, save_quantized
-
-if TYPE_CHECKING:
-    from qartsr_lib.methods import Method
-    from qartsr_lib.study.profiles import Profile
+from qartsr_lib.study.measured import answered, entry_key
+from qartsr_lib.study.profiles import Profile
 
 FULL_PRECISION = ("fp", "W32A32")
 NO_CALIBRATION = ("fp",)
+UNCALIBRATED = CalibrationList("none", [], "")  # the list where no method takes one
 #: How every image is evaluated; part of every key.
 EVALUATION = {"dtype": "float32", "batch": 1, "memory_format": "channels_last", "png_bits": 8}
-ANSWER = "answer.json"
+MARK = "SEEN_BY_WORKERS"  # a file in a cache, by which workers see that they have the same
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,7 @@ class Parts:
 
 def default_parts(profile: Profile) -> Parts:
     """The registered backbones, methods and metrics; metric weights are fetched only if the profile allows."""
-    from qartsr_lib.backbones import load_backbone
-    from qartsr_lib.images import metrics
-    from qartsr_lib.methods import METHODS
+    from qartsr_lib.backbones import load_backbone  # imported late: it brings in diffusers
 
     if not profile.downloads and "HF_HUB_OFFLINE" not in os.environ:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -86,39 +84,10 @@ class ScoredImage(NamedTuple):
     seconds: float  # computing time when it was made, whichever invocation made it
 
 
-def answered(
-    cache: RunCache, kind: str, question: Any, environment: Mapping[str, Any], answer: Callable[[Path], dict[str, Any]]
-) -> tuple[Path, dict[str, Any]]:
-    """The answer to a question, found in the cache or worked out and kept there.
-
-    Args:
-        question: all that determines the answer beside the environment and the library's source; JSON-able.
-        answer: writes files into the folder that it is given, and returns what else is to be kept, JSON-able.
-
-    Returns:
-        The entry's folder, and what `answer` returned with "seconds", its time where it names none itself.
-    """
-
-    def fill(folder: Path) -> None:
-        started = time.monotonic()
-        found = answer(folder)
-        found = {"seconds": round(time.monotonic() - started, 3)} | found
-        (folder / ANSWER).write_text(json.dumps(found), encoding="utf-8")
-
-    folder = cache.get_or_put(kind, _entry_key(question, environment), fill)
-    return folder, json.loads((folder / ANSWER).read_text(encoding="utf-8"))
-
-
-def _entry_key(question: Any, environment: Mapping[str, Any]) -> str:
-    return stable_hash([question, environment, provenance.source_sha256()])
-
-
 class Evaluator:
     """Builds models as late as possible and each at most once in a row.
 
-    Args:
-        metrics: names; those unavailable here get their reason as a note, and no value.
-        calibration: given to every method but full precision.
+    Of `metrics` (names) those unavailable here get a reason and no value; full precision gets no `calibration`.
     """
 
     def __init__(
@@ -131,33 +100,8 @@ class Evaluator:
         machine.make_exact(machine.checked(device))
         self.environment = provenance.environment(device)
         self._weights: dict[tuple[str, int], str] = {}
-        self._backbone: tuple[tuple[str, int], Any] | None = None
-        self._model: tuple[str, Any] | None = None
-
-    def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
-        """Upscale and score one image, or find both in the cache."""
-        question = [self.model_key(experiment), remembered_sha256(pair.lq)]
-        folder, made = answered(
-            self.cache, "sr", question, self.environment, lambda folder: self._upscale(experiment, pair, folder)
-        )
-        if made["diverged"]:
-            return ScoredImage(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
-        png = folder / "sr.png"
-        scores, seconds = self.score(png, pair.hr)
-        return ScoredImage(png, scores, made["seconds"] + seconds)
-
-    def score(self, png: Path, hr: Path) -> tuple[dict[str, Score], float]:
-        """(score of every metric, computing time) of an image."""
-        names = [name for name in self.metrics if name not in self.reasons]
-        question = [remembered_sha256(png), remembered_sha256(hr), {name: self.metric_identity[name] for name in names}]
-
-        def scored(_: Path) -> dict[str, Any]:
-            return {"scores": dict(self.parts.score(png, hr, names)) if names else {}}
-
-        _, found = answered(self.cache, "scores", question, self.environment, scored)
-        unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
-        scores = {name: unavailable.get(name) or tuple(found["scores"][name]) for name in self.metrics}
-        return scores, found["seconds"]
+        self._backbone: tuple[tuple[str, int], Any] | None = None  # the last one, by (name, timestep)
+        self._model: tuple[str, Any] | None = None  # the last one, by its key
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -168,7 +112,18 @@ class Evaluator:
             "metrics": self.metric_identity,
             "metrics that are not available": self.reasons,
             "calibration": {"name": self.calibration.name, "sha256": self.calibration.sha256},
+            "QARTSR_HOME": (self.cache.root / MARK).read_text() if (self.cache.root / MARK).is_file() else "another",
         }
+
+    def require(self, wanted: Mapping[str, Any], address: str) -> None:
+        """A QartsrError that names the worker `address` and what of its `identity` is not as `wanted`."""
+        wanted, found = (pd.json_normalize(dict(facts)).astype(object).iloc[0] for facts in (wanted, self.identity))
+        for name, value in wanted.items():
+            if value != found.get(name):
+                raise QartsrError(
+                    f"worker {address} differs in {name}: {value} and {found.get(name)}; all need the same packages, "
+                    "files, device and threads, one QARTSR_HOME, and a start after the last change of the code"
+                )
 
     def about(self, experiment: Experiment) -> dict[str, Any]:
         """`identity`, with the experiment's label, its weights' hash and its model ("info", see `model_info`)."""
@@ -176,65 +131,42 @@ class Evaluator:
         weights = {"weights_sha256": self.weights_sha256(experiment)}
         return self.identity | weights | {"label": label, "info": self.model_info(experiment)}
 
+    def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
+        """Upscale and score one image, or find both in the cache."""
+
+        def upscale(folder: Path) -> dict[str, Any]:
+            started = time.monotonic()
+            try:
+                model = self.build(experiment)
+                started = time.monotonic()
+                lq = read_image(pair.lq).to(self.device)
+                with torch.inference_mode():
+                    sr = model.upscale(lq)
+                if not bool(torch.isfinite(sr).all()):
+                    raise Diverged(f"{pair.id}: {experiment.method} {experiment.bits} gave values that are not finite")
+                write_png(folder / "sr.png", sr)
+            except Diverged as error:
+                return {"seconds": round(time.monotonic() - started, 3), "diverged": str(error)}
+            return {"seconds": round(time.monotonic() - started, 3), "diverged": ""}
+
+        made = self._answered("sr", [self.model_key(experiment), remembered_sha256(pair.lq)], upscale)
+        if made["diverged"]:
+            return ScoredImage(None, dict.fromkeys(self.metrics, (None, made["diverged"])), made["seconds"])
+        png = made["folder"] / "sr.png"
+        scores, seconds = self.score(png, pair.hr)
+        return ScoredImage(png, scores, made["seconds"] + seconds)
+
+    def score(self, png: Path, hr: Path) -> tuple[dict[str, Score], float]:
+        """(score of every metric, computing time) of an image."""
+        known = {name: self.metric_identity[name] for name in self.metrics if name not in self.reasons}
+        question = [remembered_sha256(png), remembered_sha256(hr), known]
+        found = self._answered("scores", question, lambda _: {"scores": dict(self.parts.score(png, hr, list(known)))})
+        unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
+        scores = {name: unavailable.get(name) or tuple(found["scores"][name]) for name in self.metrics}
+        return scores, found["seconds"]
+
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
-        """{"w_bits_effective", "steps", "seconds", "note", "diverged", "history"} of the experiment's model.
-
-        "diverged" is the reason where there is no model, "" otherwise; w_bits_effective is None then. "history" has
-        one record per training step.
-        """
-        return self._kept_model(experiment)[1]
-
-    def model_key(self, experiment: Experiment) -> dict[str, Any]:
-        """All that determines a quantized model, apart from the environment and the library's source."""
-        return {
-            "backbone": experiment.backbone,
-            "weights": self.weights_sha256(experiment),
-            "timestep": experiment.timestep,
-            "method": experiment.method,
-            "options": sorted(experiment.options),
-            "bits": experiment.bits,
-            "seed": experiment.seed,
-            "calibration": None if experiment.method in NO_CALIBRATION else self.calibration.sha256,
-            "evaluation": EVALUATION,
-        }
-
-    def weights_sha256(self, experiment: Experiment) -> str:
-        """The backbone's weight hash; remembered, so that a sweep found in the cache loads no model twice."""
-        name = (experiment.backbone, experiment.timestep)
-        if name not in self._weights:
-            self._weights[name] = self._loaded(experiment).weights_sha256
-        return self._weights[name]
-
-    def build(self, experiment: Experiment) -> Any:
-        """The experiment's quantized backbone; the last one is kept in memory, a trained one in the cache too.
-
-        Raises:
-            Diverged: its training did; remembered, and not tried again.
-        """
-        key = self._key(experiment)
-        if self._model is None or self._model[0] != key:
-            self._model = None  # free the old one
-            folder, info = self._kept_model(experiment)
-            if info["diverged"]:
-                raise Diverged(info["diverged"])
-            if self._model is None and (folder / DESCRIPTION).exists():
-                backbone = self._loaded(experiment)
-                self._model = (key, load_quantized(folder, lambda *_: copy.deepcopy(backbone)))
-            elif self._model is None:  # one that is made faster than it is read
-                self._make(experiment)
-        return self._model[1]
-
-    def _loaded(self, experiment: Experiment) -> Any:
-        """The full-precision backbone; the last one is kept."""
-        name = (experiment.backbone, experiment.timestep)
-        if self._backbone is None or self._backbone[0] != name:
-            self._backbone = self._model = None  # free the old ones before loading
-            self._backbone = (name, self.parts.load_backbone(*name, self.device))
-        return self._backbone[1]
-
-    def _kept_model(self, experiment: Experiment) -> tuple[Path, dict[str, Any]]:
-        """The entry of the experiment's model, see `model_info`."""
-        question = self.model_key(experiment)
+        """Its w_bits_effective, steps, seconds, note, history (a record per step), diverged ("" or why it is none)."""
 
         def make(folder: Path) -> dict[str, Any]:
             info = {"w_bits_effective": None, "steps": 0, "note": "", "diverged": "", "history": []}
@@ -251,9 +183,48 @@ class Evaluator:
                 info["history"] = list(result.history)
             return info
 
-        found = answered(self.cache, "model", question, self.environment, make)
+        found = self._answered("model", self.model_key(experiment), make)
         self._unfinished(experiment).unlink(missing_ok=True)
         return found
+
+    def model_key(self, experiment: Experiment) -> dict[str, Any]:
+        """All that determines a quantized model, apart from the environment and the library's source."""
+        return vars(replace(experiment, dataset="", label="")) | {
+            "weights": self.weights_sha256(experiment),
+            "options": sorted(experiment.options),
+            "calibration": None if experiment.method in NO_CALIBRATION else self.calibration.sha256,
+            "evaluation": EVALUATION,
+        }
+
+    def weights_sha256(self, experiment: Experiment) -> str:
+        """The backbone's weight hash; remembered, so that a sweep found in the cache loads no model twice."""
+        name = (experiment.backbone, experiment.timestep)
+        if name not in self._weights:
+            self._weights[name] = self._loaded(experiment).weights_sha256
+        return self._weights[name]
+
+    def build(self, experiment: Experiment) -> Any:
+        """The experiment's quantized backbone, kept until the next, a trained one in the cache; Diverged if it did."""
+        key = self._key(experiment)
+        if self._model is None or self._model[0] != key:
+            self._model = None  # free the old one
+            info = self.model_info(experiment)
+            if info["diverged"]:
+                raise Diverged(info["diverged"])
+            if self._model is None and (info["folder"] / DESCRIPTION).exists():
+                backbone = self._loaded(experiment)
+                self._model = (key, load_quantized(info["folder"], lambda *_: copy.deepcopy(backbone)))
+            elif self._model is None:  # one that is made faster than it is read
+                self._make(experiment)
+        return self._model[1]
+
+    def _loaded(self, experiment: Experiment) -> Any:
+        """The full-precision backbone."""
+        name = (experiment.backbone, experiment.timestep)
+        if self._backbone is None or self._backbone[0] != name:
+            self._backbone = self._model = None  # free the old ones before loading
+            self._backbone = (name, self.parts.load_backbone(*name, self.device))
+        return self._backbone[1]
 
     def _make(self, experiment: Experiment) -> Any:
         """What the method makes; an interrupted training continues after its last finished phase."""
@@ -268,23 +239,11 @@ class Evaluator:
         self._model = (self._key(experiment), result.backbone)
         return result
 
+    def _answered(self, kind: str, question: Any, answer: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        return answered(self.cache, kind, question, self.environment, answer)
+
     def _key(self, experiment: Experiment) -> str:
-        return _entry_key(self.model_key(experiment), self.environment)
+        return entry_key(self.model_key(experiment), self.environment)
 
     def _unfinished(self, experiment: Experiment) -> Path:
         return self.cache.root / "unfinished" / f"{self._key(experiment)}.pt"
-
-    def _upscale(self, experiment: Experiment, pair: Pair, folder: Path) -> dict[str, Any]:
-        started, diverged = time.monotonic(), ""
-        try:
-            model = self.build(experiment)
-            started = time.monotonic()
-            lq = read_image(pair.lq).to(self.device)
-            with torch.inference_mode():
-                sr = model.upscale(lq)
-            if not bool(torch.isfinite(sr).all()):
-                raise Diverged(f"{pair.id}: {experiment.method} {experiment.bits} gave values that are not finite")
-            write_png(folder / "sr.png", sr)
-        except Diverged as error:
-            diverged = str(error)
-        return {"seconds": round(time.monotonic() - started, 3), "diverged": diverged}

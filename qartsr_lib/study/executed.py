@@ -33,13 +33,9 @@ class Problem(NamedTuple):
 
 
 def keep(copy: Path, error: BaseException | None, folder: Path) -> Problem | None:
-    """Complete the executed copy with how its run ended, and write its page into `folder` where all cells ran.
+    """Complete the executed copy with how its run ended (`error`: what papermill raised), or write its page.
 
-    Args:
-        error: what papermill raised, if it did.
-
-    Returns:
-        None where every cell ran, or what went wrong; it is the first line of the copy, too.
+    Returns None where every cell ran, or what went wrong, which is the first line of the copy, too.
     """
     try:
         notebook = nbformat.read(copy, as_version=4)
@@ -105,14 +101,13 @@ def _problem(notebook: NotebookNode, error: BaseException | None) -> Problem | N
         notebook.metadata.papermill.exception = True
     for cell in behind:
         cell.metadata.papermill.status = "pending"
-    raised = [output for output in failed.outputs if output.output_type == "error"] if failed else []
-    if raised and raised[-1].ename == NotReady.__name__:
-        problem = Problem(raised[-1].evalue, skipped=True)
-    elif failed is None:
+    if failed is None:
         problem = Problem(f"failed before the first cell: {_one_line(type(error).__name__, str(error))}")
     else:
-        why = _one_line(raised[-1].ename, raised[-1].evalue) if raised else error
-        problem = Problem(f"failed at In [{failed.execution_count}]: {why}")
+        raised = [(output.ename, output.evalue) for output in failed.outputs if output.output_type == "error"]
+        skipped = bool(raised) and raised[-1][0] == NotReady.__name__
+        why = _one_line(*raised[-1]) if raised else error
+        problem = Problem(raised[-1][1] if skipped else f"failed at In [{failed.execution_count}]: {why}", skipped)
     count = sum(cell.cell_type == "code" for cell in behind)
     unrun = f"<br>cells that were not run: {count}" if count else ""
     line = f'<div style="color: red; font-size: 1.5em">{html.escape(problem.text)}{unrun}</div>'

@@ -22,15 +22,23 @@ from qartsr_lib.base.files import remembered_sha256
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.images.datasets.base import SCALE, Pair, available_data, central_file
-from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.datasets.pairing import match
 from qartsr_lib.images.image import list_images, read_image
 from qartsr_lib.images.metrics import require_equal_size
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.cells import Measured, aggregate
-from qartsr_lib.study.evaluator import FULL_PRECISION, Evaluator, Experiment, Parts, ScoredImage, default_parts
+from qartsr_lib.study.evaluator import (
+    FULL_PRECISION,
+    UNCALIBRATED,
+    Evaluator,
+    Experiment,
+    Parts,
+    ScoredImage,
+    default_parts,
+)
+from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.paper import BICUBIC_LABEL, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.profiles import Profile
+from qartsr_lib.study.sweep import aggregate
 
 NOTE = "outside system"
 
@@ -53,28 +61,27 @@ class Outputs(NamedTuple):
 def find_outputs(
     systems: Mapping[str, Folders], profile: Profile, data_root: str | Path | None = None
 ) -> list[Outputs]:
-    """Pair every system's images with the references and check them all; scores nothing.
+    """Pair every system's images with the references (see `pairing.match`) and check them all; scores nothing.
 
     Args:
-        systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data
-            set, or, where the run has one data set only, the images themselves. Files are paired as
-            `pairing.match` does; a data set that the run lacks is left out.
+        systems: name in tables -> {data set: folder}, or one folder: it holds a subfolder per data set, or, where the
+            run has one data set only, the images themselves. A data set that the run lacks is left out.
         profile: gives data sets, max_images and max_side; whole images are given, and cropped as the references are.
-        data_root: folder of the benchmarks.
 
     Raises:
-        QartsrError: a name that is taken, a folder or image that is missing, an image that is
-            unreadable or of another size; the message names the option and the file.
+        QartsrError: a taken name, a missing folder or image, an unreadable image or one of another size.
     """
     if not systems:
         return []
     root = paths.data_root(data_root)
     pairs, _ = available_data(profile.datasets, root, profile.max_images)
     measured, _ = available_data(profile.datasets, root, profile.max_images, profile.max_side)
+    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
     found = []
     for name, folders in systems.items():
         try:
-            _check_name(name)
+            if not isinstance(name, str) or not name.strip() or name in taken:
+                raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
             for dataset, folder in _by_dataset(folders, list(pairs)).items():
                 files = _files(folder, pairs[dataset], DATASETS.get(dataset).pairs(root))
                 if profile.max_side is not None:
@@ -87,20 +94,14 @@ def find_outputs(
 
 
 def add_rows(run: Measured, systems: Sequence[Outputs], profile: Profile, parts: Parts | None = None) -> Measured:
-    """The run with the rows, per-image values, records and images of outside systems appended.
+    """The `run` of `sweep.run_table` (see there for the others) with rows, per-image values, records and images added.
 
-    Each record holds the sha256 of every file, "outputs".
-
-    Args:
-        run: what `cells.run_table` returned.
-        systems: what `find_outputs` returned.
-        profile: the run's; gives the metrics.
-        parts: see `cells.run_table`.
+    Each record of `systems` (see `find_outputs`) holds the sha256 of every file, "outputs".
     """
     if not systems:
         return run
-    cache, none = RunCache.for_profile(profile.name), CalibrationList("none", [], "")
-    scorer = _Scorer(systems, parts or default_parts(profile), cache, profile.metrics, none, "cpu")
+    cache = RunCache.for_profile(profile.name)
+    scorer = _Scorer(systems, parts or default_parts(profile), cache, profile.metrics, UNCALIBRATED, "cpu")
     work = [(system.experiment, pair) for system in systems for pair in system.pairs]
     values = [(*item, scorer.measure(*item)) for item in progress(work, "outside systems")]
     abouts = {system.experiment: scorer.about(system.experiment) for system in systems}
@@ -135,12 +136,6 @@ class _Scorer(Evaluator):
         return ScoredImage(image, *self.score(image, pair.hr))
 
 
-def _check_name(name: str) -> None:
-    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
-    if not isinstance(name, str) or not name.strip() or name in taken:
-        raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
-
-
 def _by_dataset(folders: Folders, datasets: Sequence[str]) -> dict[str, Path]:
     """Data set -> folder, for the data sets of the run."""
     if isinstance(folders, Mapping):
@@ -171,7 +166,7 @@ def _files(folder: Path, pairs: Sequence[Pair], everything: Sequence[Pair]) -> d
         raise QartsrError("; ".join([lacks, *stray]))
     for line in stray:
         print(line)
-    files = {pair.id: by_reference[pair.hr] for pair in pairs}
     for pair in pairs:
-        require_equal_size(files[pair.id], read_image(files[pair.id]), pair.hr, read_image(pair.hr))
-    return files
+        sr = by_reference[pair.hr]
+        require_equal_size(sr, read_image(sr), pair.hr, read_image(pair.hr))
+    return {pair.id: by_reference[pair.hr] for pair in pairs}

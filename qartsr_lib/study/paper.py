@@ -22,11 +22,7 @@ PAPER_NAMES = {"OSEDiff": "FP"}
 
 
 def paper_table(number: int) -> pd.DataFrame:
-    """Table 1, 2, 3 or 4 of the paper as transcribed: wide, one column per metric.
-
-    Raises:
-        QartsrError: no such table.
-    """
+    """Table 1, 2, 3 or 4 of the paper as transcribed: wide, one column per metric."""
     path = REFERENCE / f"table{number}.csv"
     if not path.is_file():
         raise QartsrError(f"the paper's table {number} is not transcribed; choose 1, 2, 3 or 4")
@@ -42,9 +38,7 @@ def papers_rows(number: int) -> set[tuple[str, int]]:
 def paper_values(number: int, keys: Sequence[str], dataset: str, stand_in: str = "RealSR") -> dict[tuple, float]:
     """(values of `keys`..., metric) -> the paper's number, of a data set or, where the paper lacks it, of `stand_in`.
 
-    Args:
-        number: of the paper's table.
-        keys: columns of the transcription; methods go by our names (PAPER_NAMES).
+    `keys`: columns of the transcription of its table `number`; methods go by our names (PAPER_NAMES).
     """
     paper = paper_table(number)
     if "method" in paper:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import json
+from contextlib import suppress
 from typing import Any
 
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError, did_you_mean
 from qartsr_lib.study.profiles import Profile, get_profile
 
 INJECTED = "# Parameters\n"  # how papermill begins the cell that it puts behind the notebook's own parameters
@@ -38,26 +38,24 @@ def check_parameters(names: dict[str, Any]) -> Profile:
 
 
 def _assigned(source: str) -> dict[str, Any]:
-    """{name: literal} that a cell assigns; what is no literal stands as ... there."""
+    """{name: literal} that a cell assigns; what is no literal (float("nan"), or no parameter) stands as ... there."""
     found = {}
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:
-        return {}
-    for statement in statements:
-        if isinstance(statement, ast.Assign):
-            target = ast.unparse(statement.targets[0])
-            try:
-                found[target] = ast.literal_eval(statement.value)
-            except ValueError:  # float("nan"), or no parameter
+    with suppress(SyntaxError):
+        for statement in ast.parse(source).body:
+            if isinstance(statement, ast.Assign):
+                target = ast.unparse(statement.targets[0])
                 found[target] = ...
+                with suppress(ValueError):
+                    found[target] = ast.literal_eval(statement.value)
     return found
 
 
 def _problem(name: str, value: Any, declared: dict[str, Any]) -> str | None:
     """What is wrong with a parameter; papermill makes texts of -p's lists, and of every switch but True and False."""
     if name not in declared:
-        return _unknown(name, declared)
+        if "OVERRIDES" in declared and name.lower() in {field.name for field in dataclasses.fields(Profile)}:
+            return f"unknown parameter {name}; it is a setting of the profile: -y 'OVERRIDES: {{{name.lower()}: ...}}'"
+        return f"unknown parameter {name}; {did_you_mean(name, declared) or 'this notebook has ' + ', '.join(declared)}"
     default = declared[name]
     if isinstance(default, str):
         return f"parameter {name} is {value!r} and must be a text" if isinstance(value, (list, dict)) else None
@@ -68,11 +66,3 @@ def _problem(name: str, value: Any, declared: dict[str, Any]) -> str | None:
         example = json.dumps(default)
         return f"parameter {name} is {value!r} and must be {NEEDED[type(default)]}, such as -y '{name}: {example}'"
     return None
-
-
-def _unknown(name: str, declared: dict[str, Any]) -> str:
-    if "OVERRIDES" in declared and name.lower() in {field.name for field in dataclasses.fields(Profile)}:
-        return f"unknown parameter {name}; it is a setting of the profile: -y 'OVERRIDES: {{{name.lower()}: ...}}'"
-    near = difflib.get_close_matches(name.upper(), declared, n=3)
-    known = f"did you mean {' or '.join(near)}?" if near else f"this notebook has {', '.join(declared)}"
-    return f"unknown parameter {name}; {known}"

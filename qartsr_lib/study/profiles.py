@@ -1,21 +1,19 @@
 """How much of the study a run covers: four profiles as data.
 
-`smoke` takes seconds and is for tests; `tiny` (the default) needs nothing but the installed
-packages; `study` runs the embedded backbones on the real benchmarks, and verdicts rest on it;
-`paper` is the paper's own setting and needs OSEDiff's weights.
+`smoke` takes seconds and is for tests; `tiny` (the default) needs nothing but the installed packages; `study` runs the
+embedded backbones on the real benchmarks, and verdicts rest on it; `paper` is the paper's own and needs its weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError, did_you_mean
 
 #: The eight metrics of the paper's tables, in its order.
 PAPER_METRICS = ("PSNR", "SSIM", "LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA")
@@ -61,7 +59,7 @@ class Profile:
     seeds: tuple[int, ...] = (0,)  # repetitions of methods with randomness; deterministic methods use the first
     methods: tuple[str, ...] = SEVEN_METHODS  # of the comparison (Table 3), names in `methods.METHODS`
     #: (backbone, T) of Tables 3 and 4; bit widths of Table 3 and of Table 4.
-    finetune_cells: tuple[tuple[str, int], ...] = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))
+    finetune_models: tuple[tuple[str, int], ...] = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))
     finetune_bits: tuple[str, ...] = ("W4A4", "W2A2")
     ablation_bits: tuple[str, ...] = ("W4A4", "W2A2")
     #: Metrics, images per data set and max_side of Tables 3 and 4.
@@ -101,109 +99,88 @@ class Profile:
 
 _BENCHMARKS = ("RealSR", "Urban100", "DIV2K_val")
 _SD21 = "every result on the OSEDiff backbone"
+_OSEDIFF_FILES = (
+    BackboneFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),
+    BackboneFile("Stable Diffusion 2.1-base, VAE", "stable-diffusion-2-1-base/vae/config.json", _SD21),
+    BackboneFile("osediff.pkl", "osediff/osediff.pkl", "every result at T = 1000", 1000),
+    *(
+        BackboneFile(name, f"osediff/{name}", f"every result at T = {t} (qartsr train trq makes it)", t)
+        for t, name in ((500, "osediff-T0500.pkl"), (1, "osediff-T0001.pkl"))
+    ),
+)
 
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            name="smoke",
-            backbones=("embedded",),
-            timesteps=(1000, 1),
-            bits=("W8A8", "W4A4"),
-            metrics=("PSNR", "SSIM"),
-            n_calibration=2,
-            methods=("maxmin", "lsq", "qartsr"),  # contract tests run all, the quickstart SVDQuant
-            finetune_cells=(("embedded", 1),),
-            finetune_bits=("W4A4",),
-            ablation_bits=("W4A4",),
-            deployed=(("maxmin", "W4A4"),),
-            finetune_metrics=("PSNR", "SSIM"),
-            finetune_images=1,
-            train_images=4,
-            max_images=1,
-            component_bits=("W4A4",),
-            component_steps=5,
-            timed_side=32,
-            timing_rounds=2,
-            timed_floats=("fp32", "bf16"),
-        ),
-        Profile(
-            name="tiny",
-            n_calibration=48,
-            finetune_bits=("W4A4",),  # 32 training images bear no method to W2A2: all fail, which decides nothing
-            ablation_bits=("W4A4",),
-            deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2"), ("maxmin", "W4A4"), ("svdquant", "W4A4")),
-            finetune_images=4,
-            component_steps=60,
-            timing_rounds=5,
-        ),
-        Profile(
-            name="study",
-            datasets=("samples", "samples-realistic", *_BENCHMARKS),
-            seeds=(0, 1, 2),
-            calibration="BSDS500",
-            n_calibration=128,
-            methods=(*SEVEN_METHODS, "lsq-qat", "svdquant-released"),
-            finetune_bits=("W4A4", "W3A3", "W2A2"),
-            deployed=tuple(itertools.product(("qartsr", "maxmin", "svdquant"), ("W8A8", "W4A4", "W2A2"))),
-            finetune_images=30,
-            finetune_side=320,  # as large as the samples; whole photographs would take days
-            train_images=256,
-            timed_dataset="RealSR",
-            downloads=True,
-        ),
-        Profile(
-            name="paper",
-            backbones=("osediff",),
-            datasets=("samples", *_BENCHMARKS),
-            metrics=PAPER_METRICS,
-            calibration="DIV2K_train",
-            n_calibration=512,
-            calibration_size=128,
-            finetune_cells=(("osediff", 1000), ("osediff", 1)),
-            finetune_bits=("W4A4", "W3A3", "W2A2"),
-            deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2")),
-            train_images=16384,
-            image_loss="lpips+mse",
-            teacher="bfloat16",
-            published_rates=True,
-            downloads=True,
-            weights=(
-                BackboneFile("Stable Diffusion 2.1-base, UNet", "stable-diffusion-2-1-base/unet/config.json", _SD21),
-                BackboneFile("Stable Diffusion 2.1-base, VAE", "stable-diffusion-2-1-base/vae/config.json", _SD21),
-                BackboneFile("osediff.pkl", "osediff/osediff.pkl", "every result at T = 1000", 1000),
-                *(
-                    BackboneFile(
-                        name, f"osediff/{name}", f"every result at T = {t} (qartsr train trq makes it)", t
-                    )
-                    for t, name in ((500, "osediff-T0500.pkl"), (1, "osediff-T0001.pkl"))
-                ),
-            ),
-        ),
-    )
-}
-
-
+_PROFILES = (
+    Profile(
+        name="smoke",
+        n_calibration=2,
+        backbones=("embedded",),
+        timesteps=(1000, 1),
+        bits=("W8A8", "W4A4"),
+        metrics=("PSNR", "SSIM"),
+        methods=("maxmin", "lsq", "qartsr"),  # contract tests run all, the quickstart SVDQuant
+        finetune_models=(("embedded", 1),),
+        finetune_metrics=("PSNR", "SSIM"),
+        finetune_bits=("W4A4",), ablation_bits=("W4A4",), component_bits=("W4A4",),
+        train_images=4, max_images=1, finetune_images=1, component_steps=5,
+        deployed=(("maxmin", "W4A4"),),
+        timed_side=32, timing_rounds=2, timed_floats=("fp32", "bf16"),
+    ),
+    Profile(
+        name="tiny",
+        n_calibration=48,
+        finetune_bits=("W4A4",),  # 32 training images bear no method to W2A2: all fail, which decides nothing
+        ablation_bits=("W4A4",),
+        deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2"), ("maxmin", "W4A4"), ("svdquant", "W4A4")),
+        finetune_images=4, component_steps=60, timing_rounds=5,
+    ),
+    Profile(
+        name="study",
+        datasets=("samples", "samples-realistic", *_BENCHMARKS),
+        seeds=(0, 1, 2),
+        calibration="BSDS500", n_calibration=128,
+        methods=(*SEVEN_METHODS, "lsq-qat", "svdquant-released"),
+        finetune_bits=("W4A4", "W3A3", "W2A2"),
+        deployed=tuple(itertools.product(("qartsr", "maxmin", "svdquant"), ("W8A8", "W4A4", "W2A2"))),
+        finetune_images=30,
+        finetune_side=320,  # as large as the samples; whole photographs would take days
+        train_images=256,
+        timed_dataset="RealSR",
+        downloads=True,
+    ),
+    Profile(
+        name="paper",
+        backbones=("osediff",),
+        datasets=("samples", *_BENCHMARKS),
+        metrics=PAPER_METRICS,
+        calibration="DIV2K_train", n_calibration=512, calibration_size=128,
+        finetune_models=(("osediff", 1000), ("osediff", 1)),
+        finetune_bits=("W4A4", "W3A3", "W2A2"),
+        deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2")),
+        train_images=16384,
+        image_loss="lpips+mse",
+        teacher="bfloat16",
+        published_rates=True,
+        downloads=True,
+        weights=_OSEDIFF_FILES,
+    ),
+)
+PROFILES = {profile.name: profile for profile in _PROFILES}
 _KINDS = {"int": (int, "a whole number"), "bool": (bool, "true or false"), "str": (str, "a text")}
 
 
 def get_profile(name: str, **overrides: object) -> Profile:
     """The profile called `name`, with fields replaced by the `overrides` that are not None.
 
-    Lists become tuples, a lone value a tuple of one.
-
-    Raises:
-        QartsrError: unknown profile, unknown field, or a value of another kind.
+    Lists become tuples, a lone value a tuple of one. A QartsrError for an unknown profile or field, or a value of
+    another kind.
     """
     if name not in PROFILES:
         raise QartsrError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
-    profile = PROFILES[name]
     kinds = {field.name: str(field.type).removesuffix(" | None") for field in dataclasses.fields(Profile)}
     changes = {}
     for field, value in overrides.items():
         if field == "name" or field not in kinds:
-            near = difflib.get_close_matches(field.lower(), kinds, n=3)
-            advice = f"did you mean {' or '.join(near)}?" if near else "remove that override"
+            advice = did_you_mean(field, kinds) or "remove that override"
             raise QartsrError(f"profile {name!r} has no setting {field!r}; {advice}")
         wanted, text = _KINDS.get(kinds[field], (object, ""))
         if value is None:
@@ -214,63 +191,54 @@ def get_profile(name: str, **overrides: object) -> Profile:
             items = value if isinstance(value, (list, tuple)) else (value,)
             value = tuple(tuple(item) if isinstance(item, list) else item for item in items)
         changes[field] = value
-    return dataclasses.replace(profile, **changes)
+    return dataclasses.replace(PROFILES[name], **changes)
 
 
 def missing_weights(profile: Profile) -> list[Missing]:
     """Every backbone file that `profile` needs and this machine lacks."""
-    return [missing for missing, _ in _missing(profile)]
+    return [(file.name, paths.weights_dir() / file.place, file.blocks) for file in _absent(profile)]
 
 
 def ready(profile: Profile) -> Profile:
-    """`profile` without the timesteps whose weights this machine lacks.
-
-    Raises:
-        NotReady: files are missing that all of it needs.
-    """
-    absent = _missing(profile)
-    gone = {timestep for _, timestep in absent}
+    """`profile` without the timesteps whose weights this machine lacks; NotReady where all of it needs some."""
+    absent = _absent(profile)
+    gone = {file.timestep for file in absent}
     timesteps = tuple(timestep for timestep in profile.timesteps if timestep not in gone)
-    cells = tuple(cell for cell in profile.finetune_cells if cell[1] not in gone)
-    blocking = [place for (_, place, _), timestep in absent if timestep is None or not timesteps]
+    models = tuple(model for model in profile.finetune_models if model[1] not in gone)
+    blocking = [paths.weights_dir() / file.place for file in absent if file.timestep is None or not timesteps]
     if blocking:
         others = f" and {len(blocking) - 1} more" if len(blocking) > 1 else ""
         raise NotReady(
             f"profile {profile.name} needs the weights {blocking[0]}{others}; put them there "
             "(notebook 00 lists all) or use PROFILE=tiny"
         )
-    return dataclasses.replace(profile, timesteps=timesteps, finetune_cells=cells)
+    return dataclasses.replace(profile, timesteps=timesteps, finetune_models=models)
 
 
 def needed(data_root: Path | None, folder: str) -> Path:
-    """`data_root`, once it holds `folder`.
-
-    Raises:
-        NotReady: it does not.
-    """
+    """`data_root`, once it holds `folder`; NotReady where it does not."""
     if data_root is None or not (data_root / folder).is_dir():
         raise NotReady(f"this needs {folder} under {data_root or 'DATA_ROOT'}; put it there, or set DATA_ROOT")
     return data_root
 
 
-def _missing(profile: Profile) -> list[tuple[Missing, int | None]]:
-    """The files that are not there, with the timestep that needs them."""
-    places = [(file, paths.weights_dir() / file.place) for file in profile.weights]
-    return [((file.name, place, file.blocks), file.timestep) for file, place in places if not place.exists()]
+def _absent(profile: Profile) -> list[BackboneFile]:
+    return [file for file in profile.weights if not (paths.weights_dir() / file.place).exists()]
 
 
 def missing_metric_weights(profile: Profile) -> list[Missing]:
     """The same for metric weights that are neither here nor to be fetched.
 
-    Only for profiles that need backbone files too: elsewhere an unavailable metric is a row marked
-    n/a, and nothing is missing.
+    Only for profiles that need backbone files too: elsewhere an unavailable metric is a row marked n/a, and nothing is
+    missing.
     """
     from qartsr_lib.images import metrics  # takes seconds, and a profile is mostly needed for its names
     from qartsr_lib.images.metrics.weights import FOLDER_VARIABLE, locate, reachable, weights_folder
 
-    blocks: dict[str, list[str]] = {}
-    given = weights_folder() if profile.weights else None
-    for name in profile.metrics if profile.weights else ():
+    if not profile.weights:
+        return []
+    given, blocks = weights_folder(), {}
+    for name in profile.metrics:
         for file in metrics.METRICS.get(name).weights:
             if locate(file, given) is None and not reachable():
                 blocks.setdefault(file.name, []).append(name)

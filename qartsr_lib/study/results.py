@@ -14,7 +14,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +28,10 @@ from qartsr_lib.study.profiles import ALL_METRICS
 
 #: What one quantized model on one data set is called in a table.
 KEYS = ("dataset", "backbone", "timestep", "method", "bits")
-COLUMNS = (
-    *(*KEYS, "metric", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"),
-    *("note", "run_id"),
-)
+_VALUES = ("value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective")
+COLUMNS = (*KEYS, "metric", *_VALUES, "note", "run_id")
 PER_IMAGE_COLUMNS = (*KEYS, "seed", "image", "metric", "value", "run_id")
-#: Columns of numbers, those of Table 4's stages among them.
-NUMBERS = (
-    *("timestep", "value", "ci_low", "ci_high", "n_images", "n_seeds", "steps", "w_bits_effective"),
-    *("trq", "rpq", "et"),
-)
+NUMBERS = ("timestep", *_VALUES, "trq", "rpq", "et")  # columns of numbers, those of Table 4's stages among them
 #: Rows are sorted by these, each in the paper's order where it has one, then by everything else.
 SORT_COLUMNS = ("rule", *KEYS, "seed", "image", "metric")
 _ORDER = {
@@ -61,7 +55,7 @@ def write_table(
     by: Sequence[str] = ("dataset",),
     front: Sequence[str] = COLUMNS,
 ) -> Path:
-    """Merge rows into results/<profile>/<table>.csv and write what stands behind them.
+    """Merge rows into results/<profile>/<table>.csv and write what stands behind them; returns the table's path.
 
     Args:
         table: file stem, such as "table1".
@@ -71,9 +65,6 @@ def write_table(
         by: columns; earlier rows that share their values with a new row are replaced, others stay: a run that lacks
             a data set keeps its rows, and with KEYS a large table can be made in parts. No column replaces all.
         front: columns that come first, where the frame has them; the others keep the frame's order.
-
-    Returns:
-        The path of the table.
 
     Raises:
         QartsrError: the disk is full, the folder cannot be written, or the present table is damaged.
@@ -92,21 +83,13 @@ def write_table(
 
 
 def read_table(profile: str, table: str) -> pd.DataFrame:
-    """The committed table with numeric columns as numbers; empty values are NaN, empty notes "".
-
-    Raises:
-        QartsrError: no such table, not a table, or one of another kind.
-    """
+    """A table of `COLUMNS` (else a QartsrError), NUMBERS as numbers; empty values are NaN, empty notes ""."""
     frame = read_cells(paths.results_dir(profile) / f"{table}.csv", COLUMNS)
     return frame.assign(**{column: pd.to_numeric(frame[column]) for column in NUMBERS if column in frame})
 
 
 def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """results/<profile>/<name>.csv; columns that hold nothing but numbers as numbers, empty ones NaN.
-
-    Raises:
-        QartsrError: no such table, not a table, or without one of `columns`.
-    """
+    """A table with `columns` (else a QartsrError); those that hold nothing but numbers as numbers, empty cells NaN."""
     cells = read_cells(paths.results_dir(profile) / f"{name}.csv", columns)
     return pd.read_csv(io.StringIO(cells.to_csv(index=False)))
 
@@ -124,17 +107,14 @@ def read_per_image(profile: str, table: str, dataset: str = "*") -> pd.DataFrame
 
 
 def read_cells(source: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """A table with every cell as text.
-
-    Raises:
-        QartsrError: no such file, not a readable table, or without one of `columns`.
-    """
+    """A table with every cell as text; a QartsrError where there is none, or it lacks one of `columns`."""
     try:
-        frame = parse_cells(source, source.read_text(encoding="utf-8"))
+        text = source.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise QartsrError(f"{source}: no such table; make reproduce writes it") from error
-    except UnicodeDecodeError as error:
-        raise _unreadable(source) from error
+    except UnicodeDecodeError:
+        text = ""  # which is no table either
+    frame = parse_cells(source, text)
     absent = [column for column in columns if column not in frame]
     if absent:
         raise QartsrError(f"{source}: has no column {', '.join(absent)}; make the table again")
@@ -142,19 +122,11 @@ def read_cells(source: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def parse_cells(name: object, text: str) -> pd.DataFrame:
-    """The text of a table, every cell as text.
-
-    Raises:
-        QartsrError: it is none; the message begins with `name`.
-    """
+    """The text of a table, every cell as text; where it is none, a QartsrError that begins with `name`."""
     try:
         return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise _unreadable(name) from error
-
-
-def _unreadable(name: object) -> QartsrError:
-    return QartsrError(f"{name}: is not a readable table; restore it from git or remove it")
+        raise QartsrError(f"{name}: is not a readable table; restore it from git or remove it") from error
 
 
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
@@ -164,13 +136,11 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 def cell_text(value: object) -> str:
     """A cell as it stands in a table: seven significant digits, empty when unavailable."""
-    if value is None or value is pd.NA or (isinstance(value, (float, np.floating)) and math.isnan(value)):
-        return ""
     if isinstance(value, (bool, np.bool_)):
         return str(int(value))
     if isinstance(value, (float, np.floating)):
-        return f"{value:.7g}"
-    return str(value)
+        return "" if math.isnan(value) else f"{value:.7g}"
+    return "" if value is None or value is pd.NA else str(value)
 
 
 def rank(column: str, value: str) -> tuple[int, float, str]:
@@ -241,16 +211,10 @@ def _write_record(path: Path, record: dict) -> None:
 
     But one of a dirty checkout gives way to one of a clean checkout, from which the result can be had again.
     """
-    if path.is_file():
-        try:
-            present = json.loads(path.read_text(encoding="utf-8"))
-            cleaner = present.get("git", {}).get("dirty") and not record.get("git", {}).get("dirty")
-            if not cleaner and _stable(present) == _stable(json.loads(json.dumps(record))):
-                return
-        except (ValueError, AttributeError):
-            pass
-    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
-
-
-def _stable(record: dict) -> dict:
-    return {field: value for field, value in record.items() if field not in VOLATILE}
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    with suppress(FileNotFoundError, ValueError, AttributeError):  # absent, or damaged
+        present, new = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        cleaner = present.get("git", {}).get("dirty") and not new.get("git", {}).get("dirty")
+        if not cleaner and all(present.get(k) == new.get(k) for k in {*present, *new} - {*VOLATILE}):
+            return
+    write_text(path, text)

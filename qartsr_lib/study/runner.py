@@ -1,12 +1,9 @@
 """`make reproduce`: execute the numbered notebooks in order.
 
-Executed copies go to build/<profile>/ and say at their top what failed, if anything did; pages with pictures go to
-figures/<profile>/. A failed notebook does not stop the others, and one whose weights or data are missing is skipped;
-both are named at the end. Exit status: 0 all done, 1 a notebook failed, 2 wrong options, 3 all done but for what this
-machine lacks, 130 interrupted.
-
-The runner keeps no state of its own: what an interrupted invocation had finished lies in the cache, and every file is
-written atomically, so it may be killed at any time.
+Executed copies go to build/<profile>/ and say at their top what failed, pages with pictures go to figures/<profile>/.
+A failed notebook does not stop the others, and one whose weights or data are missing is skipped; both are named at the
+end. Exit status: 0 all done, 1 a notebook failed, 2 wrong options, 3 all done but for what this machine lacks, 130
+interrupted. It may be killed at any time: what was finished lies in the cache, and every file is written atomically.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -31,7 +28,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.base.machine import checked, run_command
+from qartsr_lib.base.machine import checked, checked_workers, run_command
 from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
@@ -47,36 +44,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("papermill").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="qartsr reproduce", description="Run the notebooks of the study in order.")
-    parser.add_argument("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
-    parser.add_argument("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
-    parser.add_argument("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
-    parser.add_argument(
-        "--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster"
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N"
-    )
+    add = parser.add_argument
+    add("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
+    add("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
+    add("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
+    add("--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster")
+    add("--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N")
     return run_command(parser, _run, arguments)
 
 
 def _run(options: argparse.Namespace) -> int:
-    profile = get_profile(options.profile)
-    root = paths.data_root(options.data_root)
+    profile, root = get_profile(options.profile), paths.data_root(options.data_root)
+    parameters = {
+        "PROFILE": profile.name,
+        "DATA_ROOT": str(root) if root else None,
+        "WORKERS": options.workers and checked_workers(options.workers),
+        "DEVICE": checked(options.device) if options.device != "cpu" else None,
+    }
     notebooks = select(find_notebooks(), options.notebooks)
-    workers = options.workers
-    if workers:
-        from qartsr_lib.study.parallel import resolved  # a plain run needs no Dask
-
-        workers = resolved(workers)
-    return run(profile, notebooks, root, workers, checked(options.device))
+    return run(profile, notebooks, {name: value for name, value in parameters.items() if value})
 
 
 def find_notebooks() -> list[Path]:
-    """notebooks/NN_*.ipynb in numerical order.
-
-    Raises:
-        QartsrError: there is none.
-    """
+    """notebooks/NN_*.ipynb in numerical order; a QartsrError where there is none."""
     folder = paths.home() / "notebooks"
     found = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
     if not found:
@@ -85,23 +75,17 @@ def find_notebooks() -> list[Path]:
 
 
 def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path]:
-    """Those whose name starts with one of `wanted` ("02"), in order; all but ON_DEMAND when `wanted` is empty.
-
-    Raises:
-        QartsrError: one of `wanted` matches nothing.
-    """
-    if not wanted:
-        return [path for path in notebooks if path.stem not in ON_DEMAND]
-    for start in wanted:
+    """Those whose name starts with one of `wanted` ("02"), in order; all but ON_DEMAND when `wanted` is empty."""
+    for start in wanted or ():
         if not any(path.name.startswith(start) for path in notebooks):
             raise QartsrError(f"no notebook starts with {start!r}; see {paths.home() / 'notebooks'}")
+    if not wanted:
+        return [path for path in notebooks if path.stem not in ON_DEMAND]
     return [path for path in notebooks if path.name.startswith(tuple(wanted))]
 
 
-def run(
-    profile: Profile, notebooks: Sequence[Path], data_root: Path | None, workers: str = "", device: str = "cpu"
-) -> int:
-    """Execute `notebooks` under `profile`; returns the exit status."""
+def run(profile: Profile, notebooks: Sequence[Path], parameters: Mapping[str, str]) -> int:
+    """Execute `notebooks` under `profile`, each with those `parameters` that it declares; returns the exit status."""
     cache = RunCache.for_profile(profile.name)
     problems = {}
     with cache.lock(), kernel():
@@ -110,7 +94,7 @@ def run(
         for number, notebook in enumerate(notebooks, start=1):
             print(f"[{number}/{len(notebooks)}] {notebook.stem}", flush=True)
             started = time.monotonic()
-            problem = execute(notebook, profile.name, data_root, workers, device)
+            problem = execute(notebook, profile.name, parameters)
             ending = "done" if problem is None else f"skipped: {problem.text}" if problem.skipped else problem.text
             print(f"[{number}/{len(notebooks)}] {ending} ({time.monotonic() - started:.0f} s)", flush=True)
             if problem:
@@ -122,32 +106,17 @@ def run(
     return _report(profile, problems, len(notebooks))
 
 
-def execute(
-    notebook: Path, profile: str, data_root: Path | None, workers: str = "", device: str = "cpu"
-) -> executed.Problem | None:
+def execute(notebook: Path, profile: str, parameters: Mapping[str, str]) -> executed.Problem | None:
     """Run one notebook; its executed copy is kept also when it fails. Returns what went wrong, if anything did."""
     target = paths.home() / "build" / profile / notebook.name
     error = None
     try:
-        parameters = {
-            "PROFILE": profile,
-            "DATA_ROOT": str(data_root) if data_root else None,
-            "WORKERS": workers or None,
-            "DEVICE": device if device != "cpu" else None,
-        }
         target.unlink(missing_ok=True)  # so that an earlier run's cannot be taken for this one's
         declared = papermill.inspect_notebook(str(notebook))
         target.parent.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(
-            str(notebook),
-            str(target),
-            parameters={name: value for name, value in parameters.items() if name in declared and value is not None},
-            kernel_name=KERNEL,
-            progress_bar=False,
-            log_output=True,
-            start_timeout=START_TIMEOUT,
-            cwd=str(paths.home()),
-        )
+        given = {name: value for name, value in parameters.items() if name in declared}
+        settings = {"kernel_name": KERNEL, "progress_bar": False, "log_output": True, "start_timeout": START_TIMEOUT}
+        papermill.execute_notebook(str(notebook), str(target), parameters=given, cwd=str(paths.home()), **settings)
     except BaseException as caught:  # whatever it is, the copy tells it and the other notebooks run
         error = caught
     problem = executed.keep(target, error, paths.figures_dir(profile))
@@ -176,11 +145,8 @@ def kernel() -> Iterator[None]:
         # on Ctrl-C a kernel logs an error of 15 lines, on a socket that is closed already
         specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
         write_text(Path(folder, "kernels", KERNEL, "kernel.json"), json.dumps(specification))
-        settings = {
-            "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
-            "QARTSR_LOG_PROGRESS": "1",
-        }
-        with mock.patch.dict(os.environ, settings):
+        places = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
+        with mock.patch.dict(os.environ, {"JUPYTER_PATH": places, "QARTSR_LOG_PROGRESS": "1"}):
             yield
 
 

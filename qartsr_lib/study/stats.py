@@ -26,54 +26,36 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
     return (float(kept.mean()) if len(kept) else float("nan")), low, high
 
 
-def bootstrap_interval(values: ArrayLike, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of the mean of independent values, one per photograph.
+def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
+    """95% confidence interval of the mean of independent values (1-D), one per photograph; NaN are left out.
 
-    Values that share a photograph (seeds, crops) are not independent: average them per photograph
-    first. Missing values (NaN) are left out.
+    Values that share a photograph (seeds, crops) are not independent: average them per photograph first.
 
-    Source: BCa bootstrap, Efron 1987, as in scipy.stats.bootstrap, with 5000 resamples. Where BCa is
-    undefined (its acceleration divides by zero for some nearly constant data) the percentile
-    interval takes its place; equal values give an interval of zero width.
-
-    Args:
-        values: 1-D.
-        seed: of the resampling; same seed, same interval.
-        level: confidence level in (0, 1).
-
-    Returns:
-        (low, high); (nan, nan) for fewer than two values.
+    Source: BCa bootstrap, Efron 1987, as in scipy.stats.bootstrap, with 5000 resamples of a fixed seed. Where BCa is
+    undefined (its acceleration divides by zero for some nearly constant data) the percentile interval takes its
+    place; equal values give an interval of zero width, fewer than two (nan, nan).
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"expected a 1-D array of values, got shape {values.shape}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return float("nan"), float("nan")
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     for method in ("BCa", "percentile"):
-        low, high = _interval(values, seed, level, method)
+        low, high = _interval(values, method)
         if np.isfinite(low) and np.isfinite(high):
             break
     return low, high
 
 
-def _interval(values: np.ndarray, seed: int, level: float, method: str) -> tuple[float, float]:
+def _interval(values: np.ndarray, method: str) -> tuple[float, float]:
+    settings = {"n_resamples": N_RESAMPLES, "vectorized": True, "rng": np.random.default_rng(0)}
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # answered by the fallback
-        result = scipy.stats.bootstrap(
-            (values,),
-            np.mean,
-            confidence_level=level,
-            n_resamples=N_RESAMPLES,
-            method=method,
-            vectorized=True,
-            rng=np.random.default_rng(seed),
-        )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+        low, high = scipy.stats.bootstrap((values,), np.mean, method=method, **settings).confidence_interval
+    return float(low), float(high)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -62,7 +62,7 @@ def measure(
     profile = get_profile("paper")
     samples = get_profile("tiny", n_calibration=crops, calibration_size=side)
     images = [image.to(device) for image in calibration_list(samples).images]
-    teacher = fullsize.random_osediff(profile.finetune_cells[-1][1], device, **(configs or {}))
+    teacher = fullsize.random_osediff(profile.finetune_models[-1][1], device, **(configs or {}))
     teacher.inference = replace(teacher.inference, smallest=side)
     method, started = METHODS.get(METHOD), time.perf_counter()
     student = method.untrained(teacher, bits, images)

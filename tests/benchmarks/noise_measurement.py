@@ -32,9 +32,9 @@ from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.study.cells import measure_cells
 from qartsr_lib.study.evaluator import FULL_PRECISION
 from qartsr_lib.study.experiments import theorem
+from qartsr_lib.study.measured import measure_questions
 from qartsr_lib.study.profiles import ALL_METRICS, Profile, get_profile
 from qartsr_lib.study.results import cell_text
 from tests.benchmarks.noise_floor import STATIC, TRAINED, floor_file
@@ -82,8 +82,8 @@ def default_cases(profile: Profile, trained: str = "qartsr", bits: Sequence[str]
         bits: of the trained method.
     """
     widths = [FULL_PRECISION, *(("maxmin", width) for width in profile.bits)]
-    cases = [Case(*cell, method, width) for cell in profile.finetune_cells for method, width in widths]
-    return cases + [Case(*profile.finetune_cells[-1], trained, width) for width in bits]
+    cases = [Case(*cell, method, width) for cell in profile.finetune_models for method, width in widths]
+    return cases + [Case(*profile.finetune_models[-1], trained, width) for width in bits]
 
 
 def measure(
@@ -115,7 +115,7 @@ def measure(
     frames = []
     for case, number in progress([(case, number) for case in cases for number in range(len(variants))], "noise floor"):
         question = common | {"case": asdict(case), "variant": asdict(variants[number]), "number": number}
-        measured = measure_cells(NAME, {(case, number): question}, one)
+        measured = measure_questions(NAME, {(case, number): question}, one)
         frames.append(measured.table.assign(case=case, variant=number))
     return _floors(pd.concat(frames, ignore_index=True))
 

@@ -30,9 +30,9 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.base.progress import progress
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.study.cells import grid, run_table
 from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.profiles import get_profile
+from qartsr_lib.study.sweep import grid, run_table
 from tests.benchmarks.bench import summary
 from tests.faults.strikes import FAULTS, compared, strike
 from tests.faults.trial import Trial, loopback, sweep
@@ -47,7 +47,7 @@ COMMAND = (sys.executable, "-m", "tests.faults", "--sweep")
 def experiments() -> list[Experiment]:
     """The smoke grid and one short training."""
     options = training_options("qartsr", "W4A4", replace(PROFILE, train_images=TRAIN_IMAGES))
-    trained = Experiment(*PROFILE.finetune_cells[0], "qartsr", "W4A4", "samples", options=options)
+    trained = Experiment(*PROFILE.finetune_models[0], "qartsr", "W4A4", "samples", options=options)
     return [*grid(PROFILE, ("maxmin",)), trained]
 
 

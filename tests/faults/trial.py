@@ -17,9 +17,9 @@ from typing import TypeVar
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
-from qartsr_lib.study.cells import run_table
 from qartsr_lib.study.evaluator import Experiment, Parts
 from qartsr_lib.study.profiles import Profile
+from qartsr_lib.study.sweep import run_table
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.show.figures.pictures import Block, Box, Panel
 from qartsr_lib.show.tables.render import is_number
 from qartsr_lib.show.tables.setting import FULL, Setting, cell_title
-from qartsr_lib.study.cells import Measured
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
+from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.paper import OUTSIDE
 
 Boxes = Mapping[str, Sequence[int]]

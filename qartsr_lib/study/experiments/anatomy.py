@@ -22,7 +22,7 @@ from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING
 from qartsr_lib.quant.states import QuantState, calibrate, in_state
-from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import Profile
 from qartsr_lib.training.finetuning.losses import normalized_mse
 
@@ -149,7 +149,7 @@ def component_errors(
             rows.append((calibration.name, name, width, component, _error(layer, inputs[name])))
         return pd.DataFrame(rows, columns=["dataset", "layer", "bits", "component", "error"])
 
-    return measure_cells(profile.name, {cell: _question(backbone, cell, calibration, images, asked)}, measure)
+    return measure_questions(profile.name, {cell: _question(backbone, cell, calibration, images, asked)}, measure)
 
 
 def errors_over_the_network(
@@ -192,7 +192,7 @@ def errors_over_the_network(
         frame.insert(2, "position", pd.factorize(frame["layer"])[0])
         return frame
 
-    return measure_cells(profile.name, questions, measure)
+    return measure_questions(profile.name, questions, measure)
 
 
 def _question(backbone: nn.Module, cell: Cell, calibration: CalibrationList, images: int, asked: dict) -> dict:

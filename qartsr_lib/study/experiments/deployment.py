@@ -32,9 +32,9 @@ from qartsr_lib.images.evaluate import evaluate_pairs
 from qartsr_lib.images.image import read_image, to_uint8, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.study import cells as study
-from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study import sweep as study
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import Profile
 
 #: Rows without a latency: the simulation in double precision, and the model before its numbers were rounded.
@@ -118,7 +118,7 @@ def measure_deployment(
         same = fixed | {"method": METHODS.get(model[0]).label, "bits": model[1], "n_images": len(pairs)}
         return rows.rename_axis("runtime").reset_index().assign(**same).reindex(columns=COLUMNS)
 
-    return measure_cells(profile.name, questions, measure)
+    return measure_questions(profile.name, questions, measure)
 
 
 def _float_network(name: str, backbone: str, timestep: int) -> OneStepSR:

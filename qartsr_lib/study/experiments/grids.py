@@ -61,7 +61,7 @@ Row = tuple[str, str, Options, str]
 def _on_cells(profile: Profile, rows: Callable[[int], Iterable[Row]]) -> list[Experiment]:
     """Full precision and `rows`(T) on every cell of Tables 3 and 4 and every data set; all seeds where they decide."""
     grid = []
-    for cell in profile.finetune_cells:
+    for cell in profile.finetune_models:
         grid.append(Experiment(*cell, *FULL_PRECISION, "", profile.seeds[0]))
         for method, bits, options, label in rows(cell[1]):
             repeated = METHODS.get(method).trains and cell[1] == SEEDED_TIMESTEP and bits in SEEDED_BITS
@@ -84,12 +84,12 @@ def budget_grid(profile: Profile, factors: Sequence[int]) -> list[Experiment]:
     At the highest bit width of Table 3 and T = SEEDED_TIMESTEP; rates stay as they were chosen for the plain budget.
     """
     bits, trained = profile.finetune_bits[0], [method for method in profile.methods if METHODS.get(method).trains]
-    cells = tuple(cell for cell in profile.finetune_cells if cell[1] == SEEDED_TIMESTEP)
+    cells = tuple(cell for cell in profile.finetune_models if cell[1] == SEEDED_TIMESTEP)
     rows = [
         (method, bits, training_options(method, bits, profile, factor), budget_label(method, factor))
         for factor, method in product((1, *factors), trained)
     ]
-    return _on_cells(replace(profile, finetune_cells=cells, seeds=profile.seeds[:1]), lambda _: rows)
+    return _on_cells(replace(profile, finetune_models=cells, seeds=profile.seeds[:1]), lambda _: rows)
 
 
 def budget_label(method: str, factor: int) -> str:

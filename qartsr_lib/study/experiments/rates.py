@@ -25,7 +25,7 @@ from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr_y, read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import CHOSEN, OTHERS
-from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.study.results import read_measurement
 from qartsr_lib.training.finetuning.losses import perceptual_and_squared
@@ -129,7 +129,7 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
         names = ["dataset", "method", "bits", "factor", "image", "psnr_fp", "psnr_hr", "feature_distance", "image_loss"]
         return pd.DataFrame(rows, columns=names)
 
-    return measure_cells("study", questions, measure)
+    return measure_questions("study", questions, measure)
 
 
 def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:

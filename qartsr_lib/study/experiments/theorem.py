@@ -22,8 +22,8 @@ from qartsr_lib.images.datasets.base import Pair, fingerprint
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import from_uint8, psnr_y, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.cells import Measured
 from qartsr_lib.study.experiments.timestep import Cell, measure_by_image
+from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.profiles import Profile
 
 #: Errors over latents need fewer photographs than quality tables; spread by a fixed stride.

@@ -15,7 +15,7 @@ from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
-from qartsr_lib.study.cells import Measured, measure_cells
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.results import KEYS, read_measurement
 
 _CELL = tuple(column for column in KEYS if column != "method")
@@ -57,7 +57,7 @@ def measure_by_image(
         same = {"dataset": dataset, "backbone": cell[0], "timestep": cell[1]}
         return pd.DataFrame([same | row for row in found])
 
-    return measure_cells(profile, questions, measure)
+    return measure_questions(profile, questions, measure)
 
 
 def measure_timesteps(

@@ -20,9 +20,9 @@ import pandas as pd
 
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant.scheme import FLOAT_BITS, parse_bits
-from qartsr_lib.study.cells import Measured, measure_cells
 from qartsr_lib.study.experiments.counting.honest import components
 from qartsr_lib.study.experiments.counting.trace import LAYERS, MODELS, OUTPUT_SIZE, PARAMETERS, counted
+from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.paper import paper_table
 
 COUNTED, FULL = "OSEDiff", str(parse_bits("W32A32"))
@@ -52,13 +52,13 @@ def measure_table2(profile: str, methods: Sequence[str], bits: Sequence[str]) ->
         return frame[["rule", *frame.columns.drop("rule")]]
 
     question = _question("Table 2", network=COUNTED, methods=list(methods), bits=list(bits))
-    return measure_cells(profile, {COUNTED: question}, measure)
+    return measure_questions(profile, {COUNTED: question}, measure)
 
 
 def measure_components(profile: str, methods: Sequence[str], bits: Sequence[str]) -> Measured:
     """What the honest rule's rows consist of: `components` of the full-size network."""
     question = _question("components of Table 2", network=COUNTED, methods=list(methods), bits=list(bits))
-    return measure_cells(profile, {COUNTED: question}, lambda _: _components(tuple(methods), tuple(bits)))
+    return measure_questions(profile, {COUNTED: question}, lambda _: _components(tuple(methods), tuple(bits)))
 
 
 @lru_cache(maxsize=4)
@@ -68,7 +68,7 @@ def _components(methods: tuple[str, ...], bits: tuple[str, ...]) -> pd.DataFrame
 
 def measure_parts(profile: str) -> Measured:
     """`by_block` of every network of MODELS."""
-    return measure_cells(profile, {name: _question("parts", network=name) for name in MODELS}, by_block)
+    return measure_questions(profile, {name: _question("parts", network=name) for name in MODELS}, by_block)
 
 
 def _question(measurement: str, **parameters: object) -> dict:

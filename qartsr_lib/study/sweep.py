@@ -1,126 +1,47 @@
-"""From questions to rows: measured once, kept in the cache, written with a record of how they were made.
+"""Tables of experiments: each quantized model is built once for all its data sets, each image kept by itself.
 
     run = run_table(grid(profile, ("maxmin",)), profile, data_root=DATA_ROOT)
     run.write("table1")
 
-A question is all that determines some rows; its hash is their run_id. What `measure_cells` asks is answered as a whole.
-The questions of `run_table` are answered by experiments: each quantized model is built once for all its data sets,
-and each image is kept by itself. An interrupted run continues where it stopped and ends with the same numbers.
+An interrupted sweep continues where it stopped and ends with the same numbers.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from qartsr_lib.base import paths, provenance
-from qartsr_lib.base.cache import RunCache, stable_hash
+from qartsr_lib.base import paths
+from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.base import Pair, available_data, fingerprint
-from qartsr_lib.images.datasets.calibration import CalibrationList, calibration_list
+from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.study import results
 from qartsr_lib.study.evaluator import (
     EVALUATION,
     FULL_PRECISION,
     NO_CALIBRATION,
+    UNCALIBRATED,
     Evaluator,
     Experiment,
     Parts,
     ScoredImage,
-    answered,
     default_parts,
 )
+from qartsr_lib.study.measured import Measured, run_record
 from qartsr_lib.study.profiles import Profile
 from qartsr_lib.study.stats import few_note, mean_interval
 
 if TYPE_CHECKING:
     from distributed import Client
-
-Asked = TypeVar("Asked")
-
-
-@dataclass
-class Measured:
-    """Rows and what stands behind them."""
-
-    profile: str
-    table: pd.DataFrame  # with a column "run_id"; of `run_table` with `results.COLUMNS`
-    records: list[dict[str, Any]]  # one per run_id
-    per_image: pd.DataFrame | None = None  # `results.PER_IMAGE_COLUMNS` and "note"
-    images: dict[tuple[Experiment, str], Path] = field(repr=False, default_factory=dict)  # upscaled, by image id
-    histories: dict[Experiment, list[dict[str, float]]] = field(repr=False, default_factory=dict)  # of training
-
-    def write(
-        self, name: str, keep: bool = False, by: Sequence[str] = ("dataset",), front: Sequence[str] = results.COLUMNS
-    ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-        """Merge into results/<profile>/<name>.csv, with per-image values and run records; see `results.write_table`.
-
-        Args:
-            keep: this is a part of a table of `run_table`, whose other rows stay.
-
-        Returns:
-            (table, per-image values): these, or, of a part, those of the whole table.
-        """
-        by = results.KEYS if keep else by
-        results.write_table(self.profile, name, self.table, self.per_image, self.records, by, front)
-        if not keep:
-            return self.table, self.per_image
-        return results.read_table(self.profile, name), results.read_per_image(self.profile, name)
-
-    def run_ids(self, **fixed: object) -> str:
-        """The run ids behind the rows whose columns have the given values, separated by spaces."""
-        rows = self.table
-        for column, value in fixed.items():
-            rows = rows[rows[column] == value]
-        return " ".join(rows["run_id"].unique())
-
-
-def measure_cells(
-    profile: str,
-    questions: Mapping[Asked, Mapping[str, Any]],
-    measure: Callable[[Asked], pd.DataFrame],
-    cache: RunCache | None = None,
-) -> Measured:
-    """Measure every question's rows, or find them in the cache.
-
-    Args:
-        questions: name -> all that determines its rows, JSON-able.
-        measure: name -> its rows, with the columns that `Measured.write` merges by.
-        cache: the profile's own by default.
-    """
-    cache, environment = cache or RunCache.for_profile(profile), provenance.environment()
-    frames, records = [], []
-    for name, question in questions.items():
-        _, found = answered(
-            cache, "measurement", question, environment, lambda _, name=name: measure(name).to_dict("split")
-        )
-        texts = [[results.cell_text(value) for value in row] for row in found["data"]]
-        records.append(_record(profile, question, environment, {"measurement": found["seconds"]}, texts))
-        frame = pd.DataFrame(found["data"], columns=found["columns"])
-        frames.append(frame.assign(run_id=records[-1]["run_id"]))
-    return Measured(profile, pd.concat(frames, ignore_index=True), records)
-
-
-def _record(profile: str, question: Mapping, environment: Mapping, seconds: Mapping, outputs: Sequence) -> dict:
-    """How rows were made. Their run_id names what was asked for: the same question has the same on every machine."""
-    return {
-        "run_id": stable_hash(question)[:12],
-        "profile": profile,
-        **question,
-        "git": provenance.git_state(),
-        "environment": environment,
-        "duration_s": {part: round(duration, 2) for part, duration in seconds.items()},
-        "peak_memory_mib": round(provenance.peak_memory_mib()),
-        "outputs_sha256": stable_hash(outputs),
-    }
 
 
 def grid(profile: Profile, methods: Sequence[str], seeds: Sequence[int] | None = None) -> list[Experiment]:
@@ -152,8 +73,8 @@ def run_table(
 ) -> Measured:
     """Measure `experiments` and aggregate them over images and seeds.
 
-    Everything that can be wrong with the data is found before the first image is computed. Data sets that this machine
-    lacks are skipped and named.
+    What is wrong with the data is found before the first image is computed; data sets that are not here are skipped and
+    named.
 
     Args:
         experiments: such as `grid` gives; those that differ in nothing but the seed are aggregated into one row.
@@ -201,24 +122,20 @@ def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Pa
 
 
 def _evaluator(
-    experiments: Sequence[Experiment],
-    profile: Profile,
-    root: Path | None,
-    parts: Parts | None,
-    cache: RunCache,
-    device: str,
+    experiments: Sequence[Experiment], profile: Profile, root: Path | None, parts: Parts | None,
+    cache: RunCache, device: str,
 ) -> Evaluator:
     calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
-    calibration = calibration_list(profile, root) if calibrated else CalibrationList("none", [], "")
+    calibration = calibration_list(profile, root) if calibrated else UNCALIBRATED
     return Evaluator(parts or default_parts(profile), cache, profile.metrics, calibration, device)
 
 
 def _models(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     """Experiments that share a quantized model, those next to each other that share a backbone; in order otherwise."""
-    backbones: dict[tuple, dict[tuple, list[Experiment]]] = {}
+    backbones: dict[tuple, dict[Experiment, list[Experiment]]] = {}
     for item in experiments:
         models = backbones.setdefault((item.backbone, item.timestep), {})
-        models.setdefault((item.method, item.bits, item.seed, item.options), []).append(item)
+        models.setdefault(replace(item, dataset="", label=""), []).append(item)
     return [model for models in backbones.values() for model in models.values()]
 
 
@@ -242,18 +159,25 @@ def aggregate(
     for value in values:
         groups.setdefault(replace(value[0], seed=0), []).append(value)
     rows, per_image, records = [], [], []
-    for members in groups.values():
-        experiments = list(dict.fromkeys(experiment for experiment, *_ in members))
-        about, infos = abouts[experiments[0]], [abouts[experiment]["info"] for experiment in experiments]
-        long = _per_image(members, about["label"])
-        question = _question(experiments, about, pairs[experiments[0].dataset])
-        seconds = {"build": sum(info["seconds"] for info in infos)}
+    for first, members in groups.items():
+        own = [abouts[experiment] for experiment in dict.fromkeys(experiment for experiment, *_ in members)]
+        question = _question(first, sorted({item.seed for item, *_ in members}), own[0], pairs[first.dataset])
+        model = (first.dataset, first.backbone, first.timestep, own[0]["label"], first.bits)
+        long = pd.DataFrame(
+            [
+                (*model, item.seed, pair.id, metric, value, note)
+                for item, pair, scored in members
+                for metric, (value, note) in scored.scores.items()
+            ],
+            columns=[*results.PER_IMAGE_COLUMNS[:-1], "note"],
+        ).astype({"value": float})
+        seconds = {"build": sum(about["info"]["seconds"] for about in own)}
         seconds["images"] = sum(scored.seconds for *_, scored in members)
-        texts = [results.cell_text(value) for value in long["value"]]
-        records.append(_record(profile, question, about["environment"], seconds, texts) | (facts or {}))
+        cells = [results.cell_text(value) for value in long["value"]]
+        records.append(run_record(profile, question, own[0]["environment"], seconds, cells) | (facts or {}))
         long.insert(len(results.PER_IMAGE_COLUMNS) - 1, "run_id", records[-1]["run_id"])
         per_image.append(long)
-        rows += [_row(scored, infos) for _, scored in long.groupby("metric", sort=False)]
+        rows += [_row(scored, [about["info"] for about in own]) for _, scored in long.groupby("metric", sort=False)]
     return Measured(
         profile,
         pd.DataFrame(rows, columns=list(results.COLUMNS)),
@@ -264,34 +188,16 @@ def aggregate(
     )
 
 
-def _question(experiments: Sequence[Experiment], about: Mapping[str, Any], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What was asked for: experiments that differ in the seed, weights, data, metrics."""
-    first = experiments[0]
+def _question(first: Experiment, seeds: list[int], about: Mapping[str, Any], pairs: Sequence[Pair]) -> dict[str, Any]:
+    parameters = {name: getattr(first, name) for name in ("backbone", "timestep", "method", "bits")}
     return {
-        "parameters": {
-            "backbone": first.backbone,
-            "timestep": first.timestep,
-            "method": first.method,
-            "label": about["label"],
-            "options": dict(first.options),
-            "bits": first.bits,
-            "seeds": sorted(experiment.seed for experiment in experiments),
-        },
+        "parameters": parameters | {"label": about["label"], "options": dict(first.options), "seeds": seeds},
         "weights_sha256": about["weights_sha256"],
         "calibration": None if first.method in NO_CALIBRATION else about["calibration"],
         "metrics": about["metrics"],
         "data": {"name": first.dataset, "images": len(pairs), "sha256": fingerprint(list(pairs))},
         "evaluation": EVALUATION,
     }
-
-
-def _per_image(members: Sequence[tuple[Experiment, Pair, ScoredImage]], label: str) -> pd.DataFrame:
-    rows = [
-        (item.dataset, item.backbone, item.timestep, label, item.bits, item.seed, pair.id, metric, value, note)
-        for item, pair, scored in members
-        for metric, (value, note) in scored.scores.items()
-    ]
-    return pd.DataFrame(rows, columns=[*results.PER_IMAGE_COLUMNS[:-1], "note"]).astype({"value": float})
 
 
 def _row(scored: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -302,11 +208,7 @@ def _row(scored: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> dict[str, 
     stored = [info["w_bits_effective"] for info in infos if info["w_bits_effective"] is not None]
     return {
         **scored.iloc[0][[*results.KEYS, "metric", "run_id"]],
-        "value": mean,
-        "ci_low": low,
-        "ci_high": high,
-        "n_images": len(by_image),
-        "n_seeds": len(infos),
+        **{"value": mean, "ci_low": low, "ci_high": high, "n_images": len(by_image), "n_seeds": len(infos)},
         "steps": max(info["steps"] for info in infos),
         "w_bits_effective": float(np.mean(stored)) if stored else np.nan,
         "note": "; ".join(dict.fromkeys(filter(None, notes))),

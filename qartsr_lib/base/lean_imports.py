@@ -43,6 +43,12 @@ def import_networks() -> None:
         gc.enable()
 
 
+def lean_process() -> None:
+    """Choose and import at once: the first thing that a new process does."""
+    choose_lean_imports()
+    import_networks()
+
+
 def _unmarked(function=None, *_, **__):
     """A decorator, with or without arguments, that does nothing."""
     return (lambda given: given) if function is None else function

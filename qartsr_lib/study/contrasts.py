@@ -75,7 +75,7 @@ def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: st
 
 
 def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, Pairs]:
-    """Pairs of `finetuned.budget_grid`, title -> pairs: registered `methods`, trained `factors` times as long."""
+    """Pairs of `grids.budget_grid`, title -> pairs: registered `methods`, trained `factors` times as long."""
     short = {method: grids.budget_label(method, 1) for method in methods}
     longer = [(grids.budget_label(method, n), label) for method, label in short.items() for n in factors]
     names = [*short.values(), *(long for long, _ in longer)]

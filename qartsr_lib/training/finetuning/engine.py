@@ -136,7 +136,7 @@ class Finetuner:
                 yield {"phase": number, "images": passed, "loss": loss, **by_quantity, "seconds": seconds}
             if entering is not targets:
                 entering.narrow(())
-            if self.checkpoint is not None:
+            if self.checkpoint is not None and orders[number]:  # a phase without a step changes nothing
                 state = {"plan": plan, "done": number + 1, "history": list(history)}
                 state |= {"tuned": [tensor.detach() for tensor in self._tuned]}
                 save_state(self.checkpoint, state | {"optimizer": self.optimizer.state_dict()})

@@ -97,13 +97,14 @@ class ChannelScaledLayer(QuantLayer):
         return inputs.clamp(min=_SMALLEST), weight.clamp(min=_SMALLEST)
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Set phi = (max|x| / max|W|)^0.3 per input channel (PassionSR's released configuration), then all ranges.
+    def start(self, exponent: float = 0.3) -> None:
+        """Set phi = (max|x| / max|W|)^exponent per input channel, then all ranges.
 
-        A QartsrError where nothing was observed, or not finite values.
+        0.3 is PassionSR's released configuration; 0 gives phi = 1. A QartsrError where nothing was observed, or not
+        finite values.
         """
         inputs, weight = self.largest()
-        self.log_phi.copy_(0.3 * (inputs / weight).log())
+        self.log_phi.copy_(exponent * (inputs / weight).log())
         self.set_ranges()
         self.forget()
 

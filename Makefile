@@ -36,7 +36,7 @@ compare: $(INSTALLED)
 
 # One thread for each of the processes; ARGS="-n 0" for one process.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-processors: $(INSTALLED)
 	$(BIN)/python tests/processors.py $(ARGS)

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 constexpr long LANES = 16;
 typedef float Floats __attribute__((vector_size(4 * LANES)));

@@ -42,7 +42,7 @@ test-processors: $(INSTALLED)
 	$(BIN)/python tests/processors.py $(ARGS)
 
 lab: $(INSTALLED)
-	$(BIN)/python -m jupyterlab --notebook-dir=.
+	$(BIN)/python -m jupyterlab --notebook-dir=. $(ARGS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m qartsr_lib bench $(ARGS)

@@ -136,7 +136,7 @@ def test_runs_in_smoke(notebook, one_home, tmp_path, monkeypatch):
     monkeypatch.setenv("QARTSR_LOG_PROGRESS", "1")
     with kernel():
         try:
-            papermill.execute_notebook(
+            executed = papermill.execute_notebook(
                 str(notebook),
                 str(tmp_path / "out.ipynb"),
                 parameters={"PROFILE": "smoke"} | SHORTER.get(notebook.stem[:2], {}),
@@ -149,3 +149,7 @@ def test_runs_in_smoke(notebook, one_home, tmp_path, monkeypatch):
             if error.ename != NotReady.__name__:
                 raise
             pytest.skip(error.evalue)
+    widgets = executed.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    shown = [w["state"]["outputs"] for w in widgets.values() if w["model_name"] == "OutputModel"]
+    assert all(shown), "controls of ipywidgets.interactive that show nothing"
+    assert len(shown) == "".join(cell.source for cell in code_cells(notebook)).count("widgets.interactive(")

@@ -79,6 +79,8 @@ def test_sliders_and_no_error(open_page):
     width = "return document.getElementById('sheet').clientWidth"
     wide = browser.execute_script(width)
     choose(browser, "zoom", "4")
+    script = "const f = document.querySelector('.frame'); return (f.scrollLeft + f.clientWidth / 2) / f.scrollWidth"
+    assert browser.execute_script(script) == pytest.approx(0.5, abs=0.02)  # the middle stays
     assert browser.execute_script(width) == pytest.approx(4 * wide, abs=80)  # a scroll bar may come
 
     assert browser.get_log("browser") == []

@@ -80,7 +80,7 @@ def _model(options: argparse.Namespace, trial) -> torch.nn.Module:
         from qartsr_lib.methods.checkpoint import load_quantized
 
         return load_quantized(options.checkpoint, load)
-    backbone, name = options.backbone or "embedded", options.method or "fp"
+    backbone, name = options.backbone or "embedded-scaled", options.method or "fp"
     if name == "fp":
         if options.bits not in (None, "W32A32"):
             raise QartsrError(

@@ -31,9 +31,16 @@
     draw();
   };
   const place = () => byId("sheet").style.setProperty("--at", `${byId("position").value}%`);
+  // The middle of the view stays there, and the line comes to it.
   const zoom = () => {
-    byId("sheet").style.width = `${100 * byId("zoom").value}%`;
-    byId("sheet").style.imageRendering = byId("zoom").value >= 4 ? "pixelated" : "";
+    const sheet = byId("sheet"), frame = sheet.parentElement;
+    const x = (frame.scrollLeft + frame.clientWidth / 2) / sheet.clientWidth;
+    const y = (frame.scrollTop + frame.clientHeight / 2) / sheet.clientHeight;
+    sheet.style.width = `${100 * byId("zoom").value}%`;
+    sheet.style.imageRendering = byId("zoom").value >= 4 ? "pixelated" : "";
+    frame.scrollTo(x * sheet.clientWidth - frame.clientWidth / 2, y * sheet.clientHeight - frame.clientHeight / 2);
+    byId("position").value = 100 * x;
+    place();
   };
 
   fill(byId("photograph"), gallery.photographs.map((item) => item.id));

@@ -236,7 +236,7 @@ COMMANDS = {
             "--backbone": {"default": "embedded-scaled", "help": "the model: embedded or embedded-scaled"},
             "--timestep": {"default": 1, "type": int, "help": TIMESTEP},
             "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
-            "--train-images": {"default": 512, "type": positive, "help": "crops passed forward and backward in training"},
+            "--train-images": {"default": 512, "type": positive, "help": "crops passed through training"},
             "--seed": {"default": 0, "type": int, "help": "same seed, same model on one machine"},
         },
     ),

@@ -22,6 +22,7 @@ from unittest import mock
 
 from qartsr_lib.base.machine import environment_variables
 from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec
+from qartsr_lib.images.metrics.converted import CONVERTED, write_as_published
 from qartsr_lib.images.metrics.weights import WeightFile
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _CLIP = "https://openaipublic.azureedge.net/clip/models/"
 ALEXNET = _published(_TORCHVISION + "alexnet-owt-7be5be79.pth", "checkpoints")
 VGG16 = _published(_TORCHVISION + "vgg16-397923af.pth", "checkpoints")
 LPIPS_LINEAR = _published(_HUB + "LPIPS_v0.1_alex-df73285e.pth", packaged="lpips/weights/v0.1/alex.pth")
-DISTS_WEIGHTS = _published(_HUB + "DISTS_weights-f5e65c96.pth")
+DISTS_WEIGHTS = _published(_HUB + "DISTS_weights-f5e65c96.pth", packaged="DISTS_pytorch/weights.pt")
 NIQE_PARAMETERS = _published(_HUB + "niqe_modelparameters.mat")
 MUSIQ_KONIQ = _published(_HUB + "musiq_koniq_ckpt-e95806b9.pth")
 MANIQA_KONIQ = _published(_HUB + "ckpt_koniq10k.pt")
@@ -94,7 +95,8 @@ def _staged(weights: Mapping[str, Path], files: tuple[WeightFile, ...]) -> Itera
         for file in files:
             link = Path(folder, file.cache, file.name)
             link.parent.mkdir(exist_ok=True)
-            link.symlink_to(weights[file.name].resolve())
+            found = weights[file.name].resolve()
+            write_as_published(found, link) if found.suffix == CONVERTED else link.symlink_to(found)
         stack.callback(torch.hub.set_dir, torch.hub.get_dir())
         torch.hub.set_dir(folder)
         stack.enter_context(mock.patch.object(download_util, "DEFAULT_CACHE_DIR", str(Path(folder, "pyiqa"))))

@@ -16,6 +16,7 @@ from pathlib import Path
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import installed_file, sha256, stand_in
 from qartsr_lib.base.paths import named_folder
+from qartsr_lib.images.metrics.converted import CONVERTED, converted
 
 FOLDER_VARIABLE = "QARTSR_METRIC_WEIGHTS"  # see paths.VARIABLES
 PROBE_SECONDS = 2.5
@@ -44,11 +45,11 @@ def weights_folder(folder: str | Path | None = None) -> Path | None:
 
 
 def locate(file: WeightFile, folder: Path | None) -> Path | None:
-    """Where `file` lies: weights folder, torch hub's cache, installed packages, Hugging Face's cache."""
+    """Where `file` lies: weights folder, torch hub's cache, installed packages, Hugging Face's cache, or converted."""
     for place in (folder and folder / file.name, _hub_cache(file), file.packaged and installed_file(file.packaged)):
         if place and place.is_file():
             return place
-    return _hugging_face_cached(file) if file.url.startswith(_PUBLIC_HUB) else None
+    return (_hugging_face_cached(file) if file.url.startswith(_PUBLIC_HUB) else None) or converted(file.name)
 
 
 def _hub_cache(file: WeightFile) -> Path:
@@ -82,7 +83,8 @@ def _damage(file: WeightFile, path: Path, *, thorough: bool) -> str | None:
             detail = f"not readable as a MATLAB file ({type(error).__name__})"
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
         detail = "the file is cut short"
-    if not detail and thorough and file.sha256 and not (found := sha256(path)).startswith(file.sha256):
+    published = path.suffix != CONVERTED  # converted files come from checked ones
+    if not detail and thorough and published and file.sha256 and not (found := sha256(path)).startswith(file.sha256):
         detail = f"its checksum begins with {found[:8]} and not with {file.sha256[:8]}"
     return f"weights damaged: {file.name} ({detail}); replace the file" if detail else None
 

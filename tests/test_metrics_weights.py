@@ -33,6 +33,7 @@ def bare_machine(tmp_path, monkeypatch):
     torch.hub.set_dir(str(tmp_path / "hub"))
     monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
     monkeypatch.setattr(weights, "_hugging_face_cached", lambda file: None)
+    monkeypatch.setattr(weights, "converted", lambda name: None)
     metrics.forget()
     yield
     metrics.forget()

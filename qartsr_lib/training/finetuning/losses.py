@@ -50,6 +50,7 @@ def lpips_and_mse(device: torch.device) -> ImageLoss:
     """2 x LPIPS (VGG, as OSEDiff trains) + MSE, by the package lpips; its VGG16 weights (0.5 GB) are not shipped."""
     import lpips  # a second, and only needed here
 
+    from qartsr_lib.images.metrics.converted import tensors
     from qartsr_lib.images.metrics.iqa import VGG16
     from qartsr_lib.images.metrics.weights import obtain
 
@@ -58,7 +59,7 @@ def lpips_and_mse(device: torch.device) -> ImageLoss:
     except QartsrError as error:
         raise QartsrError(f"image loss lpips+mse: {error}; or choose vae-features+mse") from error
     network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    saved = torch.load(file, weights_only=True)
+    saved = tensors(file)
     # lpips cuts torchvision's features into slices and keeps their numbers: slice2.5.weight is features.5.weight.
     network.net.load_state_dict({key: saved["features." + key.split(".", 1)[1]] for key in network.net.state_dict()})
     network = network.to(device).eval().requires_grad_(False)

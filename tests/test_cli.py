@@ -45,7 +45,7 @@ def test_upscale_takes_folders_and_quantizes(photograph, tmp_path):
         (["--method", "maxmim", "--bits", "W4A4"], "did you mean 'maxmin'"),
         (["--method", "maxmin", "--bits", "W1A4"], "W1A4"),
         (["--bits", "W4A4"], "--method maxmin"),
-        (["--timestep", "123"], "embedded-T0123.safetensors"),
+        (["--timestep", "123"], "embedded-scaled-T0123.safetensors"),
         (["--timestep", "0"], "timestep 0"),
         (["--backbone", "osedif"], "unknown backbone 'osedif'"),
     ],
@@ -135,12 +135,18 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
         (["--method", "fp"], "choose qartsr, svdquant, maxmin"),
         (["--method", "qartrs"], "did you mean 'qartsr'"),
         (["--bits", "W5"], "write weights and activations as in W4A4"),
-        (["--train-images", "0"], "images=0"),
     ],
 )
 def test_quantize_with_wrong_options(photograph, tmp_path, capsys, extra, words):
     assert _quantize(photograph, tmp_path / "q", *extra) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("option", ["--train-images", "--crops"])
+def test_quantize_needs_at_least_one(photograph, tmp_path, capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        _quantize(photograph, tmp_path / "q", option, "0")
+    assert f"argument {option}: 0: choose a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_upscale_with_a_folder_that_is_no_checkpoint(photograph, tmp_path, capsys):

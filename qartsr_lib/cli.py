@@ -52,12 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted; PROGRAMS may have more.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["bench"]:
-        return _bench(words[1:])
     for length in (1, 2):
-        program, _ = PROGRAMS.get(" ".join(words[:length]), (None, ""))
-        if program:
-            module, _, function = program.partition(":")
+        if program := PROGRAMS.get(" ".join(words[:length])):
+            module, _, function = program[0].partition(":")
             return getattr(importlib.import_module(module), function)(words[length:])
 
     def run(options: argparse.Namespace) -> int | None:
@@ -181,7 +178,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{options.out} written")
 
 
-def _bench(arguments: Sequence[str]) -> int:
+def bench(arguments: Sequence[str]) -> int:
+    """Run tests/benchmarks/bench.py of this checkout in a process of its own; returns its exit status."""
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / "tests" / "benchmarks" / "bench.py").is_file():
         print("error: bench: measures a checkout of this project, and this is an installed package", file=sys.stderr)
@@ -267,11 +265,11 @@ COMMANDS = {
         },
     ),
 }
-#: Programs with command lines of their own, which are given the remaining words -> (module with `main`, what it does).
+#: Programs with command lines of their own, which are given the remaining words -> ("module:function", what it does).
 PROGRAMS = {
     "reproduce": ("qartsr_lib.study.runner:main", "run the study's notebooks in order"),
     "report": ("qartsr_lib.show.page:main", "write the web page of all results, and the README's tables"),
-    "bench": ("", "time training steps of this checkout"),
+    "bench": ("qartsr_lib.cli:bench", "time training steps of this checkout"),
     "train embedded": (
         "qartsr_lib.training.command:embedded",
         "the small backbones that are shipped, from a folder of photographs",

@@ -107,16 +107,15 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path) if path.suffix == CONVERTED else torch.load(path, weights_only=True, map_location="cpu")
 
 
-def write_as_published(tensors: Path, target: Path) -> None:
+def write_as_published(source: Path, target: Path) -> None:
     """Write a converted file in the layout of the published one, which pyiqa reads.
 
     Classifiers, which no metric uses and no package holds, are zeros that take no room.
     """
     import scipy.io
     import torch
-    from safetensors.torch import load_file
 
-    found = load_file(tensors)
+    found = tensors(source)
     if target.suffix == ".mat":
         scipy.io.savemat(target, {key: value.numpy() for key, value in found.items()})
         return

@@ -78,7 +78,8 @@ def test_weights_of_a_backbone(photograph, weights, tmp_path, capsys, name, key,
     file, out = weights / f"{name}.safetensors", tmp_path / "out"
     spoil(file, key, value)
     for extra in ([], ["--method", "maxmin", "--bits", "W4A4"]):
-        refused(capsys, ["upscale", photograph, "--out", out, *extra], out, str(file), key, "NaN or infinity")
+        words = ["upscale", photograph, "--out", out, "--backbone", "embedded", *extra]
+        refused(capsys, words, out, str(file), key, "NaN or infinity")
 
 
 def test_weights_that_quantize_starts_from(photograph, weights, tmp_path, capsys):
@@ -140,7 +141,8 @@ def test_numbers_that_overflow_on_the_way(photograph, weights, tmp_path, capsys,
     tensors = {key: tensor.float() for key, tensor in load_file(file).items()}
     tensors[key].fill_(3e38)
     save_file(tensors, str(file))
-    refused(capsys, ["upscale", photograph, "--out", out], out, str(photograph), stage, "not finite", "embedded")
+    words = ["upscale", photograph, "--out", out, "--backbone", "embedded"]
+    refused(capsys, words, out, str(photograph), stage, "not finite", "embedded")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ OUT ?= build/backbone
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Weights and photographs inside packages that are read, never imported.
+READ := qartsr_lib/images/packages.txt
 # GB (10^9 bytes): what is installed, and pip's downloads beside it.
 ROOM := 11
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
@@ -62,8 +64,8 @@ house: $(INSTALLED)
 clean:
 	rm -rf .cache build
 
-# Installed once, and again when pyproject.toml changes.
-$(INSTALLED): pyproject.toml
+# Installed once, and again when one of the two files changes.
+$(INSTALLED): pyproject.toml $(READ)
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RECENT)' || { \
 		echo "Python 3.11 or newer is needed; install it, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || { free=$$(df -Pk . | awk 'END { print int($$4 * 1.024e-6) }'); test "$$free" -ge $(ROOM) || \
@@ -72,4 +74,5 @@ $(INSTALLED): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -r $(READ)
 	@touch $@

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.images.datasets import DATASETS
+from qartsr_lib.base.files import installed_file
+from qartsr_lib.images.datasets import DATASETS, samples
 from qartsr_lib.images.datasets.base import Pair, check_pair, fingerprint, strided
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.datasets.samples import PHOTOGRAPHS, photographs
@@ -260,12 +261,33 @@ def thumbnail(photograph):
 
 def test_calibration_and_test_photographs_are_disjoint():
     calibration, test = photographs("calibration"), photographs("test")
-    assert 4 <= len(calibration) <= 6 <= len(test) <= 9
-    assert len({photograph.path for photograph in PHOTOGRAPHS}) == len(calibration) + len(test) == len(PHOTOGRAPHS)
+    assert 4 <= len(calibration) <= 6 <= len(test) <= 12
+    installed = [*calibration, *test]
+    assert len({photograph.path for photograph in installed}) == len(installed)
     # The table could be wrong about what is one photograph; the pixels cannot.
     for one in calibration:
         for other in test:
             assert thumbnail(one) @ thumbnail(other) < 0.8, (one.id, other.id)
+
+
+def test_photographs_of_a_package_that_is_not_there_are_left_out_and_told(monkeypatch, capsys):
+    def installed(place):
+        return None if place.startswith("sporco/") else installed_file(place)
+
+    monkeypatch.setattr(samples, "installed_file", installed)
+    samples._tell.cache_clear()
+    names = [photograph.id for photograph in photographs("test")]
+    assert names == [item.id for item in PHOTOGRAPHS if item.split == "test" and "sporco" not in item.file]
+    assert len(names) == 7 and len(photographs("test")) == 7
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1
+    assert "barbara, kodim23, monarch, sail, tulips" in told and "packages.txt" in told
+
+
+def test_with_the_package_tiny_has_ten_photographs_or_more():
+    if installed_file("sporco/data/kodim23.png") is None:
+        pytest.skip("qartsr_lib/images/packages.txt is not installed")
+    assert len(photographs("test")) == 12
 
 
 def test_the_check_would_see_a_stereo_pair():

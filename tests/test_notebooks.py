@@ -119,12 +119,6 @@ def test_lint_settings_of_the_profile_can_be_overridden(notebook):
 SHORTER = {"00": {"IMAGES": 2}, "11": {"OVERRIDES": {"methods": ["lsq"]}}}
 
 
-def test_lint_controls_show_what_they_return(notebook):
-    """ipywidgets.interactive shows nothing that a function returns unless it is told to."""
-    calls = re.findall(r"widgets\.interactive\((\w+), (\S+)", "\n".join(cell.source for cell in code_cells(notebook)))
-    assert all(options == "live," for _, options in calls)
-
-
 @pytest.fixture(scope="session")
 def one_home(tmp_path_factory) -> Path:
     """A home that all notebooks share, as `make reproduce` has it: what one made, another finds in the cache."""

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_notebook
 
+from qartsr_lib.base import machine
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import executed, runner
@@ -207,9 +209,22 @@ def test_workers_reach_the_notebooks_that_have_them(home, monkeypatch):
     notebook = nbformat.read(home / "notebooks/01_with.ipynb", as_version=4)
     notebook.cells[0].source += '\nWORKERS = ""'
     nbformat.write(notebook, home / "notebooks/01_with.ipynb")
-    assert runner.main(["--profile", "smoke", "--workers", "2"]) == 0
-    assert runner.main(["--profile", "smoke"]) == 0
-    assert [parameters.get("WORKERS") for parameters in seen] == [None, "2", None, None]
+    monkeypatch.setattr(runner, "usual_workers", lambda: "3")
+    monkeypatch.setattr(runner, "checked", lambda device: device)
+    for words in (["--workers", "2"], [], ["--device", "cuda"]):
+        assert runner.main(["--profile", "smoke", *words]) == 0
+    assert [parameters.get("WORKERS") for parameters in seen] == [None, "2", None, "3", None, None]
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "gigabytes", "workers"),
+    [(4, 4, 64, "4"), (1, 4, 64, ""), (4, 2, 64, "2"), (8, 8, 7, "2"), (2, 2, 2, "")],
+)
+def test_a_process_per_core_as_memory_and_threads_allow(monkeypatch, threads, cores, gigabytes, workers):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr("dask.system.CPU_COUNT", cores)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", gigabytes * 10**9)
+    assert machine.usual_workers() == workers
 
 
 def test_paper_without_weights_ends_with_status_3_and_a_line_per_file(home, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -127,6 +128,16 @@ def comparison():
             for backbone, timestep, method, bits in [*cells, (papers.BICUBIC, 1, "Bicubic", "W32A32")]
         ]
     )
+
+
+def test_metrics_without_a_value_have_no_column_and_one_line():
+    results = pd.concat([comparison(), comparison().assign(metric="MUSIQ", value=np.nan, note="weights not found")])
+    for _, table in reports.table3_sections(results, ["PSNR", "MUSIQ"]):
+        assert "PSNR" in table and not any("MUSIQ" in column for column in table)
+    assert reports.absent_note(results).startswith("No values here for MUSIQ (1 of 2 metrics;")
+    assert reports.absent_note(comparison()) == ""
+    once = results.assign(value=results["value"].where(results["method"] != "FP", 1.0))
+    assert any("MUSIQ" in column for _, table in reports.table3_sections(once, ["MUSIQ"]) for column in table)
 
 
 def test_bicubic_stands_in_every_section_of_table_3_without_rank_or_bold():

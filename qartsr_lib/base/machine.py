@@ -11,6 +11,8 @@ from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
 
+WORKER_MEMORY = 3 * 10**9  # bytes that a process of a sweep may take
+
 
 def run_command(
     parser: argparse.ArgumentParser,
@@ -65,6 +67,20 @@ def checked_workers(workers: str | int) -> str:
         f"workers {workers!r}: give a number of processes, the address of a Dask scheduler (tcp://host:8786) "
         "or its scheduler file"
     )
+
+
+def usual_workers() -> str:
+    """As many local processes as this machine has threads and memory for, "" for one: the caller's own.
+
+    A process each with one thread trains about 1.4 times as fast as one process with two, does not wait for other
+    programs' threads, and gives the same bits whatever the number of cores. OMP_NUM_THREADS limits it.
+    """
+    import torch
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT  # both know a container's limits
+
+    count = min(torch.get_num_threads(), CPU_COUNT, MEMORY_LIMIT // WORKER_MEMORY)
+    return str(count) if count > 1 else ""
 
 
 def make_exact(device: str) -> None:

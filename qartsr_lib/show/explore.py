@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from qartsr_lib.quant.primitives import dequantize, quantize
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.show.figures.pictures import Box
 from qartsr_lib.show.figures.style import styled, subplots
+from qartsr_lib.show.shown import Picture
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
 
 #: Part of Eq. (9) (side branch, update, transformation) -> the attribute of layers that have it.
 COMPONENTS = {"L": "side_out", "F": "merged_out", "phi": "log_phi"}
@@ -113,19 +118,31 @@ def upscaled(model: OneStepSR, name: str, crop: Sequence[int] | None = None) -> 
     return to_uint8(model.upscale(photograph(name, crop)[1]))
 
 
-def before_after(left: np.ndarray, right: np.ndarray) -> object:
-    """A widget with a line that moves between two equally large pictures, (H, W, 3) of bytes."""
+def before_after(left: np.ndarray, right: np.ndarray, line: int) -> Picture:
+    """Two equally large pictures, (H, W, 3) of bytes, joined at column `line` and drawn at twice their size."""
+    stream = io.BytesIO()
+    joined = Image.fromarray(np.concatenate([left[:, :line], right[:, line:]], axis=1))
+    joined.resize((2 * joined.width, 2 * joined.height), Image.Resampling.NEAREST).save(stream, "PNG")
+    return Picture(stream.getvalue())
+
+
+def answering(draw: Callable[..., Picture], **controls: Widget) -> Widget:
+    """Controls above the picture that `draw` makes of their values, each time that one of them changes.
+
+    Values that cannot be drawn (QartsrError) are told below the picture, which stays.
+    """
     import ipywidgets  # of the notebooks alone
 
-    slider = ipywidgets.IntSlider(left.shape[1] // 2, 0, left.shape[1], readout=False)
-    picture = ipywidgets.Image(format="png", width=2 * left.shape[1])
+    picture, told = ipywidgets.Image(format="png"), ipywidgets.Label()
 
-    def draw(change: object = None) -> None:
-        joined = np.concatenate([left[:, : slider.value], right[:, slider.value :]], axis=1)
-        stream = io.BytesIO()
-        Image.fromarray(joined).save(stream, "PNG")
-        picture.value = stream.getvalue()
+    def answer(change: object = None) -> None:
+        try:
+            picture.value, told.value = draw(**{name: control.value for name, control in controls.items()}).content, ""
+        except QartsrError as error:
+            told.value = str(error)
 
-    slider.observe(draw, "value")
-    draw()
-    return ipywidgets.VBox([picture, slider])
+    for name, control in controls.items():
+        control.description = name
+        control.observe(answer, "value")
+    answer()
+    return ipywidgets.VBox([*controls.values(), picture, told])

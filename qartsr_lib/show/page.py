@@ -23,7 +23,7 @@ from qartsr_lib.base.files import write_text
 from qartsr_lib.base.machine import run_command
 from qartsr_lib.show import readme
 from qartsr_lib.show.tables import claims, cost, quality
-from qartsr_lib.show.tables.render import is_number, place, read_frame, to_html, words
+from qartsr_lib.show.tables.render import place, read_frame, to_html, words
 from qartsr_lib.show.tables.setting import cell_title
 from qartsr_lib.study import results
 from qartsr_lib.study.experiments.claims.ledger import PAPER, STUDY
@@ -144,15 +144,15 @@ def _results_table(sections: Callable, profile: str, name: str) -> tuple[list, l
     sets = sorted(frame["dataset"].unique(), key=lambda key: key not in set(paper_table(int(name[-1]))["dataset"]))
     chosen = [dataset for dataset in sets if not dataset.startswith("samples")] or sets
     rows = pd.concat([frame[frame["dataset"] == dataset] for dataset in chosen])
-    metrics = list(rows.loc[rows["value"].map(is_number), "metric"].unique())
-    absent = [metric for metric in rows["metric"].unique() if metric not in metrics]
+    metrics = quality.with_values(rows, rows["metric"].unique())
     left = [dataset for dataset in sets if dataset not in chosen]
     found = sections(rows, metrics)
     notes = [quality.table4_note(found)] if name == "table4" else []
-    notes += [f"No values here for {', '.join(absent)}."] if absent else []
+    notes += [quality.absent_note(rows)]
     said = {note for text in rows.loc[rows["metric"].isin(metrics), "note"] for note in text.split("; ")}
     notes += [note[0].upper() + note[1:].rstrip(".") + "." for note in sorted(said - {""})]
-    return found, notes + [f"{', '.join(left)}: in the whole table." for _ in left[:1]]
+    notes += [f"{', '.join(left)}: in the whole table." for _ in left[:1]]
+    return found, [note for note in notes if note]
 
 
 def _table2(profile: str, name: str) -> tuple[list, list[str]]:

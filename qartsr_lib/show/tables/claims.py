@@ -15,6 +15,7 @@ from qartsr_lib.study.experiments.claims.ledger import (
     VERDICTS,
     Ledger,
     Rules,
+    clearness,
     count_verdicts,
     verdict_text,
 )
@@ -102,13 +103,13 @@ def cards(ledger: Ledger, asked_by: str) -> list[dict[str, object]]:
     """One card per claim, reproduced ones first: its words, how many checks hold, its strongest and weakest check.
 
     The claim's columns; in words verdict, kind, held ("57 of 60 checks hold"), ends ([(name, its words, run ids)]).
-    The strongest check holds with the smallest p, the weakest is the ledger's own.
+    The strongest check holds with the smallest p, the clearest of equal ones; the weakest is the ledger's own.
     """
     found = []
     for row in ledger.claims[ledger.claims["asked_by"] == asked_by].itertuples():
         checks = ledger.checks[(ledger.checks["id"] == row.id) & (ledger.checks["missing"] == "")]
-        checks = checks.assign(size=-checks["effect"].abs()).sort_values(
-            ["holds", "p_corrected", "p", "size"], ascending=[False, True, True, True], kind="stable"
+        checks = checks.assign(clear=[clearness(check) for check in checks.itertuples()]).sort_values(
+            ["holds", "p_corrected", "p", "clear"], ascending=[False, True, True, False], kind="stable"
         )
         ordered = list(checks.itertuples())
         weakest = row.ours.partition("weakest: ")[2]

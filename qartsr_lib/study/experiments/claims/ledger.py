@@ -177,7 +177,10 @@ def _claim_row(claim: Claim, checks: pd.DataFrame) -> dict[str, object]:
         ours = claim.untestable or f"not measured: {missing[0]}{more}"
         return row | {"ours": ours, "test": "none", "n": 0, "verdict": NOT_TESTABLE, "run_ids": ""}
     # The check that speaks least for the claim: by its p-value, or where it has none by its margin.
-    weakest = max(tested.fillna({"p": 0.0, "margin": 0.0}).itertuples(), key=lambda c: (not c.holds, c.p, -c.margin))
+    weakest = max(
+        tested.fillna({"p": 0.0, "margin": 0.0}).itertuples(),
+        key=lambda check: (not check.holds, check.p, -check.margin, -clearness(check)),
+    )
     ours = f"{tested['holds'].sum()} of {len(tested)} checks hold; weakest: {weakest.check}"
     if len(tested) < len(checks):
         ours += f"; {len(checks) - len(tested)} more could not be measured here"
@@ -193,6 +196,12 @@ def _claim_row(claim: Claim, checks: pd.DataFrame) -> dict[str, object]:
         "verdict": verdict,
         "run_ids": " ".join(dict.fromkeys(" ".join(tested["run_ids"]).split())),
     }
+
+
+def clearness(check) -> float:
+    """Effect over the width of its interval, 0 without one: orders checks of equal p, whatever their units."""
+    width = check.ci_high - check.ci_low
+    return check.effect / width if width > 0 else 0.0
 
 
 def verdict_text(verdict: str, measured: int, checks: int) -> str:

@@ -128,6 +128,14 @@ def test_each_image_is_made_once(fake):
     np.testing.assert_array_equal(to_uint8(read_image(made.files[pair.id])), to_uint8(wanted))
 
 
+def test_other_weights_make_other_images(fake, monkeypatch):
+    (made,) = on_images.outputs(WITH)
+    other = "qartsr_lib/base/paths.py"
+    change(monkeypatch, files={other: sha256(installed_file(other))})
+    (again,) = on_images.outputs(WITH)
+    assert fake.count((1, 3, 80, 80)) == 2 * len(made.pairs) and not {*made.files.values()} & {*again.files.values()}
+
+
 def test_an_interrupted_run_goes_on(fake, monkeypatch):
     spec = NETWORKS.get("Fake")
 

@@ -1,6 +1,7 @@
 """Outputs of a system outside this study, as further rows: a folder of its images is scored like ours.
 
     systems = outside.find_outputs({"DiffBIR": "outputs/diffbir"}, profile, data_root)
+    systems += networks.outputs(profile, data_root)
     run = outside.add_rows(run, systems, profile)
 
 Such rows have the backbone "outside", T = 0 (there is none) and W32A32; stored bits are unknown.
@@ -25,6 +26,7 @@ from qartsr_lib.images.datasets.base import SCALE, Pair, available_data, central
 from qartsr_lib.images.datasets.pairing import match
 from qartsr_lib.images.image import list_images, read_image
 from qartsr_lib.images.metrics import require_equal_size
+from qartsr_lib.images.networks import NETWORKS
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.evaluator import (
     FULL_PRECISION,
@@ -51,11 +53,22 @@ class Outputs(NamedTuple):
     experiment: Experiment  # what they are in a table
     pairs: list[Pair]  # of the data set, as the run has them
     files: dict[str, Path]  # image id -> the system's image, of the reference's size
+    network: Mapping[str, Any] | None = None  # what made them here, see `images.networks.identity`
 
     @property
     def sha256(self) -> dict[str, str]:
         """File name -> sha256 of each image, in the order of `pairs`."""
         return {self.files[pair.id].name: remembered_sha256(self.files[pair.id]) for pair in self.pairs}
+
+    @property
+    def note(self) -> str:
+        """Of its rows."""
+        return f"{NOTE}, trained for {self.network['trained_for']}" if self.network else NOTE
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of its record."""
+        return {"outputs": self.sha256} | ({"network": self.network} if self.network else {})
 
 
 def find_outputs(
@@ -76,12 +89,12 @@ def find_outputs(
     root = paths.data_root(data_root)
     pairs, _ = available_data(profile.datasets, root, profile.max_images)
     measured, _ = available_data(profile.datasets, root, profile.max_images, profile.max_side)
-    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL}
+    taken = {METHODS.get(method).label for method in METHODS} | {BICUBIC_LABEL, *NETWORKS}
     found = []
     for name, folders in systems.items():
         try:
             if not isinstance(name, str) or not name.strip() or name in taken:
-                raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are methods of this study")
+                raise QartsrError(f"name the system otherwise; {', '.join(sorted(taken))} are taken")
             for dataset, folder in _by_dataset(folders, list(pairs)).items():
                 files = _files(folder, pairs[dataset], DATASETS.get(dataset).pairs(root))
                 if profile.max_side is not None:
@@ -96,7 +109,8 @@ def find_outputs(
 def add_rows(run: Measured, systems: Sequence[Outputs], profile: Profile, parts: Parts | None = None) -> Measured:
     """The `run` of `sweep.run_table` (see there for the others) with rows, per-image values, records and images added.
 
-    Each record of `systems` (see `find_outputs`) holds the sha256 of every file, "outputs".
+    Each record of `systems` (see `find_outputs`) holds the sha256 of every file, "outputs", and of a network what it
+    is, "network"; its rows' notes say what it was trained for.
     """
     if not systems:
         return run
@@ -106,8 +120,9 @@ def add_rows(run: Measured, systems: Sequence[Outputs], profile: Profile, parts:
     values = [(*item, scorer.measure(*item)) for item in progress(work, "outside systems")]
     abouts = {system.experiment: scorer.about(system.experiment) for system in systems}
     added = aggregate(values, abouts, {system.experiment.dataset: system.pairs for system in systems}, profile.name)
-    records = [record | {"outputs": system.sha256} for record, system in zip(added.records, systems, strict=True)]
-    notes = [f"{NOTE}; {note}" if note else NOTE for note in added.table["note"]]
+    records = [record | system.facts for record, system in zip(added.records, systems, strict=True)]
+    first = added.table["method"].map({system.experiment.label: system.note for system in systems})
+    notes = ["; ".join(filter(None, pair)) for pair in zip(first, added.table["note"], strict=True)]
     return dataclasses.replace(
         run,
         table=pd.concat([run.table, added.table.assign(note=notes)], ignore_index=True),

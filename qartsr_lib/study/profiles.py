@@ -85,6 +85,7 @@ class Profile:
     timed_floats: tuple[str, ...] = ()  # in which floating-point ways; empty for all of `experiments.deployment.FLOAT`
     #: System -> folder of its images, or {data set: folder}; further rows of Table 3.
     outside: Mapping[str, str | Mapping[str, str]] = dataclasses.field(default_factory=dict, hash=False)
+    networks: tuple[str, ...] = ()  # in `images.networks.NETWORKS`; rows of Table 3 too, where they are installed
     pictures: bool = False  # whether a part of Table 3 (KEEP) adds its pictures to the figures and the gallery
     weights: tuple[BackboneFile, ...] = ()
     #: Whether metric weights may be fetched; where not, every machine regenerates the same tables from the installed
@@ -145,6 +146,7 @@ _PROFILES = (
         finetune_side=320,  # as large as the samples; whole photographs would take days
         train_images=256,
         image_loss="lpips+mse",
+        networks=("DAT-light", "SPAN", "Real-ESRGAN"),
         timed_dataset="RealSR",
         downloads=True,
     ),

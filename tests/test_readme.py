@@ -53,3 +53,16 @@ def test_a_changed_number_is_written_anew_and_an_unknown_table_named():
     assert readme.filled(block.format("| 99 |\n")) == block.format(readme.verdict_counts())
     with pytest.raises(QartsrError, match="no table is called 'table9'"):
         readme.filled("<!-- table9 -->\n<!-- end -->")
+
+
+def test_a_cell_of_the_outside_systems_is_the_tables():
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.outside_table().splitlines()]
+    table = {line[0]: dict(zip(lines[0][1:], line[1:], strict=True)) for line in lines[2:]}
+    assert list(table) == ["RealSR, PSNR-Y", "RealSR, LPIPS", "Urban100, PSNR-Y", "Urban100, LPIPS"]
+    with open(paths.results_dir("study") / "table3.csv", newline="", encoding="utf-8") as stream:
+        rows = {(row["dataset"], row["method"], row["metric"]): row["value"] for row in csv.DictReader(stream)}
+    for system in ("DAT-light", "SPAN", "Real-ESRGAN"):
+        assert float(table["RealSR, PSNR-Y"][system]) == pytest.approx(float(rows["RealSR", system, "PSNR"]), abs=0.005)
+        found = float(table["Urban100, LPIPS"][system])
+        assert found == pytest.approx(float(rows["Urban100", system, "LPIPS"]), abs=5e-5)
+    assert "-" not in {cell for row in table.values() for cell in row.values()}, "every system on both data sets"

@@ -22,7 +22,7 @@ from qartsr_lib.show.tables.render import shown, to_markdown
 from qartsr_lib.show.tables.setting import FULL, cell_title
 from qartsr_lib.study.experiments.claims.ledger import PAPER, STUDY, VERDICTS
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, OUTSIDE
-from qartsr_lib.study.results import rank, read_table
+from qartsr_lib.study.results import KEYS, rank, read_table
 
 PROFILE, OURS = "study", "QArtSR"
 MODELS = (("embedded", 1000), ("embedded", 1), ("embedded-scaled", 1))
@@ -63,8 +63,27 @@ def verdict_counts() -> str:
     return to_markdown(pd.DataFrame(lines, columns=["", *VERDICTS])) + "\n"
 
 
+def outside_table() -> str:
+    """PSNR-Y and LPIPS of bicubic, networks that people know, and our model in full precision and at 4 bits."""
+    table = pd.concat([read_table(PROFILE, name) for name in ("table3", "table3_loss")])
+    known = table["backbone"].isin([BICUBIC, OUTSIDE])
+    table = table[known | ((table["backbone"] == MODELS[-1][0]) & (table["timestep"] == MODELS[-1][1]))]
+    networks = table.loc[table["backbone"] == OUTSIDE, "method"].unique()
+    titles = {BICUBIC_LABEL: "bicubic", **{name: name for name in networks}}
+    titles |= {FULL: "ours, full precision", f"{OURS} [lpips+mse]": "ours, QArtSR W4A4"}
+    values = table.drop_duplicates([*KEYS, "metric"], keep="last").set_index(["dataset", "metric", "method"])["value"]
+    lines = [
+        [f"{dataset}, {'PSNR-Y' if metric == 'PSNR' else metric}"]
+        + [shown(values.get((dataset, metric, method), float("nan")), metric, "-") for method in titles]
+        for dataset in DATASETS
+        for metric in ("PSNR", "LPIPS")
+    ]
+    return to_markdown(pd.DataFrame(lines, columns=["", *titles.values()])) + "\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "verdicts": verdict_counts,
+    "outside": outside_table,
     **{f"table3 {bits}": partial(psnr_table, bits) for bits in ("W4A4", "W3A3", "W2A2")},
 }
 

@@ -63,9 +63,9 @@ def test_photographs_and_crops(home):
 def test_before_and_after():
     left, right = np.zeros((8, 6, 3), np.uint8), np.full((8, 6, 3), 255, np.uint8)
     shown = np.asarray(Image.open(io.BytesIO(explore.before_after(left, right, 2).content)))
-    assert shown.shape == (16, 12, 3)
-    assert not shown[:, :4].any()
-    assert (shown[:, 4:] == 255).all()
+    assert shown.shape == (24, 18, 3)
+    assert not shown[:, :6].any()
+    assert (shown[:, 6:] == 255).all()
 
 
 def test_controls_draw_at_once_and_tell_what_cannot_be_drawn():

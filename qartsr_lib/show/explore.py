@@ -119,10 +119,10 @@ def upscaled(model: OneStepSR, name: str, crop: Sequence[int] | None = None) -> 
 
 
 def before_after(left: np.ndarray, right: np.ndarray, line: int) -> Picture:
-    """Two equally large pictures, (H, W, 3) of bytes, joined at column `line` and drawn at twice their size."""
+    """Two equally large pictures, (H, W, 3) of bytes, joined at column `line` and drawn at three times their size."""
     stream = io.BytesIO()
     joined = Image.fromarray(np.concatenate([left[:, :line], right[:, line:]], axis=1))
-    joined.resize((2 * joined.width, 2 * joined.height), Image.Resampling.NEAREST).save(stream, "PNG")
+    joined.resize((3 * joined.width, 3 * joined.height), Image.Resampling.NEAREST).save(stream, "PNG")
     return Picture(stream.getvalue())
 
 
@@ -145,4 +145,4 @@ def answering(draw: Callable[..., Picture], **controls: Widget) -> Widget:
         control.description = name
         control.observe(answer, "value")
     answer()
-    return ipywidgets.VBox([*controls.values(), picture, told])
+    return ipywidgets.VBox([*controls.values(), picture, told], layout={"align_items": "flex-start"})

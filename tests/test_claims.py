@@ -15,8 +15,10 @@ from qartsr_lib.show import tables as reports
 from qartsr_lib.show.figures.claims import COLOURS
 from qartsr_lib.study import results
 from qartsr_lib.study.experiments import claims
+from qartsr_lib.study.experiments.claims import ledger
 from qartsr_lib.study.experiments.claims.checks import cell, contrast, duration, margin, share
 from qartsr_lib.study.experiments.claims.ledger import CHECK_COLUMNS, COLUMNS, Claim, NoData, Rules, expanded
+from qartsr_lib.study.stats import holm
 
 IMAGES = [f"image{index:02d}" for index in range(20)]
 NOISE = np.random.default_rng(0).normal(0, 0.1, len(IMAGES))
@@ -194,6 +196,20 @@ def test_the_weakest_counted_check_is_the_farthest_past_its_bound(tmp_path, monk
     holding = Claim("x", "x", "x", "x", "", (check | {"below": 10},))
     row = claims.make_ledger(dataclasses.replace(rules, claims=(holding,)), "study").claims.iloc[0]
     assert row["effect"] == 9  # of checks that hold, the one nearest to its bound
+
+
+def test_checks_that_could_not_hold_decide_nothing():
+    """One-sided signed-rank test: scipy's smallest p of n pairs is 2^-n."""
+    smallest = scipy.stats.wilcoxon(np.arange(1.0, 11.0), alternative="greater").pvalue
+    assert smallest == 0.5**10
+    n = [10] * 60 + [12] * 20
+    frame = pd.DataFrame({"check": "c", "n": n, "p": [0.5**pairs for pairs in n], "missing": ""})
+    found = ledger._with_power(frame, 0.05)
+    assert list(found["missing"] == "") == [False] * 60 + [True] * 20, "twelve decide among the other twenty"
+    assert found["missing"].iloc[0] == "c: 10 photographs cannot decide among 80 checks"
+    assert found["p"].count() == 20 and max(holm(found["p"].dropna())) < 0.05
+    fewer = ledger._with_power(frame.iloc[:50], 0.05)
+    assert (fewer["missing"] == "").all() and max(holm(fewer["p"])) < 0.05, "ten decide among fifty"
 
 
 RULES = """

@@ -141,11 +141,12 @@ def make_ledger(rules: Rules, profile: str) -> Ledger:
     """Run every check; a claim is reproduced where all its checks (or the share it asks for) hold.
 
     A check holds where effect and interval speak for the claim and its p-value, corrected by Holm over all
-    checks of the ledger that have one, is below `rules.level`. Checks without results are left out and
-    told; a claim that has no other is not testable.
+    checks of the ledger that have one, is below `rules.level`. Checks without results, or on too few photographs, are
+    left out and told; a claim that has no other is not testable.
     """
     found = [{"id": claim.id, **asdict(one)} for claim in rules.claims for one in _findings(claim, rules, profile)]
     checks = pd.DataFrame(found, columns=["id", *(field.name for field in fields(Finding))])
+    checks = _with_power(checks, rules.level)
     checks["p_corrected"] = holm(checks["p"])
     speaks = (checks["missing"] == "") & checks["favours"].astype(bool)
     checks["holds"] = speaks & ~(checks["p_corrected"] >= rules.level)
@@ -165,6 +166,23 @@ def _findings(claim: Claim, rules: Rules, profile: str) -> Iterable[Finding]:
             reason = f"{finding.check}: {finding.n} photographs, fewer than {rules.min_images}"
             finding = replace(finding, p=math.nan, missing=reason)
         yield finding
+
+
+def _with_power(checks: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Checks on so few photographs that none could hold among so many, whatever its effect, decide nothing.
+
+    The signed-rank test of n pairs has no smaller one-sided p than 2^-n, and Holm's correction multiplies the smallest.
+    """
+    checks = checks.copy()
+    while True:
+        tested = checks["p"].notna()
+        powerless = tested & (0.5 ** checks["n"] * tested.sum() >= level)
+        if not powerless.any():
+            return checks
+        fewest = powerless & (checks["n"] == checks.loc[powerless, "n"].min())
+        reason = f" photographs cannot decide among {tested.sum()} checks"
+        checks.loc[fewest, "missing"] = checks["check"] + ": " + checks["n"].astype(str) + reason
+        checks.loc[fewest, "p"] = math.nan
 
 
 def _claim_row(claim: Claim, checks: pd.DataFrame) -> dict[str, object]:

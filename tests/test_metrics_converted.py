@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
+import inspect
 import pickle
 from pathlib import Path
 from unittest import mock
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -48,6 +50,19 @@ def test_lpips_alex_of_the_authors_example(packages, image, published):
     """README of PerceptualSimilarity: "Distance: 0.722" and "0.138"."""
     value, note = metrics.score(EXAMPLE / f"{image}.png", EXAMPLE / "ex_ref.png", ["LPIPS"])["LPIPS"]
     assert note == "" and value == pytest.approx(published, abs=5e-4)
+
+
+def test_the_published_values_see_swapped_channels_and_a_missing_head(packages, tmp_path):
+    for name in ("ex_p0", "ex_ref"):
+        image = Image.open(EXAMPLE / f"{name}.png").convert("RGB")
+        Image.merge("RGB", image.split()[::-1]).save(tmp_path / f"{name}.png")
+    swapped, _ = metrics.score(tmp_path / "ex_p0.png", tmp_path / "ex_ref.png", ["LPIPS"])["LPIPS"]
+    compute, _ = metrics._load("LPIPS", None)
+    heads = inspect.getclosurevars(compute.__wrapped__).nonlocals["metric"].net.lins
+    assert len(heads) == 5
+    torch.nn.init.zeros_(heads[1].model[-1].weight)
+    lacking, _ = metrics.score(EXAMPLE / "ex_p0.png", EXAMPLE / "ex_ref.png", ["LPIPS"])["LPIPS"]
+    assert abs(swapped - 0.722) > 5e-3 and abs(lacking - 0.722) > 5e-3
 
 
 def test_dists_keeps_the_features_of_small_references_and_the_value(monkeypatch):

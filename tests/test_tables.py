@@ -65,7 +65,7 @@ def test_saved_as_markdown_and_shown_as_html(results, home):
     assert text.startswith("caption\n\n### a <b>\n\n| dataset |") and "run" not in text
     assert not path.with_suffix(".html").exists()
     page = tables.to_html(table, lambda run: f"{run}.json" if run == "b" else "")
-    assert "<th>method<th>dataset" in page and "<td><b>20.90<small>19.90 to 21.90</small></b>" in page
+    assert "<th>method<th>dataset" in page and "<td><b>20.90<i>19.90 to 21.90</i></b>" in page
     assert page.count("<a href=") == 1 and 'href="b.json"' in page
     assert "&lt;i&gt;" in tables.to_html(table.assign(method="<i>"))
 

@@ -126,8 +126,8 @@ def _text(value: object) -> str:
 
 
 def _marked(text: str) -> str:
-    """A cell as HTML: **bold** as <b>, an interval as <small>."""
-    inner = re.sub(r" \[(-?[\d.]+), (-?[\d.]+)\]$", r"<small>\1 to \2</small>", html.escape(text.strip("*")))
+    """A cell as HTML: **bold** as <b>, an interval as <i>, which is short."""
+    inner = re.sub(r" \[(-?[\d.]+), (-?[\d.]+)\]$", r"<i>\1 to \2</i>", html.escape(text.strip("*")))
     return f"<b>{inner}</b>" if text.startswith("**") else inner
 
 

@@ -264,6 +264,8 @@ def test_calibration_and_test_photographs_are_disjoint():
     assert 4 <= len(calibration) <= 6 <= len(test) <= 12
     installed = [*calibration, *test]
     assert len({photograph.path for photograph in installed}) == len(installed)
+    assert {photograph.split for photograph in PHOTOGRAPHS} == {"calibration", "test"}
+    assert len({photograph.file for photograph in PHOTOGRAPHS}) == len(PHOTOGRAPHS)
     # The table could be wrong about what is one photograph; the pixels cannot.
     for one in calibration:
         for other in test:
@@ -288,6 +290,7 @@ def test_with_the_package_tiny_has_ten_photographs_or_more():
     if installed_file("sporco/data/kodim23.png") is None:
         pytest.skip("qartsr_lib/images/packages.txt is not installed")
     assert len(photographs("test")) == 12
+    assert len(photographs("calibration")) + 12 == len(PHOTOGRAPHS)
 
 
 def test_the_check_would_see_a_stereo_pair():

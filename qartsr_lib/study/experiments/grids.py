@@ -70,6 +70,12 @@ def _on_cells(profile: Profile, rows: Callable[[int], Iterable[Row]]) -> list[Ex
     return [replace(experiment, dataset=dataset) for experiment, dataset in product(grid, profile.datasets)]
 
 
+def _at_seeded_timestep(profile: Profile) -> Profile:
+    """`profile` with those cells of Tables 3 and 4 alone that have T = SEEDED_TIMESTEP."""
+    cells = tuple(cell for cell in profile.finetune_models if cell[1] == SEEDED_TIMESTEP)
+    return replace(profile, finetune_models=cells)
+
+
 def comparison_grid(profile: Profile) -> list[Experiment]:
     """Table 3: bicubic interpolation; full precision and every method on every cell, bit width and data set."""
     models = product(profile.finetune_bits, profile.methods)
@@ -84,12 +90,11 @@ def budget_grid(profile: Profile, factors: Sequence[int]) -> list[Experiment]:
     At the highest bit width of Table 3 and T = SEEDED_TIMESTEP; rates stay as they were chosen for the plain budget.
     """
     bits, trained = profile.finetune_bits[0], [method for method in profile.methods if METHODS.get(method).trains]
-    cells = tuple(cell for cell in profile.finetune_models if cell[1] == SEEDED_TIMESTEP)
     rows = [
         (method, bits, training_options(method, bits, profile, factor), budget_label(method, factor))
         for factor, method in product((1, *factors), trained)
     ]
-    return _on_cells(replace(profile, finetune_models=cells, seeds=profile.seeds[:1]), lambda _: rows)
+    return _on_cells(replace(_at_seeded_timestep(profile), seeds=profile.seeds[:1]), lambda _: rows)
 
 
 def budget_label(method: str, factor: int) -> str:
@@ -102,14 +107,14 @@ def budget_label(method: str, factor: int) -> str:
 IMAGE_LOSSES = ("lpips+mse", "vae-features+mse")
 
 
-def loss_grid(profile: Profile, losses: Sequence[str] = IMAGE_LOSSES) -> list[Experiment]:
-    """QArtSR with each image loss, all seeds, at the highest bit width of Table 3 and T = SEEDED_TIMESTEP."""
-    bits, cells = profile.finetune_bits[0], [cell for cell in profile.finetune_models if cell[1] == SEEDED_TIMESTEP]
+def loss_grid(profile: Profile) -> list[Experiment]:
+    """QArtSR with each of IMAGE_LOSSES, all seeds, at the highest bit width of Table 3 and T = SEEDED_TIMESTEP."""
+    bits = profile.finetune_bits[0]
     rows = [
         ("qartsr", bits, training_options("qartsr", bits, replace(profile, image_loss=loss)), loss_label(loss))
-        for loss in losses
+        for loss in IMAGE_LOSSES
     ]
-    return _on_cells(replace(profile, finetune_models=tuple(cells)), lambda _: rows)
+    return _on_cells(_at_seeded_timestep(profile), lambda _: rows)
 
 
 def loss_label(loss: str) -> str:

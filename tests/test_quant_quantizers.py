@@ -5,7 +5,8 @@ import torch
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.granularity import PerChannel, PerGroup, PerTensor
-from qartsr_lib.quant.quantizers import OBSERVERS, Quantizer, QuantizerConfig
+from qartsr_lib.quant.observers import OBSERVERS
+from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.quant.scheme import Bits, parse_bits
 
 
@@ -93,12 +94,12 @@ def test_group_size_must_be_positive():
 def test_min_max_runs_over_the_whole_set(granularity, reduced):
     batches = list(torch.randn(5, 2, 8, 4, 4, generator=torch.Generator().manual_seed(3)).unbind())
     observer = OBSERVERS.get("min-max")(granularity)
-    assert observer.limits is None
+    assert observer.limits() is None
     for batch in batches:
         observer.update(batch)
     stacked = torch.stack(batches)
     dims = (0, *(dim + 1 for dim in reduced))
-    lower, upper = observer.limits
+    lower, upper = observer.limits()
     assert torch.equal(lower.flatten(), stacked.amin(dims).flatten())
     assert torch.equal(upper.flatten(), stacked.amax(dims).flatten())
 
@@ -107,7 +108,7 @@ def test_first_batch_ignores_the_rest():
     observer = OBSERVERS.get("first-batch")(PerTensor())
     observer.update(torch.tensor([-1.0, 2.0]))
     observer.update(torch.tensor([-9.0, 9.0]))
-    assert [limit.item() for limit in observer.limits] == [-1, 2]
+    assert [limit.item() for limit in observer.limits()] == [-1, 2]
 
 
 def test_observer_keeps_no_view_of_the_activation():
@@ -115,7 +116,7 @@ def test_observer_keeps_no_view_of_the_activation():
     x = torch.tensor([1.0, 2.0])
     observer.update(x)
     x.fill_(7)
-    assert observer.limits[0].tolist() == [1, 2]
+    assert observer.limits()[0].tolist() == [1, 2]
 
 
 def test_uncalibrated_quantizer_says_so():

@@ -11,7 +11,7 @@ import torch
 
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.image import write_png
-from qartsr_lib.study.experiments import rates
+from qartsr_lib.study.experiments import rates, trials
 from qartsr_lib.study.measured import Measured
 
 
@@ -20,7 +20,7 @@ def raising(home, monkeypatch):
     """A small data root, and a function that makes every training raise; returns the rows of one try."""
     for name in ("train", "val"):
         write_png(home / f"BSDS500/{name}/a.png", torch.rand(1, 3, 160, 160))
-    monkeypatch.setattr(rates, "pretrained_distance", lambda device: None)
+    monkeypatch.setattr(trials, "pretrained_distance", lambda device: None)
 
     def run(error):
         def build(*_, **__):

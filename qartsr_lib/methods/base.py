@@ -15,6 +15,7 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.registry import Registry
+from qartsr_lib.methods.setting import SETTING_OPTIONS, split_options
 from qartsr_lib.quant.apply import EVERYTHING, quantize_, report, w_bits_effective
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
 from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme
@@ -46,7 +47,7 @@ class Method(ABC):
 
     name: str  # key of the registry and the command line, e.g. "maxmin"
     label: str  # name in tables, e.g. "MaxMin"
-    options: tuple[str, ...] = ()  # names of the keyword options that `build` accepts
+    options: tuple[str, ...] = ()  # names of the keyword options that `build` accepts beside those of Setting
     trains: bool = False  # `build` takes long enough to keep its result, and accepts `checkpoint=FILE` to continue
     only: tuple[str, ...] = EVERYTHING  # fnmatch patterns of the layers that are quantized
 
@@ -58,6 +59,7 @@ class Method(ABC):
 
         Args:
             bits: e.g. "W4A4".
+            options: those of `self.options` and of methods.setting.Setting.
             calibration_images: LQ images (1, 3, h, w), RGB float32 in [0, 1].
             seed: of whatever the method draws; the same seed gives the same bits on one machine.
 
@@ -66,14 +68,14 @@ class Method(ABC):
         """
 
     def scheme(self) -> QuantScheme:
-        """What `build` quantizes by before QuantScheme.at; counting needs it. A QartsrError if the method has none."""
+        """What `build` quantizes by before Setting.scheme; counting needs it. A QartsrError if the method has none."""
         raise QartsrError(f"method {self.name!r} has no scheme(); give it one to have it counted")
 
     def check_options(self, options: Mapping[str, object]) -> None:
         """Raise QartsrError for an option that this method does not have."""
-        unknown = sorted(set(options) - set(self.options))
+        unknown = sorted(set(options) - {*self.options, *SETTING_OPTIONS})
         if unknown:
-            known = ", ".join(self.options) or "none"
+            known = ", ".join(dict.fromkeys((*self.options, *SETTING_OPTIONS)))
             raise QartsrError(f"method {self.name!r} has no option {unknown[0]!r} (known: {known})")
 
 
@@ -92,7 +94,8 @@ class CalibratedMethod(Method):
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
     ) -> MethodResult:
         self.check_options(options)
-        scheme = self.scheme(**options).at(bits, backbone.eight_bit_layers)
+        setting, own = split_options(options)
+        scheme = setting.scheme(self.scheme(**own), backbone, bits)
         if not scheme.bits.is_full_precision:
             check_calibration_images(calibration_images)
         quantized = copy.deepcopy(backbone)

@@ -16,6 +16,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import InferenceParts, LayerConfig, QuantLayer
+from qartsr_lib.quant.observers import OBSERVERS, Sample, least_squares_range
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import QuantState
 
@@ -36,7 +37,7 @@ class ChannelScaledLayer(QuantLayer):
             if parameter is not None:
                 parameter.requires_grad_(False)
         self.log_phi = nn.Parameter(self.weight.new_zeros(self.weight.shape[1]))
-        self._lowest = self._highest = None
+        self._lowest = self._highest = self._sample = None
 
     def folded_weight(self) -> torch.Tensor:
         """phi W: what Q_W sees."""
@@ -82,8 +83,11 @@ class ChannelScaledLayer(QuantLayer):
         return []  # `start` sets the input's range, which depends on phi
 
     def observe(self, x: torch.Tensor) -> None:
-        """Widen the range of every input channel by `x`."""
+        """Widen the range of every input channel by `x`; keep some of its positions where ranges are fitted."""
         channels = x.movedim(self.input_axis, 0).flatten(1)
+        if self._fits_values:
+            self._sample = self._sample or Sample()
+            self._sample.add(channels.t())
         lowest, highest = channels.amin(dim=1), channels.amax(dim=1)
         self._lowest = lowest if self._lowest is None else torch.minimum(self._lowest, lowest)
         self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
@@ -113,13 +117,22 @@ class ChannelScaledLayer(QuantLayer):
         if self.input_quantizer is not None:
             phi, shape = self.log_phi.exp(), self.input_quantizer.scale.shape
             lower, upper = (self._lowest / phi).min(), (self._highest / phi).max()
+            if self._fits_values:
+                values = (self._sample.values() / phi).flatten()
+                lower, upper = least_squares_range(values, lower, upper, self.input_quantizer.config.bits)
             self.input_quantizer.set_range(lower.expand(shape), upper.expand(shape))
         if self.weight_quantizer is not None:
             self.weight_quantizer.set_range_from(self.folded_weight())
 
     def forget(self) -> None:
         """Drop what calibration recorded."""
-        self._lowest = self._highest = None
+        self._lowest = self._highest = self._sample = None
+
+    @property
+    def _fits_values(self) -> bool:
+        quantizer = self.input_quantizer
+        wanted = quantizer is not None and quantizer.is_static
+        return wanted and OBSERVERS.get(quantizer.config.ranges).fits_values
 
 
 class _Quotient(torch.autograd.Function):

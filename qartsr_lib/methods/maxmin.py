@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from qartsr_lib.methods.base import METHODS, CalibratedMethod
-from qartsr_lib.quant.scheme import KNOBS, QuantScheme, variant
+from qartsr_lib.quant.scheme import QuantScheme, variant
 
 
 class MaxMin(CalibratedMethod):
     """The shared setting and nothing else: weights by their own min/max, activations by calibration.
 
-    Options turn the ablation's knobs, see quant.scheme.variant; their defaults are the shared setting.
+    Options turn two of the ablation's knobs (quant.scheme.variant); the other two are every method's (Setting).
     """
 
-    options = KNOBS
+    options = ("bias_bits", "attention_bits")
 
     def scheme(self, **knobs) -> QuantScheme:
         return variant(self.setting, **knobs)

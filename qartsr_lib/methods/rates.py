@@ -21,13 +21,17 @@ def chosen_rate(method: str, bits: str) -> float:
 
 
 def training_options(method: str, bits: str, profile, share: float = 1.0) -> Options:
-    """`methods.trained.Budget` of a trained method by a study.profiles.Profile, `share` of its images; else nothing."""
+    """Options of `method` by a study.profiles.Profile: its Setting, and the Budget of a trained one.
+
+    The budget is `share` of the profile's images.
+    """
     if not METHODS.get(method).trains:
-        return ()
+        return profile.setting
     return (
         ("images", round(share * profile.train_images)),
         ("batch", profile.train_batch),
         ("rate", 1.0 if profile.published_rates else chosen_rate(method, bits)),
         ("image_loss", profile.image_loss),
         ("teacher", profile.teacher),
+        *profile.setting,
     )

@@ -12,6 +12,7 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import Method, MethodResult, check_calibration_images, start_
+from qartsr_lib.methods.setting import DEFAULT, Setting, split_options
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme, parse_bits
 from qartsr_lib.quant.states import quant_modules
@@ -73,11 +74,12 @@ class TrainedMethod(Method):
         """See Method.build; option `checkpoint` is a file with which an interrupted training continues."""
         checkpoint: Path | None = options.pop("checkpoint", None)
         self.check_options(options)
+        setting, options = split_options(options)
         own = {name: options.pop(name, default) for name, default in self.own_options.items()}
         budget, bits = Budget(**options), parse_bits(bits)
         check_calibration_images(calibration_images)
         plan = self.phases(backbone, budget.images, seed, **own)
-        student = self.untrained(backbone, bits, calibration_images, seed)
+        student = self.untrained(backbone, bits, calibration_images, seed, setting)
         if bits.is_full_precision:
             return MethodResult(student)
         loss = IMAGE_LOSSES.get(budget.image_loss)(next(backbone.parameters()).device)
@@ -93,7 +95,12 @@ class TrainedMethod(Method):
         return MethodResult(student, int(history[-1]["images"]), history, note)
 
     def untrained(
-        self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], seed: int = 0
+        self,
+        backbone: nn.Module,
+        bits: str | Bits,
+        calibration_images: list[torch.Tensor],
+        seed: int = 0,
+        setting: Setting = DEFAULT,
     ) -> nn.Module:
         """The quantized, calibrated copy of `backbone` that training starts from.
 
@@ -103,7 +110,7 @@ class TrainedMethod(Method):
         torch.manual_seed(seed)
         shared = {id(p): p for p in backbone.parameters()} if is_large(backbone) else {}
         student = copy.deepcopy(backbone, dict(shared))
-        quantize_(student, self.scheme().at(bits, backbone.eight_bit_layers))
+        quantize_(student, setting.scheme(self.scheme(), backbone, bits))
         for module in quant_modules(student):
             tuned = {id(parameter) for parameters in module.tuned_parameters().values() for parameter in parameters}
             for name, parameter in list(module.named_parameters(recurse=False)):

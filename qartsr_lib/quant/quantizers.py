@@ -9,43 +9,12 @@ import torch
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.registry import Registry
 from qartsr_lib.quant.granularity import Granularity, PerGroup, PerTensor, granularity_from_dict
+from qartsr_lib.quant.observers import OBSERVERS, Limits, MinMaxObserver
 from qartsr_lib.quant.primitives import affine_qparams, fake_quantize, integer_range, symmetric_qparams
 
 QPARAM_BITS = 16
 """Bits in which one scale or one zero-point (and any number of a side branch) is counted as stored."""
-Limits = tuple[torch.Tensor, torch.Tensor]
-"""(lower, upper) in a granularity's parameter shape."""
-
-
-class MinMaxObserver:
-    """Range rule: smallest and largest value over the whole calibration set (MaxMin, arXiv:1712.05877)."""
-
-    def __init__(self, granularity: Granularity) -> None:
-        self._granularity = granularity
-        self.limits: Limits | None = None
-
-    def update(self, x: torch.Tensor) -> None:
-        """Take one tensor into account."""
-        lower, upper = self._granularity.limits(x.detach())
-        if self.limits is not None:
-            lower, upper = torch.minimum(lower, self.limits[0]), torch.maximum(upper, self.limits[1])
-        # A copy: for a tensor with one element per set the limits are views of the activation.
-        self.limits = (lower.clone(), upper.clone())
-
-
-class FirstBatchObserver(MinMaxObserver):
-    """Range of the first tensor alone, as in PassionSR's released layer quantizers."""
-
-    def update(self, x: torch.Tensor) -> None:
-        if self.limits is None:
-            super().update(x)
-
-
-OBSERVERS: Registry[type[MinMaxObserver]] = Registry("range rule")
-OBSERVERS.register("min-max")(MinMaxObserver)
-OBSERVERS.register("first-batch")(FirstBatchObserver)
 
 
 def without_narrow_range(described: Mapping) -> dict:
@@ -62,7 +31,7 @@ class QuantizerConfig:
         granularity: which elements share a scale.
         symmetric: signed codes without zero-point instead of unsigned ones with.
         zero_point: "real" or "integer" (asymmetric only), see primitives.affine_qparams.
-        ranges: name of a range rule in OBSERVERS.
+        ranges: name of a range rule in observers.OBSERVERS.
     """
 
     bits: int
@@ -98,6 +67,7 @@ class Quantizer(nn.Module):
 
     scale: torch.Tensor
     zero_point: torch.Tensor | None
+    is_static = True  # has a range that calibration sets
 
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
         super().__init__()
@@ -152,7 +122,7 @@ class Quantizer(nn.Module):
 
     def start_observing(self) -> None:
         """Forget what an earlier calibration saw; the present scale stays until the end."""
-        self._observer = OBSERVERS.get(self.config.ranges)(self.config.granularity)
+        self._observer = OBSERVERS.get(self.config.ranges)(self.config.granularity, self.config.bits)
 
     def observe(self, x: torch.Tensor) -> None:
         """Let the range rule see `x` (nothing happens outside a calibration)."""
@@ -162,7 +132,7 @@ class Quantizer(nn.Module):
     def stop_observing(self) -> Limits | None:
         """End the calibration and return the range seen, None when nothing was."""
         observer, self._observer = self._observer, None
-        return None if observer is None else observer.limits
+        return None if observer is None else observer.limits()
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -180,6 +150,7 @@ class DynamicQuantizer(Quantizer):
     """
 
     stored_parameter_bits = 0
+    is_static = False
 
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
         super().__init__(config, shape, name, device)

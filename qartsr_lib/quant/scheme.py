@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.granularity import Granularity, PerChannel, PerTensor, granularity_from_dict
 from qartsr_lib.quant.layers import LayerConfig
-from qartsr_lib.quant.quantizers import OBSERVERS, QuantizerConfig, without_narrow_range
+from qartsr_lib.quant.observers import OBSERVERS
+from qartsr_lib.quant.quantizers import QuantizerConfig, without_narrow_range
 
 FLOAT_BITS = 32
 """The width that means "not quantized" (the full-precision reference is float32)."""
@@ -62,7 +63,7 @@ class QuantScheme:
             activation bits, None for float products.
         attention_modules: fnmatch patterns of the attention modules that attention_bits concerns; PassionSR's code
             quantizes the products of the UNet and never those of the VAE.
-        ranges: range rule of the activations (quantizers.OBSERVERS).
+        ranges: range rule of the activations (observers.OBSERVERS).
         zero_point: "real" (the paper's Eq. 3) or "integer" (rounded, range including 0).
         layer_kind: entry of layers.LAYER_KINDS; "plain" has no side branch.
         layer_options: (name, value) pairs for that kind.

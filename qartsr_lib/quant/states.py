@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from qartsr_lib.base.progress import progress
-from qartsr_lib.quant.quantizers import Limits, Quantizer
+from qartsr_lib.quant.observers import OBSERVERS, Limits
+from qartsr_lib.quant.quantizers import Quantizer
 
 T = TypeVar("T")
 
@@ -108,13 +109,20 @@ def calibrate_once(backbone: nn.Module, quantized: nn.Module, images: list[torch
     products = [module for module in modules if not isinstance(module, nn.Linear | nn.Conv2d)]
     shared = (_digest(images), frozenset(q.name for module in products for q in module.activation_quantizers()))
     quantizers = [quantizer for module in modules for quantizer in module.activation_quantizers()]
-    keys = {q: (*shared, q.name, q.config.ranges, q.config.granularity) for q in quantizers}
+    keys = {q: (*shared, q.name, *_rule(q)) for q in quantizers}
     if any(key not in known for key in keys.values()):
         ranges = calibrate(quantized, quantized.upscale, progress(images, label))
         known.update((keys[quantizer], limits) for quantizer, limits in ranges.items())
         return
     for quantizer, key in keys.items():
         quantizer.set_range(*known[key])
+
+
+def _rule(quantizer: Quantizer) -> tuple:
+    """What the range of `quantizer` depends on, beside the values."""
+    config = quantizer.config
+    bits = config.bits if OBSERVERS.get(config.ranges).fits_values else None
+    return config.ranges, config.granularity, bits
 
 
 def _digest(images: list[torch.Tensor]) -> str:

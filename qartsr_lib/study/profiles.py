@@ -71,6 +71,8 @@ class Profile:
     train_batch: int = 1  # images per step
     image_loss: str = "vae-features+mse"  # in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none
     teacher: str = "float32"  # precision in which trained methods imitate full precision, see `methods.trained.Budget`
+    #: What all methods of Tables 3 and 4 share beside the bits: options of `methods.setting.Setting` by name.
+    setting: tuple[tuple[str, str], ...] = ()
     #: Train with the papers' learning rates, made for long schedules, instead of the factor on them that was chosen
     #: on BSDS500/val.
     published_rates: bool = False

@@ -6,5 +6,6 @@ from qartsr_lib.show.figures.claims import claim_bars
 from qartsr_lib.show.figures.cost import cost_by_block, cost_components, deployment_scatter
 from qartsr_lib.show.figures.pictures import photograph_blocks, stage_grid
 from qartsr_lib.show.figures.quality import learning_curves, loss_curves, metric_panels, quality_against_bits
+from qartsr_lib.show.figures.sensitivity import sensitivity
 from qartsr_lib.show.figures.style import save
 from qartsr_lib.show.figures.theorem import contribution_bars, error_histograms, schedule_curves, theorem_laws

@@ -1,4 +1,4 @@
-"""The learning-rate tries as tables for people."""
+"""What was tried on BSDS500/val, learning rates and settings, as tables for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pandas as pd
 
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.experiments.rates import FIRST_LOOK, choose, criterion
+from qartsr_lib.study.experiments.settings import FACTORS, means
 
 
 def rate_sections(tries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -26,3 +27,22 @@ def rate_sections(tries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     every = values.map("{:.2f}".format).replace("nan", "").rename_axis(columns=None).reset_index()
     every["method"] = every["method"].map(lambda method: METHODS.get(method).label)
     return [("Chosen factor", pd.DataFrame(chosen)), ("Logarithm of error times distance, lower is better", every)]
+
+
+def setting_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """[(title, text table)] of results/study/settings.csv: a line per setting, a column per method and bit width."""
+    order = means(rows).index[::-1]
+    titles = {
+        "psnr_fp": "PSNR-Y to full precision's image, dB; best mean first",
+        "psnr_hr": "PSNR-Y to the original, dB",
+        "stored_bits": "Stored bits per weight",
+    }
+    sections = []
+    for value, title in titles.items():
+        table = means(rows, value).loc[order].map("{:.2f}".format)
+        table.columns = [f"{METHODS.get(method).label} {bits}" for method, bits in table.columns]
+        sections.append((title, table.reset_index().rename(columns=dict(zip(FACTORS, _FACTOR_TITLES, strict=True)))))
+    return sections
+
+
+_FACTOR_TITLES = ("8-bit layers", "ranges", "zero-points")

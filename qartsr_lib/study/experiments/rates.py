@@ -8,36 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from qartsr_lib.backbones import load_backbone
-from qartsr_lib.backbones.features import pretrained_distance
 from qartsr_lib.base import paths
-from qartsr_lib.base.errors import Diverged, QartsrError
-from qartsr_lib.base.files import remembered_sha256, write_text
-from qartsr_lib.images.datasets.calibration import calibration_list
-from qartsr_lib.images.degrade import degrade
-from qartsr_lib.images.image import central_crop, list_images, psnr_y, read_image
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.rates import CHOSEN, OTHERS
-from qartsr_lib.study.measured import Measured, measure_questions
+from qartsr_lib.methods.rates import CHOSEN, OTHERS, Options, training_options
+from qartsr_lib.study.experiments.trials import Trial, run_trials
+from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.study.results import read_measurement
-from qartsr_lib.training.finetuning.losses import perceptual_and_squared
 
 #: Factors on a method's published rates that every method is tried with.
 FIRST_LOOK = (1, 10, 100, 1000)
 #: Times the winner of the first look: half a decade down and up.
 SECOND_LOOK = (0.3, 3)
-#: The backbone whose UNet does its share at T = 1: the fair one for comparing methods.
-BACKBONE, TIMESTEP = "embedded-scaled", 1
 BITS = ("W4A4", "W2A2")
-VALIDATION, PHOTOGRAPHS, CROP = "BSDS500/val", 12, 128
+KEY = ("method", "bits", "factor")
 
 #: Name of a trained method, bits, factor on its published rates.
 Try = tuple[str, str, float]
@@ -86,50 +79,14 @@ def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
 
 
 def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
-    """Rows dataset, method, bits, factor, image, psnr_fp, psnr_hr, feature_distance, image_loss; see `run_look`."""
-    study = get_profile("study")
-    shared = {"batch": study.train_batch, "image_loss": study.image_loss, "teacher": study.teacher}
-    calibration = calibration_list(study, data_root)
-    files = list_images(data_root / VALIDATION)[:PHOTOGRAPHS]
-    pairs = {}  # (LQ, HR) of central crops, bicubic and realistic by turns
-    for seed, path in enumerate(files):
-        hr = central_crop(read_image(path), CROP)
-        pairs[path.stem] = degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
-    backbone, distance = load_backbone(BACKBONE, TIMESTEP), pretrained_distance("cpu")
-    fixed = {
-        "weights_sha256": backbone.weights_sha256,
-        "calibration": {"name": calibration.name, "sha256": calibration.sha256},
-        "data": {"name": VALIDATION, "crop": CROP, "sha256": [remembered_sha256(path) for path in files]},
-    }
-    questions = {
-        (method, bits, factor): {
-            "parameters": {"measurement": "tries", "backbone": BACKBONE, "timestep": TIMESTEP, "method": method}
-            | {"bits": bits, "rate": factor, "images": images, **shared},
-            **fixed,
-        }
-        for method, bits, factor in cells
-    }
+    """Rows dataset, KEY, image and what `trials.run_trials` measures; see `run_look`."""
+    study = replace(get_profile("study"), train_images=images)
 
-    @torch.no_grad()
-    def scores(student: torch.nn.Module, lq: torch.Tensor, hr: torch.Tensor) -> tuple[float, ...]:
-        image, target = student.upscale(lq), backbone.upscale(lq)
-        apart = (distance(image, target), perceptual_and_squared(distance)(image, target))
-        return psnr_y(image, target), psnr_y(image, hr), *map(float, apart)
+    def options(method: str, bits: str, factor: float) -> Options:
+        return tuple((dict(training_options(method, bits, study)) | {"rate": float(factor)}).items())
 
-    def measure(cell: Try) -> pd.DataFrame:
-        method, bits, factor = cell
-        try:
-            options = {"images": images, "rate": float(factor), **shared}
-            student = METHODS.get(method).build(backbone, bits, calibration.images, **options).backbone
-            scored = {name: scores(student, *pair) for name, pair in pairs.items()}
-        except Diverged as error:  # a rate at which training breaks down is a result too
-            print(error, flush=True)
-            scored = dict.fromkeys(pairs, (np.nan,) * 4)
-        rows = [(VALIDATION, *cell, name, *values) for name, values in scored.items()]
-        names = ["dataset", "method", "bits", "factor", "image", "psnr_fp", "psnr_hr", "feature_distance", "image_loss"]
-        return pd.DataFrame(rows, columns=names)
-
-    return measure_questions("study", questions, measure)
+    tried = {cell: Trial(*cell[:2], options(*cell)) for cell in cells}
+    return run_trials(tried, KEY, data_root, "tries")
 
 
 def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:

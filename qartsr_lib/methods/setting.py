@@ -1,0 +1,98 @@
+"""What all methods of a comparison share beside bits and images: the layers kept at 8 bits, ranges, zero-points.
+
+The paper says nothing about any of them, and they move results by more than most methods do; so they are factors of the
+study. Every method takes them as options, with the defaults of `Setting`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from torch import nn
+
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.registry import Registry
+from qartsr_lib.quant.scheme import QuantScheme, variant
+
+#: Name -> function(backbone) -> fnmatch patterns of the full names of the layers that stay at 8 bits.
+EIGHT_BIT_LISTS: Registry[Callable[[nn.Module], tuple[str, ...]]] = Registry("list of 8-bit layers")
+#: Written by notebook 13: backbone -> names of its sensitive layers.
+SENSITIVE = Path(__file__).with_name("sensitive.json")
+
+FIRST_AND_LAST = ("vae.encoder.conv_in", "vae.decoder.conv_out")
+IDENTITY_PATH = (
+    "vae.encoder.conv_in",
+    "vae.decoder.conv_in",
+    "unet.conv_in",
+    "vae.*samplers.*",
+    "vae.*conv_shortcut",
+)
+"""Convolutions with no normalization before them, so that their input has the range of a picture or of a sum."""
+
+
+@EIGHT_BIT_LISTS.register("passionsr")
+def passionsr(backbone: nn.Module) -> tuple[str, ...]:
+    """The list of PassionSR's released code, as the backbone names those layers."""
+    return backbone.eight_bit_layers
+
+
+@EIGHT_BIT_LISTS.register("first-last")
+def first_last(backbone: nn.Module) -> tuple[str, ...]:
+    """The network's first and last layer, as LSQ (arXiv:1902.08153) and most work on classifiers have it."""
+    return FIRST_AND_LAST
+
+
+@EIGHT_BIT_LISTS.register("identity-path")
+def identity_path(backbone: nn.Module) -> tuple[str, ...]:
+    """PassionSR's list and IDENTITY_PATH."""
+    return (*backbone.eight_bit_layers, *IDENTITY_PATH)
+
+
+@EIGHT_BIT_LISTS.register("sensitive")
+def sensitive(backbone: nn.Module) -> tuple[str, ...]:
+    """The layers measured to be sensitive, at no more stored bits than "identity-path"; QartsrError if not measured."""
+    known = json.loads(SENSITIVE.read_text(encoding="utf-8")) if SENSITIVE.exists() else {}
+    if backbone.name not in known:
+        raise QartsrError(
+            f"eight_bit=sensitive: the layers of {backbone.name!r} were not measured (notebook 13 does it for "
+            f"{', '.join(known) or 'no backbone yet'}); choose another list"
+        )
+    return tuple(known[backbone.name])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The factors; a QartsrError for an unknown value when `scheme` is asked.
+
+    Attributes:
+        eight_bit: name in EIGHT_BIT_LISTS.
+        ranges: of static activations, name in quant.observers.OBSERVERS.
+        zero_point: "real" (the paper's Eq. 3) or "integer", which released codes round to.
+    """
+
+    eight_bit: str = "passionsr"
+    ranges: str = "min-max"
+    zero_point: str = "real"
+
+    def scheme(self, scheme: QuantScheme, backbone: nn.Module, bits: str) -> QuantScheme:
+        """A method's `scheme` for `backbone` at `bits`."""
+        chosen = variant(scheme, ranges=self.ranges, zero_point=self.zero_point)
+        return chosen.at(bits, EIGHT_BIT_LISTS.get(self.eight_bit)(backbone))
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """(name, value) of what differs from the defaults: options of `Method.build`."""
+        return tuple((name, value) for name, value in vars(self).items() if value != getattr(Setting, name))
+
+
+DEFAULT = Setting()
+SETTING_OPTIONS = tuple(field.name for field in fields(Setting))
+
+
+def split_options(options: Mapping[str, object]) -> tuple[Setting, dict[str, object]]:
+    """The Setting among `options` of a method, and the rest."""
+    own = {name: value for name, value in options.items() if name not in SETTING_OPTIONS}
+    return replace(DEFAULT, **{name: options[name] for name in options if name in SETTING_OPTIONS}), own

@@ -1,0 +1,66 @@
+"""Notebook 13: the settings that all methods share, tried out on BSDS500/val; no test set is looked at.
+
+Every list of 8-bit layers with every range rule and real zero-points, and rounded zero-points at both ends of that; for
+one method without training, the finest quantizer without training, and QArtSR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from qartsr_lib.methods.rates import training_options
+from qartsr_lib.methods.setting import DEFAULT, EIGHT_BIT_LISTS, Setting
+from qartsr_lib.study.experiments.trials import BACKBONE, CHOICE, Trial, run_trials
+from qartsr_lib.study.measured import Measured
+from qartsr_lib.study.profiles import get_profile
+
+METHODS, BITS, RANGES = ("maxmin", "svdquant-released", "qartsr"), ("W4A4", "W2A2"), ("min-max", "least-squares")
+FACTORS = ("eight_bit", "ranges", "zero_point")
+KEY = ("backbone", "method", "bits", *FACTORS, "images")
+
+
+def all_settings() -> list[Setting]:
+    """Those that are tried: all lists and range rules, and rounded zero-points for DEFAULT and identity path."""
+    settings = [Setting(name, rule) for name, rule in product(EIGHT_BIT_LISTS, RANGES)]
+    ends = (DEFAULT, Setting("identity-path", "least-squares"))
+    return settings + [replace(setting, zero_point="integer") for setting in ends]
+
+
+def run_settings(
+    data_root: Path,
+    methods: Sequence[str] = METHODS,
+    bits: Sequence[str] = BITS,
+    settings: Sequence[Setting] | None = None,
+    images: int = 256,
+    backbone: str = BACKBONE,
+    photographs: slice = CHOICE,
+) -> Measured:
+    """Rows dataset, KEY, image and what `trials.run_trials` measures.
+
+    Args:
+        settings: None for `all_settings`.
+        images: budget of a trained method; its rates are those that were chosen under DEFAULT.
+        photographs: of BSDS500/val, by number.
+    """
+    study, tried = get_profile("study", train_images=images), {}
+    for method, width, setting in product(methods, bits, all_settings() if settings is None else settings):
+        options = training_options(method, width, replace(study, setting=setting.options))
+        cell = (backbone, method, width, *vars(setting).values(), images)
+        tried[cell] = Trial(method, width, options, backbone)
+    return run_trials(tried, KEY, data_root, "settings", photographs)
+
+
+def means(rows: pd.DataFrame, value: str = "psnr_fp") -> pd.DataFrame:
+    """Mean of `value` over photographs: a line per setting, a column per method and bit width; the best line last."""
+    table = rows.pivot_table(value, list(FACTORS), ["method", "bits"], "mean", sort=False)
+    return table.loc[table.mean(axis=1).sort_values().index]
+
+
+def best(rows: pd.DataFrame) -> Setting:
+    """The setting with the highest PSNR to full precision, mean over photographs, methods and bit widths."""
+    return Setting(*means(rows).index[-1])

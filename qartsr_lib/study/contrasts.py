@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from qartsr_lib.images.metrics import lower_is_better
+from qartsr_lib.methods.setting import Setting
 from qartsr_lib.study.evaluator import FULL_PRECISION
-from qartsr_lib.study.experiments import grids
+from qartsr_lib.study.experiments import grids, setting_grids
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, NO_MODEL, NO_TIMESTEP, OUTSIDE
 from qartsr_lib.study.results import KEYS
 from qartsr_lib.study.stats import few_note, mean_interval
@@ -90,6 +91,17 @@ _LOSSES = [grids.loss_label(loss) for loss in grids.IMAGE_LOSSES]
 LOSS_EFFECTS: dict[str, Pairs] = {
     "One image loss against the other": _against(_LOSSES[0], _LOSSES[1:]),
     "Distance to full precision": [(Row(loss), Row("FP")) for loss in _LOSSES],
+}
+
+_LABEL, _BUDGET = setting_grids.setting_label, setting_grids.LONGER
+_SHARED, _CHANGED = setting_grids.SHARED, setting_grids.ALL_CHANGED
+_ORIGINAL = _LABEL("qartsr", _SHARED)
+_CAUSES = [_LABEL("qartsr", setting) for setting in (Setting(_CHANGED.eight_bit), Setting(ranges=_CHANGED.ranges))]
+_CAUSES += [_LABEL("qartsr", *row) for row in ((_SHARED, _BUDGET), (_CHANGED,), (_CHANGED, _BUDGET))]
+#: What turned, title -> pairs: list, ranges and budget one at a time, the first two, all three.
+CAUSE_EFFECTS: dict[str, Pairs] = {
+    "Against the shared setting": [(Row(name), Row(_ORIGINAL)) for name in _CAUSES],
+    "Distance to full precision": [(Row(name), Row("FP")) for name in (_ORIGINAL, *_CAUSES)],
 }
 
 

@@ -1,4 +1,4 @@
-"""Which cells every table has: full precision and MaxMin (notebooks 00 and 02), Tables 3 and 4 (04, 05, 11, 12)."""
+"""Which cells every table has: full precision and MaxMin (notebooks 00 and 02), Tables 3 and 4 (04, 05, 11, 12, 14)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ KNOBS: dict[str, Options] = {
     "MaxMin [attention products at b bits]": (("attention_bits", "a"),),
     "MaxMin [first-batch ranges]": (("ranges", "first-batch"),),
     "MaxMin [rounded zero-point]": (("zero_point", "integer"),),
+    "MaxMin [least-squares ranges]": (("ranges", "least-squares"),),
+    "MaxMin [least-squares ranges, rounded zero-point]": (("ranges", "least-squares"), ("zero_point", "integer")),
 }
 #: Bit widths and T at which trained methods are repeated over all seeds.
 SEEDED_BITS, SEEDED_TIMESTEP = ("W4A4", "W2A2"), 1
@@ -58,7 +60,7 @@ def knob_grid(profile: Profile, backbone: str, timesteps: Sequence[int], bits: S
 Row = tuple[str, str, Options, str]
 
 
-def _on_cells(profile: Profile, rows: Callable[[int], Iterable[Row]]) -> list[Experiment]:
+def on_cells(profile: Profile, rows: Callable[[int], Iterable[Row]]) -> list[Experiment]:
     """Full precision and `rows`(T) on every cell of Tables 3 and 4 and every data set; all seeds where they decide."""
     grid = []
     for cell in profile.finetune_models:
@@ -70,7 +72,7 @@ def _on_cells(profile: Profile, rows: Callable[[int], Iterable[Row]]) -> list[Ex
     return [replace(experiment, dataset=dataset) for experiment, dataset in product(grid, profile.datasets)]
 
 
-def _at_seeded_timestep(profile: Profile) -> Profile:
+def at_seeded_timestep(profile: Profile) -> Profile:
     """`profile` with those cells of Tables 3 and 4 alone that have T = SEEDED_TIMESTEP."""
     cells = tuple(cell for cell in profile.finetune_models if cell[1] == SEEDED_TIMESTEP)
     return replace(profile, finetune_models=cells)
@@ -80,7 +82,7 @@ def comparison_grid(profile: Profile) -> list[Experiment]:
     """Table 3: bicubic interpolation; full precision and every method on every cell, bit width and data set."""
     models = product(profile.finetune_bits, profile.methods)
     rows = [(method, bits, training_options(method, bits, profile), "") for bits, method in models]
-    grid = _on_cells(profile, lambda _: rows)
+    grid = on_cells(profile, lambda _: rows)
     return (bicubic_rows(profile) if grid else []) + grid
 
 
@@ -94,7 +96,7 @@ def budget_grid(profile: Profile, factors: Sequence[int]) -> list[Experiment]:
         (method, bits, training_options(method, bits, profile, factor), budget_label(method, factor))
         for factor, method in product((1, *factors), trained)
     ]
-    return _on_cells(replace(_at_seeded_timestep(profile), seeds=profile.seeds[:1]), lambda _: rows)
+    return on_cells(replace(at_seeded_timestep(profile), seeds=profile.seeds[:1]), lambda _: rows)
 
 
 def budget_label(method: str, factor: int) -> str:
@@ -114,7 +116,7 @@ def loss_grid(profile: Profile) -> list[Experiment]:
         ("qartsr", bits, training_options("qartsr", bits, replace(profile, image_loss=loss)), loss_label(loss))
         for loss in IMAGE_LOSSES
     ]
-    return _on_cells(_at_seeded_timestep(profile), lambda _: rows)
+    return on_cells(at_seeded_timestep(profile), lambda _: rows)
 
 
 def loss_label(loss: str) -> str:
@@ -172,7 +174,7 @@ def ablation_grid(profile: Profile) -> list[Experiment]:
         for bits, row in product(profile.ablation_bits, WITH_TRQ if timestep == 1 else WITHOUT_TRQ):
             yield row.method, bits, training_options(row.method, bits, profile, row.share) + row.options, row.label
 
-    return _on_cells(profile, rows)
+    return on_cells(profile, rows)
 
 
 def with_stages(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,54 @@
+"""Cells of notebook 14: what the shared setting and the budget do, on the test sets, one at a time and together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.rates import Options, training_options
+from qartsr_lib.methods.setting import Setting
+from qartsr_lib.study.evaluator import Experiment
+from qartsr_lib.study.experiments.grids import Row, at_seeded_timestep, on_cells
+from qartsr_lib.study.profiles import Profile
+
+SHARED, ALL_CHANGED = Setting(), Setting("identity-path", "least-squares")
+#: The shared setting, each of its two parts changed alone, and every list with fitted ranges.
+SETTINGS = (
+    SHARED,
+    Setting("identity-path"),
+    *(Setting(name, "least-squares") for name in ("passionsr", "first-last", "sensitive")),
+    ALL_CHANGED,
+)
+#: Methods under all of SETTINGS, where the profile has them: nothing but ranges, the finest quantizer, and QArtSR.
+COMPARED = ("maxmin", "svdquant-released", "qartsr")
+LONGER = 8  # times the budget, under the two ends of SETTINGS
+
+
+def setting_grid(profile: Profile) -> list[Experiment]:
+    """COMPARED under each of SETTINGS, both models at T = 1, every bit width of Table 3 and data set; one seed."""
+    compared = [method for method in COMPARED if method in profile.methods]
+    cells = product(profile.finetune_bits, compared, SETTINGS)
+    return _grid(profile, [_row(profile, method, bits, setting) for bits, method, setting in cells])
+
+
+def budget_grid(profile: Profile) -> list[Experiment]:
+    """QArtSR with LONGER times the budget under the shared setting and ALL_CHANGED, otherwise as `setting_grid`."""
+    cells = product(profile.ablation_bits, (SHARED, ALL_CHANGED))
+    return _grid(profile, [_row(profile, "qartsr", bits, setting, LONGER) for bits, setting in cells])
+
+
+def setting_label(method: str, setting: Setting, factor: int = 1) -> str:
+    """Name in the table of a method under a setting, trained for `factor` times the budget."""
+    label = METHODS.get(method).label.translate(str.maketrans("[]", "()"))  # one pair of brackets, the setting's
+    longer = [f"{factor}x images"] if factor > 1 else []
+    return f"{label} [{', '.join((setting.eight_bit, setting.ranges, *longer))}]"
+
+
+def _row(profile: Profile, method: str, bits: str, setting: Setting, factor: int = 1) -> Row:
+    options: Options = training_options(method, bits, replace(profile, setting=setting.options), factor)
+    return method, bits, options, setting_label(method, setting, factor)
+
+
+def _grid(profile: Profile, rows: list[Row]) -> list[Experiment]:
+    return on_cells(replace(at_seeded_timestep(profile), seeds=profile.seeds[:1]), lambda _: rows)

@@ -1,6 +1,8 @@
 """The layers of LSQ, EfficientDM, PassionSR and SVDQuant against closed forms."""
 
+import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,11 +11,11 @@ from torch import nn
 
 from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.svdquant import RELEASED_SETTING, _candidates
+from qartsr_lib.methods.svdquant import RELEASED_SETTING, WITHOUT_SKIPPED, _candidates
 from qartsr_lib.quant.apply import quantize_, report
-from qartsr_lib.quant.granularity import PerGroup
+from qartsr_lib.quant.granularity import PerGroup, broadcast_along
 from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
-from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, matches
 from qartsr_lib.quant.states import QuantState, calibrate
 
 assert METHODS.names()  # registers the layer kinds
@@ -160,3 +162,58 @@ def test_svdquant_as_released_has_groups_and_stores_their_scales():
     assert net[0].weight_quantizer.scale.numel() == 10 * 2 and net[0].bias_quantizer is None
     assert report(net).weight_stored_bits[0] == 1280 * 4 + 16 * 20 + 16 * (128 + 10 + 128)
     assert float((net(x) - F.linear(x, net[0].weight, net[0].bias)).square().mean()) < 0.01
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_svdquant_as_released_against_deepcompressors_rules(name):
+    """Computed here in float64: groups (1, 64, 1, 1), codes -7 .. 7, the range by the largest magnitude alone."""
+    torch.manual_seed(1)
+    layer = nn.Linear(128, 6) if name == "linear" else nn.Conv2d(128, 6, 3, padding=1)
+    net = nn.Sequential(layer)
+    quantize_(net, RELEASED_SETTING.at("W4A4"))
+    weight = layer.weight.detach().double().reshape(6, 2, 64, -1)
+    scale = weight.abs().amax(2, keepdim=True) / 7
+    wanted = ((weight / scale).round().clamp(-7, 7) * scale).reshape(layer.weight.shape)
+    assert torch.allclose(net[0].weight_quantizer(layer.weight).double(), wanted, atol=1e-6)
+    assert net[0].weight_quantizer.scale.numel() == 6 * 2 * layer.weight[0, 0].numel()
+    x = torch.randn(2, 128) if name == "linear" else torch.randn(2, 128, 1, 1)
+    rows = x.double().reshape(-1, 64)
+    step = rows.abs().amax(1, keepdim=True) / 7
+    assert torch.allclose(net[0].input_quantizer(x).double().reshape(-1, 64), (rows / step).round() * step, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+@pytest.mark.parametrize(("bound", "lowest"), [(F.silu, -0.2785), (F.gelu, -0.17), (F.relu, 0.0), (torch.sin, -1.0)])
+def test_svdquants_inputs_behind_an_activation_are_shifted_until_unsigned(name, bound, lowest):
+    torch.manual_seed(2)
+    layer = nn.Linear(64, 6) if name == "linear" else nn.Conv2d(64, 6, 3, padding=1)
+    x = bound(3 * (torch.randn(64, 64) if name == "linear" else torch.randn(2, 64, 6, 6)))
+    net = nn.Sequential(copy.deepcopy(layer))
+    quantize_(net, RELEASED_SETTING.at("W4A4"))
+    calibrate(net, net, [x])
+    net[0].start()
+    shift = -float(net[0].offset[0])
+    assert shift == (0 if lowest in (0, -1) else pytest.approx(-lowest, abs=0.002))
+    assert (net[0].inference_parts().offset is None) == (shift == 0)
+    levels = 15 if lowest > -1 else 7
+    scaled = net[0].scaled_input(x)
+    axis = -1 if name == "linear" else 1
+    step = (scaled.amax(axis) if levels == 15 else scaled.abs().amax(axis)) / levels
+    error = (net[0].quantized_input(scaled) - scaled).abs().amax(axis)
+    assert (error <= 0.51 * step).all()
+    wanted = F.linear if name == "linear" else partial(F.conv2d, padding=1)
+    weight = net[0].shifted_weight()
+    quantized = net[0].quantized_input(scaled) * broadcast_along(net[0].log_phi.exp(), axis, x.ndim) - shift
+    branch = net[0].side_out @ net[0].side_in
+    exact = wanted(quantized, weight - (branch.view_as(weight) / net[0].times_phi(torch.ones_like(weight))), layer.bias)
+    exact = exact + wanted(x, (branch.view_as(weight) / net[0].times_phi(torch.ones_like(weight))))
+    assert torch.allclose(net[0](x), exact, atol=2e-4)
+    exported = inference_form(net)
+    assert torch.allclose(exported(x), net(x), atol=1e-5)
+
+
+def test_svdquants_exceptions_stay_in_full_precision():
+    names = ["unet.conv_in", "unet.a.conv_shortcut", "unet.b.samplers.0.conv", "vae.c.proj_in", "unet.d.time_emb_proj"]
+    names += ["unet.time_embedding.linear_1"]
+    assert not any(matches(name, WITHOUT_SKIPPED) for name in names)
+    assert all(matches(name, WITHOUT_SKIPPED) for name in ("unet.a.conv1", "vae.b.conv_out", "unet.c.to_q"))

@@ -66,7 +66,7 @@ def test_integer_zero_point_agrees_with_torch_per_tensor(bits):
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_symmetric_agrees_with_torch_per_channel(bits):
     x = torch.randn(6, 400, generator=torch.Generator().manual_seed(bits))
-    scale = symmetric_qparams(x.amin(1, keepdim=True), x.amax(1, keepdim=True), bits)
+    scale = symmetric_qparams(x.amin(1, keepdim=True), x.amax(1, keepdim=True), *integer_range(bits, True))
     qmin, qmax = integer_range(bits, symmetric=True)
     ours = fake_quantize(x, scale, None, qmin, qmax)
     zeros = torch.zeros(6, dtype=torch.int32)
@@ -110,7 +110,7 @@ def test_code_ranges_at_two_bits(symmetric, expected):
 )
 def test_symmetric_scale_is_the_smallest_that_covers(lower, upper, expected):
     """At 2 bits: codes -2 .. 1."""
-    assert symmetric_qparams(torch.tensor(lower), torch.tensor(upper), 2).item() == expected
+    assert symmetric_qparams(torch.tensor(lower), torch.tensor(upper), *integer_range(2, True)).item() == expected
 
 
 # ---- laws --------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_error_is_at_most_half_a_step_inside_the_range(values, bits):
 @settings(deadline=None)
 def test_symmetric_covers_the_range_and_keeps_zero(values, bits):
     x = torch.cat([torch.from_numpy(values), torch.zeros(1)])
-    scale = symmetric_qparams(x.min(), x.max(), bits)
+    scale = symmetric_qparams(x.min(), x.max(), *integer_range(bits, True))
     quantized = fake_quantize(x, scale, None, *integer_range(bits, True))
     assert (quantized - x).abs().max().item() <= scale.item() / 2 + 4e-7 * x.abs().max().item()
     assert quantized[-1] == 0
@@ -176,7 +176,7 @@ def test_constant_tensor_is_reproduced(value, bits, zero_point):
 @settings(deadline=None)
 def test_constant_tensor_is_reproduced_symmetric(value, bits, narrow):
     x = torch.full((3,), value)
-    scale = symmetric_qparams(x.min(), x.max(), bits)
+    scale = symmetric_qparams(x.min(), x.max(), *integer_range(bits, True))
     quantized = fake_quantize(x, scale, None, *integer_range(bits, True))
     torch.testing.assert_close(quantized, x, rtol=1e-6, atol=1e-11)
 
@@ -198,7 +198,7 @@ def test_gradient_path_and_codes_give_the_same_bits(values, bits, symmetric):
     code_range = integer_range(bits, symmetric)
     scale, offset = affine_qparams(x.min(), x.max(), bits)
     if symmetric:
-        scale, offset = symmetric_qparams(x.min(), x.max(), bits), None
+        scale, offset = symmetric_qparams(x.min(), x.max(), *integer_range(bits, True)), None
     plain = fake_quantize(x, scale, offset, *code_range)
     for learn_x, learn_scale in ((True, False), (False, True), (True, True)):
         with_gradient = fake_quantize(

@@ -8,7 +8,10 @@ and in the correction that is added in 16 bits.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
@@ -72,12 +75,16 @@ class ChannelScaledLayer(QuantLayer):
         if torch.is_grad_enabled() and few_passes.fits(self, x):
             return self._in_few_passes(x)
         quantized = self.quantized_input(self.scaled_input(x))
-        return self._operate(quantized, *self.quantized_parameters()).add_(self.correction(x))
+        return self._corrected(self._operate(quantized, *self.quantized_parameters()), x)
+
+    def _corrected(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The quantized product y and what is added to it, in place."""
+        return y.add_(self.correction(x))
 
     def _in_few_passes(self, x: torch.Tensor) -> torch.Tensor:
         """`forward` in training, where `few_passes.fits`."""
         quantized, _ = few_passes.enter(self, self.shifted_input(x), None)
-        return self._operate(quantized, *self.quantized_parameters()).add_(self.correction(x))
+        return self._corrected(self._operate(quantized, *self.quantized_parameters()), x)
 
     def activation_quantizers(self) -> list[Quantizer]:
         return []  # `start` sets the input's range, which depends on phi
@@ -133,6 +140,37 @@ class ChannelScaledLayer(QuantLayer):
         quantizer = self.input_quantizer
         wanted = quantizer is not None and quantizer.is_static
         return wanted and OBSERVERS.get(quantizer.config.ranges).fits_values
+
+
+class ShiftedLayer(ChannelScaledLayer):
+    """One with an offset o per input channel, undone behind the layer: y = ... Q_A((x - o) / phi) + W o.
+
+    Attributes:
+        offset: o, (c_in,), a buffer or property of the subclass.
+    """
+
+    def shifted_input(self, x: torch.Tensor) -> torch.Tensor:
+        return x - broadcast_along(self.offset, self.input_axis, x.ndim)
+
+    def inference_parts(self) -> InferenceParts:
+        return replace(super().inference_parts(), offset=self.offset, behind=self.behind())
+
+    def behind(self) -> torch.Tensor:
+        """W o: (c_out,), or a convolution's per kernel position, (c_out, 1, k, k), which its borders need."""
+        weight = self.shifted_weight()
+        if isinstance(self, nn.Linear):
+            return F.linear(self.offset, weight)
+        return (weight * broadcast_along(self.offset, 1, weight.ndim)).sum(1, keepdim=True)
+
+    def shifted_weight(self) -> torch.Tensor:
+        """W of W o, like W."""
+        return self.weight
+
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        """W o behind the layer; a convolution of o, padded with zeros like x - o, so that borders are right too."""
+        if isinstance(self, nn.Linear):
+            return self.behind()
+        return self._conv_forward(x.new_ones(1, 1, *x.shape[-2:]), self.behind(), None)
 
 
 class _Quotient(torch.autograd.Function):

@@ -11,23 +11,19 @@ images, not the first batch.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.methods.base import METHODS, register_layers
-from qartsr_lib.methods.channel_layers import ChannelScaledLayer
+from qartsr_lib.methods.channel_layers import ShiftedLayer
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant.granularity import broadcast_along
-from qartsr_lib.quant.layers import InferenceParts, LayerConfig
+from qartsr_lib.quant.layers import LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
 from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Z_H, Phase, split, three_parts
 
 
 @register_layers("equivalent")
-class EquivalentLayer(ChannelScaledLayer):
+class EquivalentLayer(ShiftedLayer):
     """LET and LBQ. `offset_units`, (c_in,), is o over the power of two nearest the input's width, zero at the start."""
 
     quantizer_type = LearnedQuantizer
@@ -48,24 +44,6 @@ class EquivalentLayer(ChannelScaledLayer):
     def set_ranges(self) -> None:
         self.offset_unit.copy_(power_of_two(self._highest.max() - self._lowest.min()))
         super().set_ranges()
-
-    def shifted_input(self, x: torch.Tensor) -> torch.Tensor:
-        return x - broadcast_along(self.offset, self.input_axis, x.ndim)
-
-    def inference_parts(self) -> InferenceParts:
-        return replace(super().inference_parts(), offset=self.offset, behind=self.behind())
-
-    def behind(self) -> torch.Tensor:
-        """W o: (c_out,), or a convolution's per kernel position, (c_out, 1, k, k), which its borders need."""
-        if isinstance(self, nn.Linear):
-            return F.linear(self.offset, self.weight)
-        return (self.weight * broadcast_along(self.offset, 1, self.weight.ndim)).sum(1, keepdim=True)
-
-    def correction(self, x: torch.Tensor) -> torch.Tensor:
-        """W o behind the layer; a convolution of o, padded with zeros like x - o, so that borders are right too."""
-        if isinstance(self, nn.Linear):
-            return self.behind()
-        return self._conv_forward(x.new_ones(1, 1, *x.shape[-2:]), self.behind(), None)
 
 
 class PassionSR(TrainedMethod):

@@ -3,9 +3,11 @@
     y = L1 L2 x~ + Q_W(W~ - L1 L2) Q_A(x~) + Q_B(B),    x~ = x / phi, W~ = phi W
 
 phi is searched on a grid by the layer's output error, then L is refined: L <- SVD_r(W~ - Q(W~ - L)), as long as the
-output error falls (deepcompressor). "SVDQuant [as released]" has the released code's far finer quantizers. What
-deepcompressor leaves in 16 bits (ResNet convolutions, samplers, projections) is quantized by both: on a convolutional
-network nothing would be otherwise.
+output error falls (deepcompressor). "SVDQuant [as released]" has the released code's far finer quantizers: a scale per
+64 input channels and kernel position, as many codes below as above zero, dynamic activations, which are shifted until
+they are not negative where an activation function bounds them below. What deepcompressor leaves in 16 bits (shortcuts,
+samplers, projections, embeddings; in one of its forms ResNet convolutions too) is quantized by both; a third row leaves
+the first four in full precision.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ import torch
 import torch.nn.functional as F
 
 from qartsr_lib.methods.base import METHODS, CalibratedMethod, register_layers
-from qartsr_lib.methods.channel_layers import ChannelScaledLayer
+from qartsr_lib.methods.channel_layers import ChannelScaledLayer, ShiftedLayer
 from qartsr_lib.methods.low_rank import SIDE_DIVISOR, scaled_rank, side_branch, truncated_svd
+from qartsr_lib.quant.apply import EVERYTHING
 from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.layers import InferenceParts, LayerConfig
-from qartsr_lib.quant.quantizers import DynamicQuantizer
+from qartsr_lib.quant.quantizers import QPARAM_BITS, DynamicQuantizer
 from qartsr_lib.quant.scheme import SHARED_SETTING
 
 REFINEMENTS = 100
@@ -122,26 +125,77 @@ def _candidates(inputs: torch.Tensor, weight: torch.Tensor) -> Iterator[torch.Te
         yield alpha * inputs - (1 - alpha) * weight
 
 
+SHIFTS = (0.171875, 1141 / 4096)
+"""What makes inputs after GELU (at least -0.16998) and SiLU (-0.27846) unsigned; both are numbers of float16."""
+
+
 @register_layers("smoothed-dynamic")
-class DynamicLayer(SmoothedLayer):
-    """One whose activation quantizer has no range to be set."""
+class DynamicLayer(ShiftedLayer, SmoothedLayer):
+    """One whose activation quantizer has no range to be set, and whose input is shifted where it has a lower bound.
+
+    Attributes:
+        offset: o, (c_in,): minus the first of SHIFTS that makes all calibration inputs positive, 0 where none does, or
+            none is needed.
+    """
 
     input_quantizer_type = DynamicQuantizer
 
+    def _add_quantizers(self, config: LayerConfig, name: str) -> None:
+        super()._add_quantizers(config, name)
+        self.register_buffer("offset", torch.zeros_like(self.log_phi))
 
-GROUP = 64  # of input channels; a convolution's are shared over the kernel, activations are dynamic per token
+    def shifted_weight(self) -> torch.Tensor:
+        """What the layer multiplies by, so that W o takes away what the shift added, and nothing is to be stored."""
+        weight, _ = self.quantized_parameters()
+        return (weight + (self.side_out @ self.side_in).view_as(weight)) / self.times_phi(torch.ones_like(weight))
+
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        branch = SmoothedLayer.correction(self, x)
+        return branch + ShiftedLayer.correction(self, x) if self.offset.any() else branch
+
+    def _corrected(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        # One after the other, as the inference form adds them: sums in another order have other bits.
+        shifted = y.add_(ShiftedLayer.correction(self, x)) if self.offset.any() else y
+        return shifted.add_(SmoothedLayer.correction(self, x))
+
+    def inference_parts(self) -> InferenceParts:
+        parts = super().inference_parts()
+        return parts if self.offset.any() else replace(parts, offset=None, behind=None)
+
+    @property
+    def side_branch_bits(self) -> int:
+        offset, behind = self.inference_parts().offset, self.inference_parts().behind
+        derived = 0 if offset is None else offset.numel() - 1 + behind.numel()  # one number is stored, W o follows
+        return super().side_branch_bits - QPARAM_BITS * derived
+
+    def start(self) -> None:
+        self.largest()  # tells where nothing was observed
+        lowest = float(self._lowest.min())
+        shift = next((shift for shift in SHIFTS if lowest >= -shift), 0.0) if lowest < 0 else 0.0
+        self.offset.fill_(-shift)
+        self._lowest, self._highest = self._lowest + shift, self._highest + shift
+        super().start()
+
+
+GROUP = 64  # of input channels; activations are dynamic per token
 RELEASED_SETTING = replace(
     SHARED_SETTING,
-    weight_granularity=PerGroup(GROUP),
+    weight_granularity=PerGroup(GROUP, per_position=True),
     weight_symmetric=True,
+    narrow_range=True,
     activation_granularity=PerGroup(GROUP),
     activation_symmetric=True,
     bias_bits=None,
     layer_kind="smoothed-dynamic",
 )
 
-for _name, _label, _setting in (
-    ("svdquant", "SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed")),
-    ("svdquant-released", "SVDQuant [as released]", RELEASED_SETTING),
+#: All but what deepcompressor's configurations of diffusion models skip: embeddings, shortcuts, projections, samplers.
+WITHOUT_SKIPPED = ("*", "!*.conv_in", "!*embedding*", "!*conv_shortcut", "!*time_emb_proj", "!*.proj_in", "!*.proj_out")
+WITHOUT_SKIPPED += ("!*samplers.*",)
+
+for _name, _label, _setting, _only in (
+    ("svdquant", "SVDQuant", replace(SHARED_SETTING, layer_kind="smoothed"), EVERYTHING),
+    ("svdquant-released", "SVDQuant [as released]", RELEASED_SETTING, EVERYTHING),
+    ("svdquant-skipping", "SVDQuant [as released, its exceptions float]", RELEASED_SETTING, WITHOUT_SKIPPED),
 ):
-    METHODS.register(_name)(CalibratedMethod(_name, _label, _setting))
+    METHODS.register(_name)(CalibratedMethod(_name, _label, _setting, _only))

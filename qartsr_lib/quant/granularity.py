@@ -61,15 +61,20 @@ class PerGroup(Granularity):
 
     A tensor whose channel count `size` does not divide (or exceeds) forms one group: there is no ragged last one.
     Weight (c_out, c_in, k, k), axis 1 -> (c_out, c_in / size, 1, 1, 1); activation (..., C), axis -1 -> (C / size, 1).
+    With `per_position`, of weights alone, every position of the kernel has scales of its own:
+    (c_out, c_in / size, 1, k, k).
     """
 
     size: int
     axis: int = 1
+    per_position: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1:
             raise ValueError(f"group size must be at least 1, got {self.size}")
+        if self.per_position and self.axis < 0:
+            raise ValueError("per_position is of weights, whose axis counts from the front")
 
     def view(self, x: torch.Tensor) -> torch.Tensor:
         channels = x.shape[self.axis]
@@ -77,6 +82,9 @@ class PerGroup(Granularity):
         return x.unflatten(self.axis, (channels // size, size))
 
     def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.per_position:
+            grouped = self.view(x)
+            return grouped.amin(self.axis + 1, keepdim=True), grouped.amax(self.axis + 1, keepdim=True)
         # Splitting a negative axis in two moves the group index one place to the left.
         return _limits_along(self.view(x), self.axis if self.axis >= 0 else self.axis - 1)
 

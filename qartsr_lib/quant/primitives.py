@@ -26,10 +26,13 @@ SCALE_FLOOR = 1e-12
 """Smallest scale: keeps constant tensors (range 0) free of division by zero."""
 
 
-def integer_range(bits: int, symmetric: bool = False) -> tuple[int, int]:
-    """Smallest and largest code of 2 to 8 bits: 0 .. 2^b - 1, or symmetric -2^(b-1) .. 2^(b-1) - 1."""
+def integer_range(bits: int, symmetric: bool = False, narrow: bool = False) -> tuple[int, int]:
+    """Smallest and largest code of 2 to 8 bits: 0 .. 2^b - 1, or symmetric -2^(b-1) .. 2^(b-1) - 1.
+
+    A `narrow` symmetric range leaves out the first, as SVDQuant's released code does: -7 .. 7 at 4 bits.
+    """
     lowest = -(2 ** (bits - 1)) if symmetric else 0
-    return lowest, lowest + 2**bits - 1
+    return lowest + (symmetric and narrow), lowest + 2**bits - 1
 
 
 def affine_qparams(
@@ -62,9 +65,8 @@ def affine_qparams(
     return scale, -(code_of_zero * scale)
 
 
-def symmetric_qparams(lower: torch.Tensor, upper: torch.Tensor, bits: int) -> torch.Tensor:
-    """Smallest scale whose signed codes cover [lower, upper] without clipping; differentiable."""
-    qmin, qmax = integer_range(bits, symmetric=True)
+def symmetric_qparams(lower: torch.Tensor, upper: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
+    """Smallest scale whose signed codes, qmin < 0 to qmax, cover [lower, upper] without clipping; differentiable."""
     scale = torch.maximum(lower.double() / qmin, upper.double() / qmax)
     return scale.clamp(min=SCALE_FLOOR).to(lower.dtype)
 

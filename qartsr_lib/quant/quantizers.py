@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,11 +17,6 @@ QPARAM_BITS = 16
 """Bits in which one scale or one zero-point (and any number of a side branch) is counted as stored."""
 
 
-def without_narrow_range(described: Mapping) -> dict:
-    """A description without the option `narrow_range`, which earlier files name; only where it was off."""
-    return {name: value for name, value in described.items() if name != "narrow_range" or value}
-
-
 @dataclass(frozen=True)
 class QuantizerConfig:
     """How one tensor is quantized; `asdict` is JSON-ready.
@@ -31,6 +26,7 @@ class QuantizerConfig:
         granularity: which elements share a scale.
         symmetric: signed codes without zero-point instead of unsigned ones with.
         zero_point: "real" or "integer" (asymmetric only), see primitives.affine_qparams.
+        narrow_range: of symmetric codes, see primitives.integer_range.
         ranges: name of a range rule in observers.OBSERVERS.
     """
 
@@ -38,19 +34,19 @@ class QuantizerConfig:
     granularity: Granularity = PerTensor()
     symmetric: bool = False
     zero_point: str = "real"
-    narrow_range: bool = field(default=False, init=False, repr=False)  # no option any more: files name it
+    narrow_range: bool = False
     ranges: str = "min-max"
 
     @classmethod
     def from_dict(cls, described: Mapping) -> QuantizerConfig:
         """Inverse of `asdict`; KeyError or TypeError when `described` is not one."""
         granularity = granularity_from_dict(described["granularity"])
-        return cls(**without_narrow_range(described) | {"granularity": granularity})
+        return cls(**described | {"granularity": granularity})
 
     @property
     def code_range(self) -> tuple[int, int]:
         """Smallest and largest code."""
-        return integer_range(self.bits, self.symmetric)
+        return integer_range(self.bits, self.symmetric, self.narrow_range)
 
 
 class Quantizer(nn.Module):
@@ -101,7 +97,7 @@ class Quantizer(nn.Module):
         """Fix scale and zero-point from a range in the granularity's parameter shape; raises as `check_range`."""
         self.check_range(lower, upper)
         if self.zero_point is None:
-            scale = symmetric_qparams(lower, upper, self.config.bits)
+            scale = symmetric_qparams(lower, upper, *self.code_range)
         else:
             scale, zero_point = affine_qparams(lower, upper, self.config.bits, self.config.zero_point)
             self.zero_point.copy_(zero_point)
@@ -168,7 +164,7 @@ class DynamicQuantizer(Quantizer):
             scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)
         else:
             qmin, qmax = self.code_range
-            scale = symmetric_qparams(lower, upper, self.config.bits)
+            scale = symmetric_qparams(lower, upper, qmin, qmax)
         return fake_quantize(grouped, scale, None, qmin, qmax).reshape(x.shape)
 
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:

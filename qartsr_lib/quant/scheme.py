@@ -11,7 +11,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant.granularity import Granularity, PerChannel, PerTensor, granularity_from_dict
 from qartsr_lib.quant.layers import LayerConfig
 from qartsr_lib.quant.observers import OBSERVERS
-from qartsr_lib.quant.quantizers import QuantizerConfig, without_narrow_range
+from qartsr_lib.quant.quantizers import QuantizerConfig
 
 FLOAT_BITS = 32
 """The width that means "not quantized" (the full-precision reference is float32)."""
@@ -65,6 +65,7 @@ class QuantScheme:
             quantizes the products of the UNet and never those of the VAE.
         ranges: range rule of the activations (observers.OBSERVERS).
         zero_point: "real" (the paper's Eq. 3) or "integer" (rounded, range including 0).
+        narrow_range: of symmetric codes, which then are as many below as above zero.
         layer_kind: entry of layers.LAYER_KINDS; "plain" has no side branch.
         layer_options: (name, value) pairs for that kind.
     """
@@ -80,6 +81,7 @@ class QuantScheme:
     attention_modules: tuple[str, ...] = ("unet.*",)
     ranges: str = "min-max"
     zero_point: str = "real"
+    narrow_range: bool = False
     layer_kind: str = "plain"
     layer_options: tuple[tuple[str, int | float | str | bool], ...] = ()
 
@@ -128,7 +130,8 @@ class QuantScheme:
     def _config(self, bits: int | None, granularity: Granularity, **rest) -> QuantizerConfig | None:
         if bits is None or bits == FLOAT_BITS:
             return None
-        return QuantizerConfig(bits, granularity, zero_point=self.zero_point, **rest)
+        narrow = self.narrow_range and rest.get("symmetric", False)
+        return QuantizerConfig(bits, granularity, zero_point=self.zero_point, narrow_range=narrow, **rest)
 
     def to_dict(self) -> dict:
         """JSON-ready form; `from_dict` reads it back."""
@@ -137,7 +140,7 @@ class QuantScheme:
     @classmethod
     def from_dict(cls, described: Mapping) -> QuantScheme:
         """Inverse of `to_dict`; KeyError, TypeError or QartsrError when `described` is not one."""
-        values = without_narrow_range(described) | {"bits": parse_bits(described["bits"])}
+        values = dict(described) | {"bits": parse_bits(described["bits"])}
         for name in ("weight_granularity", "activation_granularity"):
             values[name] = granularity_from_dict(described[name])
         values |= {name: tuple(described[name]) for name in ("eight_bit_layers", "attention_modules")}
@@ -145,8 +148,9 @@ class QuantScheme:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the fnmatch `patterns` fits a full name."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether one of the fnmatch `patterns` fits a full name, and none that has a ! in front."""
+    fits = [not pattern.startswith("!") for pattern in patterns if fnmatchcase(name, pattern.removeprefix("!"))]
+    return bool(fits) and all(fits)
 
 
 SHARED_SETTING = QuantScheme()

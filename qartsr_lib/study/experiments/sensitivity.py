@@ -133,8 +133,7 @@ class _only:
 
 def layer_facts(backbone: OneStepSR) -> pd.DataFrame:
     """Columns position (of inference), layer, weights, macs (for 512x512), on_lists, of every quantizable layer."""
-    with torch.device("meta"):
-        counted = trace(copy.deepcopy(backbone).to("meta"), 512)
+    counted = trace(backbone, 512)
     layers = counted[counted["kind"].isin(["Conv2d", "Linear"])].reset_index(drop=True)
     lists = {name: EIGHT_BIT_LISTS.get(name)(backbone) for name in EIGHT_BIT_LISTS if name != "sensitive"}
     on = [" ".join(name for name, found in lists.items() if matches(layer, found)) for layer in layers["name"]]

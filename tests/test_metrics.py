@@ -19,7 +19,7 @@ from qartsr_lib.images import metrics
 from qartsr_lib.images.image import from_uint8, read_image, write_png
 from qartsr_lib.images.metrics import METRICS, iqa
 
-WEIGHT_FREE_FR = ["PSNR", "SSIM", "MS-SSIM", "GMSD", "FSIM", "VIF", "PSNR-RGB", "VAE-FD"]
+WEIGHT_FREE_FR = ["PSNR", "SSIM", "MS-SSIM", "GMSD", "FSIM", "VIF", "PSNR-RGB", "VAE-FD", "CIEDE2000"]
 WEIGHT_FREE = [*WEIGHT_FREE_FR, "PIQE"]
 
 
@@ -100,7 +100,7 @@ def test_more_noise_is_worse_and_no_error_is_best(tmp_path, photograph, name):
     ladder = [_values(tmp_path, _noisy(photograph, s), photograph, [name])[name] for s in (0.0, 0.02, 0.1, 0.3)]
     assert ladder == sorted(ladder, reverse=METRICS.get(name).higher_is_better)
     assert len(set(ladder)) == 4
-    best = {"PSNR": 80, "PSNR-RGB": 80, "GMSD": 0, "VAE-FD": 0}.get(name, 1)
+    best = {"PSNR": 80, "PSNR-RGB": 80, "GMSD": 0, "VAE-FD": 0, "CIEDE2000": 0}.get(name, 1)
     assert ladder[0] == pytest.approx(best, abs=1e-4)
 
 

@@ -18,10 +18,10 @@ from qartsr_lib.base.errors import QartsrError, did_you_mean
 #: The eight metrics of the paper's tables, in its order.
 PAPER_METRICS = ("PSNR", "SSIM", "LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA")
 #: Metrics that need no network weights, so that every machine sees structure and naturalness.
-WEIGHT_FREE_METRICS = ("MS-SSIM", "GMSD", "FSIM", "VIF", "PIQE")
+WEIGHT_FREE_METRICS = ("MS-SSIM", "GMSD", "FSIM", "VIF", "PIQE", "CIEDE2000")
 ALL_METRICS = PAPER_METRICS + WEIGHT_FREE_METRICS
-#: Of Tables 3 and 4: the paper's eight, the quick weight-free one, and the perceptual distance that methods train on.
-FINETUNE_METRICS = (*PAPER_METRICS, "GMSD", "VAE-FD")
+#: Of Tables 3 and 4: the paper's eight, two quick weight-free ones, and the perceptual distance that methods train on.
+FINETUNE_METRICS = (*PAPER_METRICS, "GMSD", "CIEDE2000", "VAE-FD")
 #: The compared methods, in the paper's order.
 SEVEN_METHODS = ("maxmin", "lsq", "q-dm", "efficientdm", "passionsr", "svdquant", "qartsr")
 

@@ -32,6 +32,7 @@ def sensitivity(rows: pd.DataFrame, ranges: str) -> Figure:
     shown = shown.assign(kind=layer_class(shown["on_lists"].fillna("")))
     cases = sorted(set(shown["quantized"]), key=lambda case: (-int(case[1]), -ord(case[0])))  # W4, A4, W2, A2
     models = list(dict.fromkeys(shown["backbone"]))
+    smallest = shown.loc[shown["error"] > 0, "error"].min()
     size = (4.6 * len(models), 1.9 * len(cases))
     figure, axes = subplots(len(cases), len(models), size, sharex=True, sharey=True)
     for line, case in zip(axes, cases, strict=True):
@@ -42,7 +43,7 @@ def sensitivity(rows: pd.DataFrame, ranges: str) -> Figure:
                 share = layers["error"].sum() / part["error"].sum()
                 label = f"{name}: {share:.1%} of the sum"
                 axis.scatter(layers["position"], layers["error"], s=12, color=colour, label=label, zorder=2)
-            axis.set(yscale="log", ylim=(shown["error"].min() / 3, 30 * shown["error"].max()))
+            axis.set(yscale="log", ylim=(smallest / 3, 30 * shown["error"].max()))
             axis.set_title(f"{model}, only {case} of one layer", fontsize=8.5)
             axis.legend(fontsize=6.5, loc="upper center", handletextpad=0.2, borderaxespad=0.2, frameon=True)
         line[0].set_ylabel("MSE of the image")

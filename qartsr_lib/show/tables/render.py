@@ -19,7 +19,7 @@ from qartsr_lib.study.paper import BICUBIC_LABEL, paper_table, paper_values
 from qartsr_lib.study.results import read_cells
 
 CAPTIONS = Path(__file__).resolve().parents[1] / "assets" / "captions.toml"
-DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2}
+DECIMALS = {"PSNR": 2, "PSNR-RGB": 2, "SSIM": 4, "NIQE": 3, "MUSIQ": 2, "PIQE": 2, "CIEDE2000": 2}
 KEYS = ("dataset", "bits", "timestep", "method")
 #: Column of run ids: links on the page, left out in Markdown.
 RUN = "run"

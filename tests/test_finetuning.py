@@ -1,6 +1,7 @@
 """The engine: its losses against hooks on the plain network, the cache against the plain loop, resuming."""
 
 import copy
+import gc
 from dataclasses import replace
 
 import pytest
@@ -330,10 +331,43 @@ def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(losses, "perceptual_and_squared", lambda distance: seen.append(distance) or distance)
     distance = losses.lpips_and_mse(torch.device("cpu"))
-    network = distance.__closure__[0].cell_contents
+    network = distance.network
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(network.net(x).relu3_3, features[:16](x))
     assert seen and float(distance(x, x)) == 0.0 < float(distance(x, torch.rand(1, 3, 32, 32)))
+    images, targets = torch.rand(2, 3, 32, 32, requires_grad=True), torch.rand(2, 3, 32, 32)
+    wanted = network(images * 2.0 - 1.0, targets * 2.0 - 1.0).mean()  # the package's own way
+    found = distance(images, targets)
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+    gradients = [torch.autograd.grad(value, images)[0] for value in (found, wanted)]
+    assert torch.allclose(*gradients, atol=1e-7 + 1e-4 * float(gradients[1].abs().max()))
+    assert torch.equal(distance(images, targets), found)  # targets are remembered by now
+
+
+def test_features_of_targets_are_remembered_as_long_as_these_live_and_there_is_room():
+    from qartsr_lib.backbones.features import RememberingDistance
+
+    class Counted(RememberingDistance):
+        ROOM, calls = 2 * 48 * 4, 0
+
+        def features(self, images):
+            self.calls += 1
+            return [images * 1.0]
+
+        def between(self, found, wanted):
+            return (found[0] - wanted[0]).square().mean()
+
+    distance, image = Counted(), torch.rand(1, 3, 4, 4)
+    targets = [torch.rand(1, 3, 4, 4) for _ in range(3)]
+    values = [distance(image, target) for target in targets]
+    assert distance.calls == 6 and [distance(image, target) for target in targets] == values
+    assert distance.calls == 6 + 3 + 1, "there is room for two"
+    del targets[0]
+    gc.collect()
+    distance(image, targets[1])
+    before = distance.calls
+    distance(image, targets[1])
+    assert distance.calls == before + 1, "the room of the one that is gone is used again"
 
 
 def test_lpips_loss_without_weights_is_told_in_one_line(monkeypatch):

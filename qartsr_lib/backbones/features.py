@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,7 +13,49 @@ from qartsr_lib.backbones.base import load_backbone
 from qartsr_lib.images.image import DISTANCES
 
 
-class FeatureDistance(nn.Module):
+class RememberingDistance(nn.Module):
+    """Base of distances between features of two images, those of the second remembered.
+
+    Training compares with the same targets again and again: their features are kept as long as the tensors live, up to
+    ROOM bytes in all; beyond it they are computed each time, to the same bits.
+    """
+
+    ROOM = 2**30
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wanted = WeakTensorKeyDictionary()
+        self._left = self.ROOM
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """What is compared; images (N, 3, H, W), nominally in [0, 1]."""
+        raise NotImplementedError
+
+    def between(self, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
+        """Scalar distance of two results of `features`."""
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Scalar distance, 0 for equal images; gradients reach `images` only."""
+        wanted = self._wanted.get(targets)
+        if wanted is None:
+            with torch.no_grad():
+                wanted = self.features(targets)
+            self._remember(targets, wanted)
+        return self.between(self.features(images), wanted)
+
+    def _remember(self, targets: torch.Tensor, wanted: list[torch.Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in wanted)
+        if size <= self._left:
+            self._wanted[targets] = wanted
+            self._left -= size
+            weakref.finalize(targets, self._forgotten, size)
+
+    def _forgotten(self, size: int) -> None:
+        self._left += size
+
+
+class FeatureDistance(RememberingDistance):
     """LPIPS's form (arXiv:1801.03924, without learned weights) on the features of a frozen VAE encoder; *not* LPIPS.
 
     After each of the encoder's stages features are normalized to unit length over the channels, and the squared
@@ -22,25 +66,15 @@ class FeatureDistance(nn.Module):
         super().__init__()
         self.first = encoder.conv_in
         self.blocks = nn.ModuleList(encoder.down_blocks)
-        self._wanted = WeakTensorKeyDictionary()  # features of targets, as long as these are kept
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Unit-length features after each stage; images (N, 3, H, W), nominally in [0, 1]."""
+        """Unit-length features after each stage."""
         x = self.first(images * 2.0 - 1.0)
         found = [x] + [x := block(x) for block in self.blocks]
         return [F.normalize(x, dim=1, eps=1e-6) for x in found]
 
-    def forward(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Scalar distance, 0 for equal images; gradients reach `images` only.
-
-        The features of `targets` are remembered: training compares with the same tensors again and again.
-        """
-        wanted = self._wanted.get(targets)
-        if wanted is None:
-            with torch.no_grad():
-                self._wanted[targets] = wanted = self.features(targets)
-        stages = [(a - b).pow(2).sum(1).mean() for a, b in zip(self.features(images), wanted, strict=True)]
-        return torch.stack(stages).mean()
+    def between(self, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([(a - b).pow(2).sum(1).mean() for a, b in zip(found, wanted, strict=True)]).mean()
 
 
 @DISTANCES.register("embedded VAE")

@@ -39,7 +39,7 @@ def setting_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     }
     sections = []
     for value, title in titles.items():
-        table = means(rows, value).loc[order].map("{:.2f}".format)
+        table = means(rows, value).loc[order].map("{:.2f}".format).replace("nan", "")
         table.columns = [f"{METHODS.get(method).label} {bits}" for method, bits in table.columns]
         sections.append((title, table.reset_index().rename(columns=dict(zip(FACTORS, _FACTOR_TITLES, strict=True)))))
     return sections

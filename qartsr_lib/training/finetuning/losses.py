@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from qartsr_lib.backbones.features import pretrained_distance
+from qartsr_lib.backbones.features import RememberingDistance, pretrained_distance
 from qartsr_lib.backbones.steps import Flow
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
@@ -62,8 +62,25 @@ def lpips_and_mse(device: torch.device) -> ImageLoss:
     saved = tensors(file)
     # lpips cuts torchvision's features into slices and keeps their numbers: slice2.5.weight is features.5.weight.
     network.net.load_state_dict({key: saved["features." + key.split(".", 1)[1]] for key in network.net.state_dict()})
-    network = network.to(device).eval().requires_grad_(False)
-    return perceptual_and_squared(lambda images, targets: network(images * 2.0 - 1.0, targets * 2.0 - 1.0).mean())
+    return perceptual_and_squared(RememberingLPIPS(network.to(device).eval().requires_grad_(False)))
+
+
+class RememberingLPIPS(RememberingDistance):
+    """`network`, an lpips.LPIPS, mean over a batch, cut where both images' features meet."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Unit-length features after each of VGG16's slices."""
+        import lpips  # a second, and only needed here
+
+        return [*map(lpips.normalize_tensor, self.network.net(self.network.scaling_layer(images * 2.0 - 1.0)))]
+
+    def between(self, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
+        pairs = zip(self.network.lins, found, wanted, strict=True)
+        return torch.stack([layer((a - b).square()).mean() for layer, a, b in pairs]).sum()
 
 
 def phase_loss(

@@ -88,13 +88,37 @@ def test_lsq_gradient_of_the_step():
 def test_lora_updates_the_quantized_weight():
     _, layer, x = converted("linear", "lora", "W2A2")
     base = layer.weight_quantizer(layer.weight).detach()
-    assert torch.equal(layer.folded_weight().detach(), base)
+    assert torch.allclose(layer.folded_weight().detach(), base, atol=1e-6)
     layer.lora_out.data.normal_()
     update = layer.lora_unit**2 * layer.lora_out @ layer.lora_in
     expected = F.linear(
         layer.input_quantizer(x), layer.weight_quantizer(base + update), layer.bias_quantizer(layer.bias)
     )
     assert torch.allclose(layer(x), expected, atol=1e-5)
+
+
+def test_efficientdms_base_follows_its_step():
+    """Released: the base is (codes - z) times the trained step, so that all steps x 1.1 scale it by 1.1."""
+    _, layer, _ = converted("linear", "lora", "W4A4")
+    quantizer = layer.weight_quantizer
+    offset = quantizer.offset_units.detach() * quantizer.unit
+    before = layer.base().detach() - offset
+    with torch.no_grad():
+        quantizer.step_units.mul_(1.1)
+    assert torch.allclose(layer.base().detach() - offset, 1.1 * before, atol=1e-6)
+    assert torch.allclose(quantizer(layer.base()), layer.base(), atol=1e-6), "and it stays on the grid"
+
+
+def test_efficientdms_gradients_have_no_factor_and_offsets_of_weights_are_fixed():
+    _, layer, _ = converted("linear", "lora", "W4A4")
+    quantizer = layer.input_quantizer
+    quantizer.set_range(torch.tensor(0.0), torch.tensor(15.0))
+    (gradient,) = torch.autograd.grad(quantizer(torch.full((2, 12), 3.3)).sum(), quantizer.step_units)
+    assert float(gradient / quantizer.unit) == pytest.approx(24 * -0.3, rel=1e-4)
+    tuned = layer.tuned_parameters()
+    assert [parameter is layer.weight_quantizer.step_units for parameter in tuned["weight steps"]] == [True]
+    assert not layer.weight_quantizer.offset_units.requires_grad
+    assert any(parameter is quantizer.offset_units for parameter in tuned["activation steps"])
 
 
 @pytest.mark.parametrize("name", ["linear", "conv"])

@@ -1,8 +1,10 @@
 """EfficientDM (arXiv:2310.03270): a low-rank update merged into weights that are quantized already.
 
-Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, and only A, B and the quantizers' scales
-and offsets are trained (QALoRA). Not copied from the released code: skip and down-sampling convolutions that stay in
-full precision, and packing that leaves 3 bits out.
+Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, rebuilt from its codes with the step as
+it is trained, which it shares with Q_w. Trained are A, B, the steps, and the offsets of activations (QALoRA); those of
+weights are not. Gradients of steps have no factor. Not copied from the released code: skip and down-sampling
+convolutions that stay in full precision (a list of 8-bit layers is the study's factor), packing that leaves 3 bits out,
+and rounding before clipping, which lets gradients pass half a step beyond the range.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from torch import nn
 
 from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
-from qartsr_lib.methods.lsq import StepLayer
+from qartsr_lib.methods.lsq import StepLayer, StepQuantizer
 from qartsr_lib.methods.trained import TrainedMethod
+from qartsr_lib.quant.primitives import quantize
 from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS
 
 LORA_SHARE = 1 / 2500
@@ -22,15 +25,24 @@ WEIGHT_STEP_RATE = 1e-6 * 2**6
 """1e-6 for the steps themselves, which are held over the power of two nearest them, about 2^-6 at 4 bits."""
 
 
+class FreeStepQuantizer(StepQuantizer):
+    """A StepQuantizer whose gradients are those of the formula, as EfficientDM's."""
+
+    scales_gradients = False
+
+
 @register_layers("lora")
 class MergedLoraLayer(StepLayer):
-    """Q_w(W_int + B A) x.
+    """Q_w(W_int + B A) x, with W_int = step x codes + offset.
 
     Attributes:
-        base: W_int in floating point, the weight as first quantized; a buffer.
+        codes: of the weight as first quantized, whole numbers in floating point, like W; a buffer. W itself where
+            weights are not quantized.
         lora_out, lora_in: B (c_out, r), zero, and A (r, c_in k k), Kaiming uniform; both over `lora_unit`, the mean
             first step size, so that one learning rate is scale-aware.
     """
+
+    quantizer_type = FreeStepQuantizer
 
     def _add_quantizers(self, config, name: str) -> None:
         super()._add_quantizers(config, name)
@@ -38,18 +50,27 @@ class MergedLoraLayer(StepLayer):
         rank, fan_in = scaled_rank(weight, MERGED_DIVISOR), weight[0].numel()
         step = weight.new_ones(()) if quantizer is None else quantizer.scale.mean()
         self.register_buffer("lora_unit", step)
-        with torch.no_grad():
-            self.register_buffer("base", (weight if quantizer is None else quantizer(weight)).clone())
+        codes = weight if quantizer is None else quantize(weight, *quantizer.qparams(weight), *quantizer.code_range)
+        self.register_buffer("codes", codes.detach().clone())
+        if quantizer is not None:
+            quantizer.offset_units.requires_grad_(False)
         self.lora_out = nn.Parameter(weight.new_zeros(len(weight), rank))
         self.lora_in = nn.Parameter(kaiming_start(rank, fan_in, weight) / step)
 
     def folded_weight(self) -> torch.Tensor:
         """W_int + B A, like W: what Q_w sees."""
         update = (self.lora_unit * self.lora_out) @ (self.lora_unit * self.lora_in)
-        return self.base + update.view_as(self.weight)
+        return self.base() + update.view_as(self.weight)
+
+    def base(self) -> torch.Tensor:
+        """W_int, like W, by the present step."""
+        if self.weight_quantizer is None:
+            return self.codes
+        step, offset = self.weight_quantizer.qparams(self.codes)
+        return step * self.codes + offset
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
-        weight = [] if self.weight_quantizer is None else list(self.weight_quantizer.parameters())
+        weight = [] if self.weight_quantizer is None else [self.weight_quantizer.step_units]
         others = (self.input_quantizer, self.bias_quantizer)
         return {
             "lora": [self.lora_out, self.lora_in],

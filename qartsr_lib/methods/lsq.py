@@ -31,6 +31,8 @@ class StepQuantizer(Quantizer):
     to its epsilon.
     """
 
+    scales_gradients = True
+
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
         super().__init__(config, shape, name, device)
         if config.symmetric:
@@ -42,7 +44,8 @@ class StepQuantizer(Quantizer):
     def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Step size (kept positive) and offset, differentiable."""
         super().qparams(x)  # un-calibrated: tells so
-        factor = 1.0 / math.sqrt(x.numel() / self.scale.numel() * self.code_range[1])
+        share = x.numel() / self.scale.numel() * self.code_range[1]
+        factor = 1.0 / math.sqrt(share) if self.scales_gradients else 1.0
         step = _with_gradient_times(self.step_units, factor) * self.unit
         return step.clamp(min=SCALE_FLOOR), _with_gradient_times(self.offset_units, factor) * self.unit
 

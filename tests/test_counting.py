@@ -174,11 +174,13 @@ def test_honest_storage_is_that_of_a_real_quantized_model(small, name):
     assert round(counted) == int(real_report["stored_bits"].sum()) + norms
 
 
-def test_honest_storage_of_a_built_model(small):
+@pytest.mark.parametrize(("name", "options"), [("maxmin", {}), ("maxmin@first-last", {"eight_bit": "first-last"})])
+def test_honest_storage_of_a_built_model(small, name, options):
     """What a method's `build` returns is what was counted without it."""
     model, layers = small
-    built = METHODS.get("maxmin").build(model, "W2A2", lq_images())
-    parts = honest.components(model, layers, ["maxmin"], ["W2A2"]).query("bits == 'W2A2'").set_index("component")
+    built = METHODS.get("maxmin").build(model, "W2A2", lq_images(), **options)
+    parts = honest.components(model, layers, [name], ["W2A2"]).query("bits == 'W2A2'").set_index("component")
+    assert set(parts["method"]) == {"MaxMin [first-last]" if options else "MaxMin"}
     weights = int(layers["weights"].sum())
     stored = parts["params_M"].sum() * 32e6 - 32 * int(layers["other_parameters"].sum())
     assert round(stored - int(built.report["bias_stored_bits"].sum())) == round(built.w_bits_effective * weights)

@@ -18,9 +18,8 @@ from functools import lru_cache
 
 import pandas as pd
 
-from qartsr_lib.methods import METHODS
 from qartsr_lib.quant.scheme import FLOAT_BITS, parse_bits
-from qartsr_lib.study.experiments.counting.honest import components
+from qartsr_lib.study.experiments.counting.honest import components, label_of
 from qartsr_lib.study.experiments.counting.trace import LAYERS, MODELS, OUTPUT_SIZE, PARAMETERS, counted
 from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.paper import paper_table
@@ -72,7 +71,7 @@ def measure_parts(profile: str) -> Measured:
 
 
 def _question(measurement: str, **parameters: object) -> dict:
-    labels = {name: METHODS.get(name).label for name in parameters.get("methods", ())}
+    labels = {name: label_of(name) for name in parameters.get("methods", ())}
     return {"parameters": {"measurement": measurement, "size": OUTPUT_SIZE, **parameters, "labels": labels}}
 
 

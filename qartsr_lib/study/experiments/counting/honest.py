@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.methods import METHODS
+from qartsr_lib.methods import METHODS, Method
+from qartsr_lib.methods.setting import DEFAULT, Setting
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.quantizers import QPARAM_BITS
-from qartsr_lib.quant.scheme import FLOAT_BITS, QuantScheme, parse_bits
+from qartsr_lib.quant.scheme import FLOAT_BITS, QuantScheme
 from qartsr_lib.study.experiments.counting.trace import LAYERS
 
 #: Per element of a quantized layer's input: divide by the step, subtract the zero-point; phi is merged into
@@ -34,22 +35,40 @@ COMPONENTS = (QUANTIZED, EXCEPTIONS, FLOAT, BRANCHES, SCALES, ATTENTION, REST)
 def components(model: OneStepSR, layers: pd.DataFrame, methods: Sequence[str], bits: Sequence[str]) -> pd.DataFrame:
     """Where the cost of every row of the honest rule comes from, for `model` in full precision and its `trace`.
 
-    Rows method (its label), bits, component (of COMPONENTS), params_M, ops_G. A QartsrError for unknown methods or
-    bits, or a method without a scheme.
+    Rows method (its label), bits, component (of COMPONENTS), params_M, ops_G. A QartsrError for unknown methods, lists
+    or bits, or a method without a scheme.
+
+    Args:
+        methods: names, or "name@list" with another of methods.setting.EIGHT_BIT_LISTS than the shared one.
     """
     frames = [_sums(model, layers, QuantScheme()).assign(method="OSEDiff", bits="W32A32")]
     quantized: dict[tuple, OneStepSR] = {}
     for width in bits:
         for name in methods:
-            method = METHODS.get(name)
-            scheme = method.scheme().at(parse_bits(width), model.eight_bit_layers)
+            (method, setting), label = parsed(name), label_of(name)
+            scheme = setting.scheme(method.scheme(), model, width)
             # Which quantizers and branches there are does not depend on the bits: one conversion serves all widths.
             key = (name, scheme.bits.w == FLOAT_BITS, scheme.bits.a == FLOAT_BITS)
             if key not in quantized:
                 quantized[key] = copy.deepcopy(model)
                 quantize_(quantized[key], scheme, method.only)
-            frames.append(_sums(quantized[key], layers, scheme).assign(method=method.label, bits=str(scheme.bits)))
+            frames.append(_sums(quantized[key], layers, scheme).assign(method=label, bits=str(scheme.bits)))
     return pd.concat(frames, ignore_index=True)[["method", "bits", "component", "params_M", "ops_G"]]
+
+
+def parsed(name: str) -> tuple[Method, Setting]:
+    """The method and the setting of "name" or "name@list"."""
+    method, _, eight_bit = name.partition("@")
+    return METHODS.get(method), Setting(eight_bit) if eight_bit else DEFAULT
+
+
+def label_of(name: str) -> str:
+    """Name in the table of "name" or "name@list"."""
+    method, setting = parsed(name)
+    if setting == DEFAULT:
+        return method.label
+    base, _, variant = method.label.removesuffix("]").partition(" [")
+    return f"{base} [{', '.join(filter(None, (variant, setting.eight_bit)))}]"
 
 
 def _sums(quantized: OneStepSR, layers: pd.DataFrame, scheme: QuantScheme) -> pd.DataFrame:

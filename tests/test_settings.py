@@ -165,7 +165,8 @@ def test_the_sensitive_list_takes_the_largest_share_and_no_more_than_the_bound()
 def test_lists_are_written_where_the_method_reads_them(home, monkeypatch):
     monkeypatch.setattr(setting, "SENSITIVE", home / "sensitive.json")
     sensitivity.write_lists(rows({"a": (1, 1, 1, 1), "b": (5, 5, 5, 5)}).assign(backbone="embedded"))
-    assert json.loads((home / "sensitive.json").read_text()) == {"embedded": ["b"]}
+    sensitivity.write_lists(rows({"a": (5, 5, 5, 5), "b": (1, 1, 1, 1)}).assign(backbone="osediff"))
+    assert json.loads((home / "sensitive.json").read_text()) == {"embedded": ["b"], "osediff": ["a"]}
 
 
 def test_costs_of_a_list_in_closed_form(backbone):

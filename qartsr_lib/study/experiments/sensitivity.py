@@ -41,13 +41,14 @@ REFERENCE = "identity-path"
 KEY = ("backbone", "timestep")
 
 
-def measure_sensitivity(cells: Sequence[tuple[str, int]], data_root: Path) -> Measured:
+def measure_sensitivity(cells: Sequence[tuple[str, int]], data_root: Path, profile: str = "study") -> Measured:
     """Rows dataset, KEY, position, layer, weights, macs (for 512x512), on_lists, quantized ("W4", "A2", ...),
     ranges, error: the image's mean squared error to full precision's, in [0, 1]^2, mean over photographs.
 
-    `cells`: (backbone, T) pairs. `on_lists`: names in EIGHT_BIT_LISTS, "sensitive" apart, that have the layer.
+    `cells`: (backbone, T) pairs; `profile`: whose calibration images give the ranges. `on_lists`: names in
+    EIGHT_BIT_LISTS, "sensitive" apart, that have the layer.
     """
-    calibration = calibration_list(get_profile("study"), data_root)
+    calibration = calibration_list(get_profile(profile), data_root)
     files = list_images(data_root / VALIDATION)[LAYERS]
     lqs = [lq for lq, _ in validation_pairs(data_root, LAYERS).values()]
     backbones = {cell: load_backbone(*cell) for cell in cells}
@@ -79,7 +80,7 @@ def measure_sensitivity(cells: Sequence[tuple[str, int]], data_root: Path) -> Me
         frame = frame.assign(dataset=VALIDATION, backbone=cell[0], timestep=cell[1])
         return frame[["dataset", *KEY, *frame.columns.drop(["dataset", *KEY])]]
 
-    return measure_questions("study", questions, measure)
+    return measure_questions(profile, questions, measure)
 
 
 @torch.no_grad()
@@ -163,9 +164,10 @@ def choose_layers(rows: pd.DataFrame, ranges: str = "least-squares") -> list[str
 
 
 def write_lists(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Backbone -> its sensitive layers, from all rows of `measure_sensitivity`; written to methods/sensitive.json."""
+    """Backbone -> its sensitive layers, from rows of `measure_sensitivity`; methods/sensitive.json gets them too."""
     chosen = {name: choose_layers(part) for name, part in rows.groupby("backbone", sort=True)}
-    write_text(setting.SENSITIVE, json.dumps(chosen, indent=1) + "\n")
+    known = json.loads(setting.SENSITIVE.read_text(encoding="utf-8")) if setting.SENSITIVE.exists() else {}
+    write_text(setting.SENSITIVE, json.dumps(known | chosen, indent=1, sort_keys=True) + "\n")
     return chosen
 
 

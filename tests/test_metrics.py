@@ -81,20 +81,6 @@ def test_psnr_and_ssim_agree_with_formulas_written_here(tmp_path, photograph, si
     assert values["SSIM"] == pytest.approx(ssim_map[5:-5, 5:-5].mean(), abs=1e-5)
 
 
-def test_the_fast_window_filter_equals_the_direct_one():
-    from pyiqa.matlab_utils import filter2
-
-    generator = torch.Generator().manual_seed(3)
-    image = 255 * torch.rand(2, 1, 40, 53, generator=generator, dtype=torch.float64)
-    window = torch.rand(1, 1, 11, 7, generator=generator, dtype=torch.float64)  # not symmetric
-    fast = iqa._by_fft(filter2)(image, window, "valid")
-    torch.testing.assert_close(fast, filter2(image, window, "valid"), rtol=1e-12, atol=1e-8)
-    iqa._pyiqa()
-    from pyiqa.archs import ssim_arch
-
-    assert ssim_arch.filter2 is not filter2  # it is the one that SSIM uses
-
-
 @pytest.mark.parametrize("name", WEIGHT_FREE_FR)
 def test_more_noise_is_worse_and_no_error_is_best(tmp_path, photograph, name):
     ladder = [_values(tmp_path, _noisy(photograph, s), photograph, [name])[name] for s in (0.0, 0.02, 0.1, 0.3)]

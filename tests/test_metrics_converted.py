@@ -65,29 +65,6 @@ def test_the_published_values_see_swapped_channels_and_a_missing_head(packages, 
     assert abs(swapped - 0.722) > 5e-3 and abs(lacking - 0.722) > 5e-3
 
 
-def test_dists_keeps_the_features_of_small_references_and_the_value(monkeypatch):
-    calls = []
-
-    class Network:
-        def forward_once(self, image):
-            calls.append(image)
-            return [image.square()]
-
-        def forward(self, image, reference):
-            return float((self.forward_once(image)[0] - self.forward_once(reference)[0]).sum())
-
-    network, plain = Network(), Network()
-    iqa._remember_references(network)
-    images = torch.rand(3, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    wanted = [plain.forward(image, reference) for image in images for reference in images]
-    calls.clear()
-    found = [network.forward(image, reference.clone()) for image in images for reference in images]
-    assert found == wanted
-    assert len(calls) == 9 + 3, "each reference once"
-    monkeypatch.setattr(iqa, "_KEPT_VALUES", 100)
-    assert network.forward(images[0], images[1]) == wanted[1] and len(calls) == 9 + 3 + 2, "too large to be kept"
-
-
 def test_lpips_vgg_of_torchmetrics_documented_example(packages):
     """torchmetrics 1.0, docstring of LearnedPerceptualImagePatchSimilarity: seed 123, the network, images: 0.3493."""
     import lpips

@@ -14,19 +14,16 @@ import io
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 from qartsr_lib.base.machine import environment_variables
-from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec
+from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec, quicker
 from qartsr_lib.images.metrics.converted import CONVERTED, write_as_published
 from qartsr_lib.images.metrics.weights import WeightFile
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _published(url: str, cache: str = "pyiqa", packaged: str | None = None) -> WeightFile:
@@ -51,31 +48,13 @@ CLIP_RN50 = _published(_CLIP + "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c
 
 @functools.cache
 def _pyiqa() -> ModuleType:
-    """pyiqa, quiet, and with a fast window filter in SSIM."""
+    """pyiqa, quiet and quicker."""
     import pyiqa
-    from pyiqa.archs import ssim_arch
+    from pyiqa.archs import fsim_arch, ssim_arch, vif_arch
 
     logging.getLogger("pyiqa").setLevel(logging.WARNING)
-    ssim_arch.filter2 = _by_fft(ssim_arch.filter2)
+    quicker.quicken_modules(ssim_arch, fsim_arch, vif_arch)
     return pyiqa
-
-
-def _by_fft(direct: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The valid cross-correlation that SSIM needs, by FFT.
-
-    In float64 torch's direct convolution takes twenty times as long; about 1e-13 of the image's range lies between.
-    """
-    import torch
-    from scipy.signal import fftconvolve  # half a second, and only needed for scoring
-
-    def filter2(image: torch.Tensor, window: torch.Tensor, shape: str = "same") -> torch.Tensor:
-        single = image.shape[1] == 1 and window.shape[:2] == (1, 1)
-        if shape != "valid" or not single or image.requires_grad or image.device.type != "cpu":
-            return direct(image, window, shape)
-        kernel = window.flip(-2, -1).numpy()
-        return torch.from_numpy(fftconvolve(image.numpy(), kernel, mode="valid", axes=(-2, -1)))
-
-    return filter2
 
 
 @contextlib.contextmanager
@@ -116,31 +95,8 @@ def _build(
     pyiqa = _pyiqa()
     with _staged(weights, files) if files else contextlib.nullcontext():
         metric = pyiqa.create_metric(pyiqa_name, device=torch.device("cpu"), **options)
-    if pyiqa_name == "dists":
-        _remember_references(metric.net)
+    quicker.quicken(pyiqa_name, metric.net)
     return torch.no_grad()(lambda sr, hr: float(metric(sr, hr) if metric.metric_mode == "FR" else metric(sr)))
-
-
-#: References of at most so many values whose features are kept, and how many (50 MB each): samples in tiny.
-_KEPT_VALUES, _KEPT = 3 * 320**2, 12
-
-
-def _remember_references(network: torch.nn.Module) -> None:
-    """Let DISTS keep the features of the last small references: half of its time, and many models share them."""
-    import torch
-
-    forward, once = network.forward, network.forward_once
-
-    @functools.lru_cache(_KEPT)
-    def kept(pixels: bytes, shape: torch.Size) -> list[torch.Tensor]:
-        return once(torch.frombuffer(bytearray(pixels), dtype=torch.float32).view(shape))
-
-    def remembering(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        small = reference.numel() <= _KEPT_VALUES
-        network.forward_once = lambda x: kept(x.numpy().tobytes(), x.shape) if x is reference and small else once(x)
-        return forward(image, reference)
-
-    network.forward = remembering
 
 
 _LUMA = {"test_y_channel": True, "color_space": "ycbcr"}

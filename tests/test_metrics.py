@@ -14,6 +14,7 @@ import skimage.data
 import torch
 from skimage.metrics import structural_similarity
 
+import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import metrics
 from qartsr_lib.images.image import from_uint8, read_image, write_png

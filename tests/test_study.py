@@ -163,6 +163,28 @@ def test_metrics_are_scored_again_without_upscaling_again(home):
     assert run.table["value"].notna().all()
 
 
+def test_metrics_with_weights_are_shared_by_tables_that_differ_in_the_others(home):
+    asked = []
+    parts = fake_parts()
+
+    def score(sr, hr, names):
+        asked.append(tuple(names))
+        return parts.score(sr, hr, names)
+
+    weights = {"DISTS": {"vgg16.pth": "sha"}, "NIQE": {"niqe.mat": "sha"}}
+    identity = lambda names: {name: {"weights": weights.get(name, {})} for name in names}  # noqa: E731
+    found = []
+    for metrics in (("PSNR", "DISTS", "SSIM", "NIQE"), ("PSNR", "DISTS", "NIQE")):
+        profile = replace(PROFILE, metrics=metrics)
+        run = run_table(grid(profile, ("maxmin",))[:1], profile, parts=replace(parts, score=score, identity=identity))
+        found.append(run.table.set_index("metric")["value"])
+        assert list(found[-1].index) == list(metrics), "in the order in which they were asked for"
+    images = asked.count(("PSNR", "SSIM"))
+    assert images and asked.count(("DISTS", "NIQE")) == images and asked.count(("PSNR",)) == images
+    assert len(asked) == 3 * images
+    assert found[0][found[1].index].equals(found[1])
+
+
 def test_damaged_cache_entry_is_computed_again(finished):
     before, log = finished[0], []
     for path in sorted(before.images.values())[:2]:

@@ -27,7 +27,6 @@ from qartsr_lib.images import metrics
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import read_image, write_png
-from qartsr_lib.images.metrics import Score
 from qartsr_lib.methods import METHODS, Method
 from qartsr_lib.methods.checkpoint import DESCRIPTION, load_quantized, save_quantized
 from qartsr_lib.study.measured import answered, entry_key
@@ -36,8 +35,7 @@ from qartsr_lib.study.profiles import Profile
 FULL_PRECISION = ("fp", "W32A32")
 NO_CALIBRATION = ("fp",)
 UNCALIBRATED = CalibrationList("none", [], "")  # the list where no method takes one
-#: How every image is evaluated; part of every key.
-EVALUATION = {"dtype": "float32", "batch": 1, "memory_format": "channels_last", "png_bits": 8}
+EVALUATION = {"dtype": "float32", "batch": 1, "memory_format": "channels_last", "png_bits": 8}  # of every image
 MARK = "SEEN_BY_WORKERS"  # a file in a cache, by which workers see that they have the same
 
 
@@ -63,7 +61,7 @@ class Parts:
     method: Callable[[str], Method]  # by name
     available: Callable[[Sequence[str]], Mapping[str, str | None]]  # metric names -> {name: None or the reason}
     identity: Callable[[Sequence[str]], Mapping[str, Any]]  # metric names -> {name: what determines it}, JSON-able
-    score: Callable[[Path, Path, Sequence[str]], Mapping[str, Score]]  # (SR file, HR file, names) -> {name: score}
+    score: Callable[[Path, Path, Sequence[str]], dict[str, metrics.Score]]  # (SR file, HR file, names) -> {name: score}
 
 
 def default_parts(profile: Profile) -> Parts:
@@ -80,7 +78,7 @@ class ScoredImage(NamedTuple):
     """One image of one experiment."""
 
     png: Path | None  # None where there is none, because numbers were not finite
-    scores: dict[str, Score]  # of every metric
+    scores: dict[str, metrics.Score]  # of every metric
     seconds: float  # computing time when it was made, whichever invocation made it
 
 
@@ -97,6 +95,9 @@ class Evaluator:
         self.metrics = tuple(metrics)
         self.reasons = {name: reason for name, reason in parts.available(metrics).items() if reason}
         self.metric_identity = dict(parts.identity(self.metrics))
+        # Metrics with weights apart: they take longest, and tables that differ in the others share them.
+        known = {n: bool(self.metric_identity[n].get("weights")) for n in self.metrics if n not in self.reasons}
+        self._together = [[name for name in known if known[name] is learned] for learned in (False, True)]
         machine.make_exact(machine.checked(device))
         self.environment = provenance.environment(device)
         self._weights: dict[tuple[str, int], str] = {}
@@ -128,8 +129,8 @@ class Evaluator:
     def about(self, experiment: Experiment) -> dict[str, Any]:
         """`identity`, with the experiment's label, its weights' hash and its model ("info", see `model_info`)."""
         label = experiment.label or self.parts.method(experiment.method).label
-        weights = {"weights_sha256": self.weights_sha256(experiment)}
-        return self.identity | weights | {"label": label, "info": self.model_info(experiment)}
+        known = {"weights_sha256": self.weights_sha256(experiment), "info": self.model_info(experiment)}
+        return self.identity | known | {"label": label}
 
     def measure(self, experiment: Experiment, pair: Pair) -> ScoredImage:
         """Upscale and score one image, or find both in the cache."""
@@ -156,14 +157,14 @@ class Evaluator:
         scores, seconds = self.score(png, pair.hr)
         return ScoredImage(png, scores, made["seconds"] + seconds)
 
-    def score(self, png: Path, hr: Path) -> tuple[dict[str, Score], float]:
+    def score(self, png: Path, hr: Path) -> tuple[dict[str, metrics.Score], float]:
         """(score of every metric, computing time) of an image."""
-        known = {name: self.metric_identity[name] for name in self.metrics if name not in self.reasons}
-        question = [remembered_sha256(png), remembered_sha256(hr), known]
-        found = self._answered("scores", question, lambda _: {"scores": dict(self.parts.score(png, hr, list(known)))})
-        unavailable = {name: (None, reason) for name, reason in self.reasons.items()}
-        scores = {name: unavailable.get(name) or tuple(found["scores"][name]) for name in self.metrics}
-        return scores, found["seconds"]
+        scores, seconds = {name: (None, reason) for name, reason in self.reasons.items()}, 0.0
+        for names in filter(None, self._together):
+            question = [remembered_sha256(png), remembered_sha256(hr), {n: self.metric_identity[n] for n in names}]
+            found = self._answered("scores", question, lambda _, n=names: {"scores": self.parts.score(png, hr, n)})
+            scores, seconds = scores | found["scores"], seconds + found["seconds"]
+        return {name: tuple(scores[name]) for name in self.metrics}, seconds
 
     def model_info(self, experiment: Experiment) -> dict[str, Any]:
         """Its w_bits_effective, steps, seconds, note, history (a record per step), diverged ("" or why it is none)."""
@@ -212,8 +213,7 @@ class Evaluator:
             if info["diverged"]:
                 raise Diverged(info["diverged"])
             if self._model is None and (info["folder"] / DESCRIPTION).exists():
-                backbone = self._loaded(experiment)
-                self._model = (key, load_quantized(info["folder"], lambda *_: copy.deepcopy(backbone)))
+                self._model = (key, load_quantized(info["folder"], lambda *_: copy.deepcopy(self._loaded(experiment))))
             elif self._model is None:  # one that is made faster than it is read
                 self._make(experiment)
         return self._model[1]

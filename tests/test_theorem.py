@@ -59,6 +59,17 @@ def test_fit_recovers_the_law(law):
     assert fits[law].low <= fits[law].log10_residual <= fits[law].high or fits[law].log10_residual < 0.02
 
 
+def test_intervals_are_of_photographs_resampled_together():
+    errors = _errors("c", noise=0.3).sample(frac=1, random_state=1)  # in any order
+    images, rng = errors["image"].unique(), np.random.default_rng(0)
+    ratios = np.log10(errors["error_z_h"]) - np.log10(theorem.LAWS["b"](errors))
+    table = errors.assign(ratio=ratios).pivot(index="image", columns="timestep", values="ratio")
+    spreads = [table.loc[rng.choice(images, len(images))].mean().std(ddof=0) for _ in range(50)]
+    fit = {fit.law: fit for fit in theorem.fit_laws(errors, samples=50)}["b"]
+    assert [fit.low, fit.high] == pytest.approx(np.percentile(spreads, [2.5, 97.5]), rel=1e-12)
+    assert fit.low < fit.high and fit.log10_residual == pytest.approx(table.mean().std(ddof=0), rel=1e-12)
+
+
 def test_exact_law_has_no_residual():
     fits = {fit.law: fit for fit in theorem.fit_laws(_errors("b"), samples=20)}
     assert fits["b"].log10_residual == pytest.approx(0.0, abs=1e-12)

@@ -129,20 +129,19 @@ def fit_laws(frame: pd.DataFrame, samples: int = 1000) -> list[LawFit]:
     `frame`: rows image, timestep, error_z_h, required_change, of one backbone and one bit width.
     """
     rng, images, fits = np.random.default_rng(0), frame["image"].unique(), []
-    draws = [rng.choice(images, len(images)) for _ in range(samples)]
+    draws = np.stack([rng.choice(len(images), len(images)) for _ in range(samples)])
     for law, values in LAWS.items():
         ratio = frame.assign(ratio=np.log10(frame["error_z_h"].to_numpy() / values(frame)))
-        table = ratio.pivot(index="image", columns="timestep", values="ratio")
-        low, high = np.percentile([_residual(table.loc[draw]) for draw in draws], [2.5, 97.5])
-        constant = 10.0 ** table.mean(axis=0).mean()
-        fits.append(LawFit(law, float(constant), _residual(table), float(low), float(high)))
+        table = ratio.pivot(index="image", columns="timestep", values="ratio").loc[images].to_numpy()
+        means = table.mean(axis=0)
+        low, high = np.percentile(_residual(table[draws].mean(axis=1)), [2.5, 97.5])
+        fits.append(LawFit(law, float(10.0 ** means.mean()), float(_residual(means)), float(low), float(high)))
     return fits
 
 
-def _residual(table: pd.DataFrame) -> float:
-    """RMS over T of the image-averaged log10 ratio around its mean."""
-    means = table.mean(axis=0)
-    return float(np.sqrt(((means - means.mean()) ** 2).mean()))
+def _residual(means: np.ndarray) -> np.ndarray:
+    """RMS over T, the last axis, of image-averaged log10 ratios around their mean."""
+    return np.sqrt(((means - means.mean(axis=-1, keepdims=True)) ** 2).mean(axis=-1))
 
 
 class Measurement:

@@ -3,7 +3,7 @@
 This alone imports pyiqa (non-commercial use only: PolyForm-Noncommercial-1.0.0, parts under the S-Lab licence), at the
 first score. The options are those of PassionSR's and OSEDiff's evaluation scripts, on which the paper's tables rest:
 PSNR and SSIM on BT.601 luma (pyiqa's default is YIQ luma, which shifts PSNR by a constant 1.3 dB) without border crop;
-every other metric with pyiqa's defaults.
+every other metric with pyiqa's defaults. Slow parts have equal, faster forms (`quicker.py`).
 """
 
 from __future__ import annotations

@@ -31,6 +31,14 @@ class FreeStepQuantizer(StepQuantizer):
     scales_gradients = False
 
 
+class FixedOffsetQuantizer(FreeStepQuantizer):
+    """One whose offset stays as many steps as it was first, as the released code's zero-points of weights."""
+
+    def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        step, _ = super().qparams(x)
+        return step, self.zero_point / self.scale * step
+
+
 @register_layers("lora")
 class MergedLoraLayer(StepLayer):
     """Q_w(W_int + B A) x, with W_int = step x codes + offset.
@@ -42,7 +50,7 @@ class MergedLoraLayer(StepLayer):
             first step size, so that one learning rate is scale-aware.
     """
 
-    quantizer_type = FreeStepQuantizer
+    quantizer_type, input_quantizer_type = FixedOffsetQuantizer, FreeStepQuantizer
 
     def _add_quantizers(self, config, name: str) -> None:
         super()._add_quantizers(config, name)
@@ -52,8 +60,6 @@ class MergedLoraLayer(StepLayer):
         self.register_buffer("lora_unit", step)
         codes = weight if quantizer is None else quantize(weight, *quantizer.qparams(weight), *quantizer.code_range)
         self.register_buffer("codes", codes.detach().clone())
-        if quantizer is not None:
-            quantizer.offset_units.requires_grad_(False)
         self.lora_out = nn.Parameter(weight.new_zeros(len(weight), rank))
         self.lora_in = nn.Parameter(kaiming_start(rank, fan_in, weight) / step)
 
@@ -70,12 +76,12 @@ class MergedLoraLayer(StepLayer):
         return step * self.codes + offset
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
-        weight = [] if self.weight_quantizer is None else [self.weight_quantizer.step_units]
-        others = (self.input_quantizer, self.bias_quantizer)
+        fixed = [[] if q is None else [q.step_units] for q in (self.weight_quantizer, self.bias_quantizer)]
+        of_input = [] if self.input_quantizer is None else list(self.input_quantizer.parameters())
         return {
             "lora": [self.lora_out, self.lora_in],
-            "weight steps": weight,
-            "activation steps": [p for quantizer in others if quantizer is not None for p in quantizer.parameters()],
+            "weight steps": fixed[0],
+            "activation steps": of_input + fixed[1],
         }
 
 

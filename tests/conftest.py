@@ -39,6 +39,16 @@ def threads():
     return use
 
 
+@pytest.fixture
+def metrics_forgotten():
+    """No metric is loaded before or after."""
+    from qartsr_lib.images import metrics
+
+    metrics.forget()
+    yield
+    metrics.forget()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of benchmark data beside the checkout (or QARTSR_SHARED); skips where it is absent."""

@@ -24,11 +24,7 @@ WEIGHT_FREE_FR = ["PSNR", "SSIM", "MS-SSIM", "GMSD", "FSIM", "VIF", "PSNR-RGB", 
 WEIGHT_FREE = [*WEIGHT_FREE_FR, "PIQE"]
 
 
-@pytest.fixture(autouse=True)
-def _fresh():
-    metrics.forget()
-    yield
-    metrics.forget()
+pytestmark = pytest.mark.usefixtures("metrics_forgotten")
 
 
 @pytest.fixture(scope="module")

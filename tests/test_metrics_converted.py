@@ -27,11 +27,7 @@ NAMES = ["LPIPS", "DISTS", "NIQE"]
 EXAMPLE = Path(__file__).parent / "lpips_example"
 
 
-@pytest.fixture(autouse=True)
-def nothing_remembered(home):
-    metrics.forget()
-    yield
-    metrics.forget()
+pytestmark = pytest.mark.usefixtures("home", "metrics_forgotten")
 
 
 @pytest.fixture

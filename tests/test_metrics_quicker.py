@@ -28,11 +28,7 @@ print(*(compute(*pair).hex() for pair in torch.load(file)))
 """
 
 
-@pytest.fixture(autouse=True)
-def _fresh():
-    metrics.forget()
-    yield
-    metrics.forget()
+pytestmark = pytest.mark.usefixtures("metrics_forgotten")
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,8 @@ from qartsr_lib.training.finetuning.losses import perceptual_and_squared
 #: The backbone whose UNet does its share at T = 1: the fair one for comparing methods.
 BACKBONE, TIMESTEP = "embedded-scaled", 1
 VALIDATION, CROP = "BSDS500/val", 128
-#: Photographs of VALIDATION, in order of their names: on which settings and rates are chosen, on which layers are, and
-#: on which what was chosen is reported.
-CHOICE, LAYERS, REPORT = slice(0, 12), slice(12, 20), slice(40, 64)
+#: Photographs of VALIDATION, in order of their names: on which settings and rates are chosen, and on which layers are.
+CHOICE, LAYERS = slice(0, 12), slice(12, 20)
 SCORES = ("psnr_fp", "psnr_hr", "feature_distance", "image_loss")
 """PSNR-Y to full precision's image and to the original, perceptual distance and image loss to full precision's."""
 

@@ -59,18 +59,18 @@ def test_fake_quantize_has_the_bits_of_pytorch(x, shape, offset):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("offset", [True, False])
+@pytest.mark.parametrize("offset, reach", [(True, 0.0), (False, 0.0), (True, 0.5)])
 @pytest.mark.parametrize("x, shape", layouts())
-def test_gradients(x, shape, offset, count, threads):
+def test_gradients(x, shape, offset, reach, count, threads):
     """grad_x bit by bit; sums against float64, as exact as float32 holds them; the same for any number of threads."""
     scale = torch.rand(shape) * 0.2 + 0.1
     zero_point = torch.randn(shape) - 1 if offset else None
     gradient = torch.randn(x.shape)
     with threads(count):
-        found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, 0, 15)
+        found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, 0, 15, reach)
     steps = x / scale if zero_point is None else (x - zero_point) / scale
     codes = steps.clamp(0, 15)
-    inside = codes == steps
+    inside = (steps - codes).abs() <= reach
     assert torch.equal(found[0], gradient * inside)
     terms = (codes.round() - steps * inside).double() * gradient.double()
     assert_sums(found[1], terms)
@@ -79,7 +79,7 @@ def test_gradients(x, shape, offset, count, threads):
     else:
         assert_sums(found[2], gradient.double() * ~inside)
     with threads(1):
-        alone = loops.fake_quantize_gradients(gradient, x, scale, zero_point, 0, 15)
+        alone = loops.fake_quantize_gradients(gradient, x, scale, zero_point, 0, 15, reach)
     assert all(torch.equal(*pair) for pair in zip(found[:2], alone[:2], strict=True))
 
 

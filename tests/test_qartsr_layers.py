@@ -11,7 +11,7 @@ from qartsr_lib.methods import METHODS, low_rank
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.quant.granularity import PerChannel, PerTensor
-from qartsr_lib.quant.learned import LearnedQuantizer
+from qartsr_lib.quant.learned import LearnedQuantizer, RoundFirstQuantizer
 from qartsr_lib.quant.primitives import affine_qparams
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.quant.scheme import QuantScheme
@@ -154,6 +154,20 @@ def test_gradients_of_the_bounds():
             upper = (round(v) - v) / 15
             lower = -upper
         assert [float(g) for g in gradients] == pytest.approx([lower, upper], abs=1e-5)
+
+
+@pytest.mark.parametrize("value, inside", [(2.09, True), (2.11, False), (-1.09, True), (-1.11, False)])
+def test_bounds_that_round_first_reach_half_a_step_further(value, inside):
+    """Range -1 .. 2 in 15 steps of 0.2: up to 0.1 beyond it (round(v) - v) / 15 goes to u and its opposite to l."""
+    quantizer = RoundFirstQuantizer(QuantizerConfig(4), (1, 3), "test")
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(2.0))
+    x, v = torch.tensor([[value]], requires_grad=True), (value + 1) / 0.2
+    gradients = torch.autograd.grad(quantizer(x).sum(), [x, quantizer.lower_units, quantizer.upper_units])
+    shared = (round(v) - v) / 15
+    expected = [1, -shared, shared] if inside else [0, float(value < 0), float(value > 0)]
+    units = (1, quantizer.unit, quantizer.unit)
+    found = [float(gradient / unit) for gradient, unit in zip(gradients, units, strict=True)]
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(0)])

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
+from qartsr_lib.quant import loops
 from qartsr_lib.quant.primitives import (
     SCALE_FLOOR,
     affine_qparams,
@@ -98,9 +99,7 @@ def test_two_bits_on_minus_one_to_one():
     torch.testing.assert_close(rounded, torch.tensor([-4 / 3, -2 / 3, 0, 2 / 3]))
 
 
-@pytest.mark.parametrize(
-    ("symmetric", "expected"), [(False, (0, 3)), (True, (-2, 1))]
-)
+@pytest.mark.parametrize(("symmetric", "expected"), [(False, (0, 3)), (True, (-2, 1))])
 def test_code_ranges_at_two_bits(symmetric, expected):
     assert integer_range(2, symmetric) == expected
 
@@ -283,6 +282,23 @@ def test_clipped_above_as_in_efficientdm():
     delta, zp = torch.tensor(0.5, requires_grad=True), torch.tensor(3.0, requires_grad=True)
     fake_quantize(x, delta, -zp * delta, 0, 15).sum().backward()
     assert (x.grad.item(), zp.grad.item(), delta.grad.item()) == (0, -0.5, 12)
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.5])
+def test_rounding_before_clipping_passes_gradients_half_a_step_further(reach, monkeypatch):
+    """At v steps: (d/dx, d/ds, d/dz) is (1, round(v) - v, 0) inside and (0, last code, 1) outside; codes 0 .. 15."""
+    beyond = {-0.4: (1, 0.4, 0), 15.4: (1, -0.4, 0)} if reach else {-0.4: (0, 0, 1), 15.4: (0, 15, 1)}
+    cases = {-0.6: (0, 0, 1), 0.3: (1, -0.3, 0), 14.8: (1, 0.2, 0), 15.6: (0, 15, 1)} | beyond
+    for compiled in (True, False):
+        for steps, expected in cases.items():
+            x, scale, offset = (torch.tensor([value], requires_grad=True) for value in (0.5 * steps - 1, 0.5, -1.0))
+            found = fake_quantize(x, scale, offset, 0, 15, reach)
+            gradients = torch.autograd.grad(found.sum(), (x, scale, offset))
+            assert [float(gradient) for gradient in gradients] == pytest.approx(expected, abs=1e-5), (compiled, steps)
+            (alone,) = torch.autograd.grad(fake_quantize(x, scale.detach(), offset.detach(), 0, 15, reach).sum(), x)
+            assert float(alone) == expected[0]
+            assert torch.equal(found, fake_quantize(x.detach(), scale.detach(), offset.detach(), 0, 15))
+        monkeypatch.setattr(loops, "library", lambda: None)
 
 
 @pytest.mark.parametrize("zero_point", ["real", "integer"])

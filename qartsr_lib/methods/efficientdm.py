@@ -3,8 +3,8 @@
 Each layer computes Q_w(W_int + B A) x: W_int is the *quantized* weight, not W, rebuilt from its codes with the step as
 it is trained, which it shares with Q_w. Trained are A, B, the steps, and the offsets of activations (QALoRA); those of
 weights are not. Gradients of steps have no factor. Not copied from the released code: skip and down-sampling
-convolutions that stay in full precision (a list of 8-bit layers is the study's factor), packing that leaves 3 bits out,
-and rounding before clipping, which lets gradients pass half a step beyond the range.
+convolutions that stay in full precision (a list of 8-bit layers is the study's factor), and packing that leaves 3 bits
+out.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ WEIGHT_STEP_RATE = 1e-6 * 2**6
 
 
 class FreeStepQuantizer(StepQuantizer):
-    """A StepQuantizer whose gradients are those of the formula, as EfficientDM's."""
+    """A StepQuantizer whose gradients are those of clip(round(v)), without a factor, as EfficientDM's."""
 
     scales_gradients = False
+    reach = 0.5  # rounds before it clips
 
 
 class FixedOffsetQuantizer(FreeStepQuantizer):

@@ -18,7 +18,7 @@ from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.channel_layers import ShiftedLayer
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.layers import LayerConfig
-from qartsr_lib.quant.learned import LearnedQuantizer, power_of_two
+from qartsr_lib.quant.learned import RoundFirstQuantizer, power_of_two
 from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Z_H, Phase, split, three_parts
 
 
@@ -26,7 +26,7 @@ from qartsr_lib.training.finetuning.phases import LATENT, NOISE, PIXELS, Z_H, Ph
 class EquivalentLayer(ShiftedLayer):
     """LET and LBQ. `offset_units`, (c_in,), is o over the power of two nearest the input's width, zero at the start."""
 
-    quantizer_type = LearnedQuantizer
+    quantizer_type = RoundFirstQuantizer
 
     def _add_quantizers(self, config: LayerConfig, name: str) -> None:
         super()._add_quantizers(config, name)

@@ -16,14 +16,14 @@ from torch.autograd.function import once_differentiable
 from qartsr_lib.base.native import at
 from qartsr_lib.quant import loops
 from qartsr_lib.quant.granularity import PerTensor
-from qartsr_lib.quant.learned import LearnedQuantizer, gradients_of_bounds
+from qartsr_lib.quant.learned import LearnedQuantizer, RoundFirstQuantizer, gradients_of_bounds
 from qartsr_lib.quant.primitives import affine_qparams
 
 
 def fits(layer: nn.Module, x: torch.Tensor) -> bool:
     """Whether `enter` and `add_side` can do `layer`'s work on x."""
     quantizer = layer.input_quantizer
-    if type(quantizer) is not LearnedQuantizer or not quantizer.calibrated:
+    if type(quantizer) not in (LearnedQuantizer, RoundFirstQuantizer) or not quantizer.calibrated:
         return False
     simple = isinstance(quantizer.config.granularity, PerTensor) and quantizer.config.zero_point == "real"
     if isinstance(layer, nn.Conv2d):
@@ -32,9 +32,7 @@ def fits(layer: nn.Module, x: torch.Tensor) -> bool:
     return simple and loops.plain(x, layer.weight) and loops.library() is not None
 
 
-def enter(
-    layer: nn.Module, x: torch.Tensor, side_in: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def enter(layer: nn.Module, x: torch.Tensor, side_in: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Q_A(x / phi), like x, and L2 x, (N, H', W', r) or (..., r); None without `side_in` (r, c_in k k)."""
     quantizer, sizes, shape = layer.input_quantizer, None, None
     if side_in is not None:
@@ -49,7 +47,7 @@ def enter(
         side_in = side_in.view(len(side_in), channels, *window[0]).movedim(1, -1).contiguous()
     bounds = (quantizer.lower_units, quantizer.upper_units, quantizer.unit)
     given = (x.contiguous(memory_format=_layout(layer)), layer.log_phi.exp(), *bounds, side_in)
-    return _Enter.apply(*given, quantizer.config.bits, sizes, shape)
+    return _Enter.apply(*given, quantizer.config.bits, quantizer.reach, sizes, shape)
 
 
 def add_side(layer: nn.Module, y: torch.Tensor, narrow: torch.Tensor, side_out: torch.Tensor) -> torch.Tensor:
@@ -67,11 +65,11 @@ class _Enter(torch.autograd.Function):
     """`side_in` is L2 as (r, k, k, c_in), `sizes` the Side of side_branch.cpp, `shape` that of L2 x."""
 
     @staticmethod
-    def forward(ctx, x, phi, lower_units, upper_units, unit, side_in, bits, sizes, shape):
+    def forward(ctx, x, phi, lower_units, upper_units, unit, side_in, bits, reach, sizes, shape):
         scale, zero_point = affine_qparams(lower_units * unit, upper_units * unit, bits)
         channels, threads = len(phi), torch.get_num_threads()
         ctx.passes = (float(scale), float(zero_point), x.numel() // channels, channels, 0, 2**bits - 1, threads)
-        ctx.sizes, quantized, narrow = sizes, torch.empty_like(x), None
+        ctx.reach, ctx.sizes, quantized, narrow = reach, sizes, torch.empty_like(x), None
         loops.library().divided_fake_quantize(*at(x, phi), *ctx.passes, quantized.data_ptr())
         if side_in is not None:
             narrow = x.new_empty(shape)
@@ -87,12 +85,12 @@ class _Enter(torch.autograd.Function):
         gradient = loops.laid_out_like(x, gradient)
         grad_x, grad_phi, grad_range, grad_side = torch.empty_like(x), torch.empty_like(phi), phi.new_empty(2), None
         found = at(grad_x, grad_phi, grad_range)
-        loops.library().divided_fake_quantize_gradients(*at(gradient, x, phi), *ctx.passes, *found)
+        loops.library().divided_fake_quantize_gradients(*at(gradient, x, phi), *ctx.passes, ctx.reach, *found)
         if side_in is not None:
             grad_side, given = torch.empty_like(side_in), grad_narrow.contiguous()
             loops.library().side_narrow_gradients(*at(given, x, side_in), ctx.sizes, threads, *at(grad_x, grad_side))
         bounds = gradients_of_bounds(*grad_range, scale, unit, levels)
-        return grad_x, grad_phi, *bounds, None, grad_side, None, None, None
+        return grad_x, grad_phi, *bounds, None, grad_side, *[None] * 4
 
 
 class _AddSide(torch.autograd.Function):

@@ -52,7 +52,8 @@ class LearnedQuantizer(Quantizer):
         super().qparams(x)
         grouped = self.config.granularity.view(x)
         bounds = (self.lower_units, self.upper_units, self.unit)
-        return _FakeQuantizeBounds.apply(grouped, *bounds, self.config.bits, *self.code_range).reshape(x.shape)
+        how = (*self.code_range, self.reach)
+        return _FakeQuantizeBounds.apply(grouped, *bounds, self.config.bits, *how).reshape(x.shape)
 
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
@@ -60,6 +61,12 @@ class LearnedQuantizer(Quantizer):
         self.unit.copy_(power_of_two(upper - lower))
         self.lower_units.copy_(lower / self.unit)
         self.upper_units.copy_(upper / self.unit)
+
+
+class RoundFirstQuantizer(LearnedQuantizer):
+    """One that rounds before it clips, as PassionSR's released code: gradients reach half a step further."""
+
+    reach = 0.5
 
 
 def power_of_two(width: torch.Tensor) -> torch.Tensor:
@@ -81,18 +88,18 @@ class _FakeQuantizeBounds(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, lower_units, upper_units, unit, bits, qmin, qmax):
+    def forward(ctx, x, lower_units, upper_units, unit, bits, qmin, qmax, reach):
         scale, zero_point = affine_qparams(lower_units * unit, upper_units * unit, bits)
         ctx.save_for_backward(x, scale, zero_point, unit)
-        ctx.code_range = (qmin, qmax)
+        ctx.how = (qmin, qmax, reach)
         return fake_quantize(x, scale, zero_point, qmin, qmax)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         x, scale, zero_point, unit = ctx.saved_tensors
-        qmin, qmax = ctx.code_range
-        grad_x, grad_scale, grad_zero_point = fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
+        qmin, qmax, _ = ctx.how
+        grad_x, grad_scale, grad_zero_point = fake_quantize_gradients(gradient, x, scale, zero_point, *ctx.how)
         wanted = (grad_x, *gradients_of_bounds(grad_scale, grad_zero_point, scale, unit, qmax - qmin))
         needed = zip(wanted, ctx.needs_input_grad, strict=False)
-        return *(found if needs else None for found, needs in needed), None, None, None, None
+        return *(found if needs else None for found, needs in needed), *[None] * 5

@@ -72,7 +72,12 @@ def symmetric_qparams(lower: torch.Tensor, upper: torch.Tensor, qmin: int, qmax:
 
 
 def fake_quantize(
-    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    qmin: int,
+    qmax: int,
+    reach: float = 0.0,
 ) -> torch.Tensor:
     """x_hat of Eq. 3, a new tensor like x; differentiable in x, scale and zero_point (Eq. 4).
 
@@ -82,10 +87,12 @@ def fake_quantize(
         x: any shape, float32.
         scale, zero_point: broadcast to x; the scale is positive, the offset in the units of x or None.
         qmin, qmax: code range from `integer_range`.
+        reach: how many steps beyond the range count as inside it, for gradients alone. 0.5 gives those of
+            clip(round(v)), as in the released code of EfficientDM and PassionSR, instead of round(clip(v)).
     """
     inputs = (x, scale, zero_point)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
-        return _FakeQuantize.apply(*inputs, qmin, qmax)
+        return _FakeQuantize.apply(*inputs, qmin, qmax, reach)
     return _fake_quantize(*inputs, qmin, qmax)
 
 
@@ -146,13 +153,13 @@ round_ste = _RoundSte.apply
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, scale, zero_point, qmin, qmax):
-        ctx.code_range = (qmin, qmax)
+    def forward(ctx, x, scale, zero_point, qmin, qmax, reach):
+        ctx.how = (qmin, qmax, reach)
         if any(ctx.needs_input_grad[1:3]):
             ctx.save_for_backward(x, scale, zero_point)
             return _fake_quantize(x, scale, zero_point, qmin, qmax)
         steps = _steps(x, scale, zero_point)  # a byte per element instead of keeping x alive
-        ctx.save_for_backward((steps >= qmin) & (steps <= qmax))
+        ctx.save_for_backward((steps >= qmin - reach) & (steps <= qmax + reach))
         return _from_codes_(_to_codes_(steps, qmin, qmax), scale, zero_point)
 
     @staticmethod
@@ -160,24 +167,24 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx, gradient):
         needed = ctx.needs_input_grad[:3]
         if any(needed[1:]):
-            gradients = fake_quantize_gradients(gradient, *ctx.saved_tensors, *ctx.code_range)
+            gradients = fake_quantize_gradients(gradient, *ctx.saved_tensors, *ctx.how)
         else:
             gradients = (torch.where(*ctx.saved_tensors, gradient, 0.0), None, None)
-        return *(found if needs else None for found, needs in zip(gradients, needed, strict=True)), None, None
+        return *(found if needs else None for found, needs in zip(gradients, needed, strict=True)), None, None, None
 
 
-def fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax):
+def fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax, reach=0.0):
     """Those of `fake_quantize` with respect to x, scale and zero_point, given that of its result.
 
     Where PyTorch does it, written in few passes over x: torch.where, because a product with a mask first
     writes the mask out as floats; g - g_inside, which is exact, for the gradient outside.
     """
-    found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax)
+    found = loops.fake_quantize_gradients(gradient, x, scale, zero_point, qmin, qmax, reach)
     if found is not None:
         return found
     steps = _steps(x, scale, zero_point)
     codes = steps.clamp(qmin, qmax)
-    inside = codes == steps
+    inside = (steps >= qmin - reach) & (steps <= qmax + reach)
     grad_x = torch.where(inside, gradient, 0.0)
     # 0 inside, 1 where clipped
     grad_zero_point = None if zero_point is None else (gradient - grad_x).sum_to_size(zero_point.shape)

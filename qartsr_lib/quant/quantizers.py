@@ -64,6 +64,7 @@ class Quantizer(nn.Module):
     scale: torch.Tensor
     zero_point: torch.Tensor | None
     is_static = True  # has a range that calibration sets
+    reach = 0.0  # of gradients beyond the range, see primitives.fake_quantize
 
     def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class Quantizer(nn.Module):
         """x_hat of Eq. 3, same shape as x; raises as `qparams`."""
         scale, zero_point = self.qparams(x)
         grouped = self.config.granularity.view(x)
-        return fake_quantize(grouped, scale, zero_point, *self.code_range).reshape(x.shape)
+        return fake_quantize(grouped, scale, zero_point, *self.code_range, self.reach).reshape(x.shape)
 
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:

@@ -21,9 +21,9 @@ _SIZES = [WHOLE, WHOLE]
 _CODES = [FLOAT, FLOAT, WHOLE]  # smallest and largest code, threads
 ARGUMENTS = {
     "fake_quantize": [*[POINTER] * 3, *_SIZES, *_CODES, POINTER],
-    "fake_quantize_gradients": [*[POINTER] * 4, *_SIZES, *_CODES, *[POINTER] * 3],
+    "fake_quantize_gradients": [*[POINTER] * 4, *_SIZES, *_CODES, FLOAT, *[POINTER] * 3],
     "divided_fake_quantize": [POINTER, POINTER, FLOAT, FLOAT, *_SIZES, *_CODES, POINTER],
-    "divided_fake_quantize_gradients": [*[POINTER] * 3, FLOAT, FLOAT, *_SIZES, *_CODES, *[POINTER] * 3],
+    "divided_fake_quantize_gradients": [*[POINTER] * 3, FLOAT, FLOAT, *_SIZES, *_CODES, FLOAT, *[POINTER] * 3],
     "side_narrow": [*[POINTER] * 3, WHOLE, POINTER],
     "side_narrow_gradients": [*[POINTER] * 4, WHOLE, *[POINTER] * 2],
     "side_spread": [POINTER, POINTER, *[WHOLE] * 4, POINTER],
@@ -51,7 +51,13 @@ def fake_quantize(
 
 
 def fake_quantize_gradients(
-    gradient: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, qmin: int, qmax: int
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    qmin: int,
+    qmax: int,
+    reach: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
     """Gradients of `fake_quantize` with respect to x, scale and zero_point, given that of its result."""
     rows = _rows(x, scale, zero_point)
@@ -60,7 +66,7 @@ def fake_quantize_gradients(
     gradient = laid_out_like(x, gradient)
     found = [None if tensor is None else torch.empty_like(tensor) for tensor in (x, scale, zero_point)]
     sizes = (rows, x.numel() // rows, qmin, qmax, torch.get_num_threads())
-    library().fake_quantize_gradients(*at(gradient, x, scale, zero_point), *sizes, *at(*found))
+    library().fake_quantize_gradients(*at(gradient, x, scale, zero_point), *sizes, reach, *at(*found))
     return tuple(found)
 
 

@@ -15,11 +15,11 @@ extern "C" void divided_fake_quantize(const float* x, const float* phi, float sc
     }
 }
 
-// With respect to x, phi, and (2,) scale and zero_point.
+// With respect to x, phi, and (2,) scale and zero_point; `reach` as in primitives.fake_quantize.
 extern "C" void divided_fake_quantize_gradients(const float* gradient, const float* x, const float* phi, float scale,
                                                 float zero_point, long pixels, long channels, float lowest,
-                                                float highest, long threads, float* grad_x, float* grad_phi,
-                                                float* grad_range) {
+                                                float highest, long threads, float reach, float* grad_x,
+                                                float* grad_phi, float* grad_range) {
     const long step = 1 + BLOCK / channels, jobs = (pixels + step - 1) / step;
     std::vector<double> to_phi(jobs * channels), to_range(jobs * 2);
     double *const phi_by_job = to_phi.data(), *const range_by_job = to_range.data();
@@ -35,7 +35,7 @@ extern "C" void divided_fake_quantize_gradients(const float* gradient, const flo
             for (long c = 0; c < channels; ++c) {
                 const float quotient = from[c] / phi[c], steps = (quotient - zero_point) / scale;
                 const float code = clamped(steps, lowest, highest);
-                const bool inside = code == steps;
+                const bool inside = steps >= lowest - reach && steps <= highest + reach;
                 const float kept = inside ? given[c] : 0.0f, found = kept / phi[c];
                 to[c] = found;
                 sum[c] -= found * quotient;

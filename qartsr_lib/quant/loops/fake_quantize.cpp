@@ -23,12 +23,12 @@ struct Sums {
 
 template <bool OFFSET>
 Sums differentiate(const float* gradient, const float* x, float* grad_x, long length, float scale, float zero_point,
-                   float lowest, float highest) {
+                   float lowest, float highest, float reach) {
     float to_scale = 0, to_zero_point = 0;
 #pragma omp simd reduction(+ : to_scale, to_zero_point)
     for (long i = 0; i < length; ++i) {
         const float steps = steps_of<OFFSET>(x[i], scale, zero_point), code = clamped(steps, lowest, highest);
-        const bool inside = code == steps;
+        const bool inside = steps >= lowest - reach && steps <= highest + reach;
         const float kept = inside ? gradient[i] : 0.0f;
         grad_x[i] = kept;
         to_scale += (__builtin_rintf(code) - (inside ? steps : 0.0f)) * gradient[i];
@@ -59,17 +59,18 @@ extern "C" void fake_quantize(const float* x, const float* scale, const float* z
     });
 }
 
-// Of fake_quantize, with respect to x, scale and zero_point (rows,).
+// Of fake_quantize, with respect to x, scale and zero_point (rows,); `reach` as in primitives.fake_quantize.
 extern "C" void fake_quantize_gradients(const float* gradient, const float* x, const float* scale,
                                         const float* zero_point, long rows, long inner, float lowest, float highest,
-                                        long threads, float* grad_x, float* grad_scale, float* grad_zero_point) {
+                                        long threads, float reach, float* grad_x, float* grad_scale,
+                                        float* grad_zero_point) {
     const long blocks = (inner + BLOCK - 1) / BLOCK;
     std::vector<Sums> sums(rows * blocks);
     Sums* const by_job = sums.data();
     by_blocks(rows, inner, threads, [=](long job, long row, long from, long length) {
         const auto differentiated = zero_point ? differentiate<true> : differentiate<false>;
         by_job[job] = differentiated(gradient + from, x + from, grad_x + from, length, scale[row],
-                                     zero_point ? zero_point[row] : 0, lowest, highest);
+                                     zero_point ? zero_point[row] : 0, lowest, highest, reach);
     });
     for (long row = 0; row < rows; ++row) {
         Sums total{0, 0};

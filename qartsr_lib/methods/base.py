@@ -102,6 +102,7 @@ class CalibratedMethod(Method):
         quantize_(quantized, scheme, self.only)
         if not scheme.bits.is_full_precision:
             start_(backbone, quantized, calibration_images, f"{self.label} {scheme.bits}")
+            quantized.requires_grad_(False)  # of layers that could be trained
             quantized.quantization = replace(quantized.quantization, method=self.name)
         return MethodResult(quantized)
 

@@ -157,9 +157,9 @@ class DynamicQuantizer(Quantizer):
         self.calibrated = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x_hat, same shape as x."""
+        """x_hat, same shape as x; for gradients the scale is a constant."""
         grouped = self.config.granularity.view(x)
-        lower, upper = torch.aminmax(grouped, dim=self.config.granularity.axis, keepdim=True)
+        lower, upper = torch.aminmax(grouped.detach(), dim=self.config.granularity.axis, keepdim=True)
         if bool((lower >= 0).all()):
             qmin, qmax = integer_range(self.config.bits, symmetric=False)
             scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)

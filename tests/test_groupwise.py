@@ -1,0 +1,103 @@
+"""The study's own method: its layer against closed forms, its rounding against what it must be better than."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qartsr_lib.deploy.layer import inference_form
+from qartsr_lib.methods import METHODS, groupwise
+from qartsr_lib.methods.svdquant import RELEASED_SETTING
+from qartsr_lib.quant.apply import quantize_, report
+from qartsr_lib.quant.granularity import PerChannel
+from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
+from qartsr_lib.quant.states import calibrate
+
+assert METHODS.names()  # registers the layer kinds
+KINDS = ("linear", "conv", "strided", "few pixels")
+
+
+def layer_and_inputs(name):
+    """Inputs whose channels depend on each other, behind a SiLU, as a network's."""
+    torch.manual_seed(0)
+    mixed = torch.randn(24, 24) / 5 + torch.eye(24)
+    if name == "linear":
+        return nn.Linear(24, 20), [F.silu(torch.randn(2, 90, 24) @ mixed) for _ in range(4)]
+    size, stride = {"conv": (12, 1), "strided": (13, 2), "few pixels": (2, 1)}[name]
+    layer = nn.Conv2d(24, 20, 3, stride=stride, padding=1)
+    images = [F.silu(torch.einsum("nchw,cd->ndhw", torch.randn(2, 24, size, size), mixed)) for _ in range(12)]
+    return layer, images
+
+
+def converted(name, setting, bits="W2A2"):
+    layer, images = layer_and_inputs(name)
+    net = nn.Sequential(copy.deepcopy(layer))
+    quantize_(net, setting.at(bits))
+    calibrate(net, net, images)
+    net[0].start()
+    return layer, net, images
+
+
+def error(layer, net, images):
+    with torch.no_grad():
+        return sum(float(F.mse_loss(net(x), layer(x))) for x in images)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("bits", ["W2A2", "W3A3", "W4A4"])
+def test_nearer_the_float_layer_than_svdquant_as_released(name, bits):
+    ours = error(*converted(name, groupwise.SETTING, bits))
+    assert ours < 0.9 * error(*converted(name, RELEASED_SETTING, bits))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_fitted_is_what_the_layer_computes(name):
+    """Window by window: products with the quantized weight, L x / phi and the bias are the layer's outputs."""
+    _, net, images = converted(name, groupwise.SETTING)
+    layer, x = net[0], images[0]
+    with torch.no_grad():
+        windows = layer._some_windows(x)
+        seen, _ = layer._products(windows)
+        weight, bias = layer.quantized_parameters()
+        side = (layer.side_out @ layer.side_in).view_as(weight)
+        scaled = windows[0] / layer.log_phi.exp().view(1, -1, 1)
+        found = seen @ weight.flatten(1).t() + scaled.flatten(1) @ side.flatten(1).t() + bias
+        y = layer(x)
+        outputs = groupwise._spread(y.reshape(-1, 20) if name == "linear" else y.movedim(1, -1).reshape(-1, 20))
+    assert len(found) > 7 and torch.allclose(found, outputs, atol=1e-4)
+
+
+def test_rounding_feeds_errors_on():
+    """Two equal inputs: the second code makes up for the first one's error, where nearest codes err twice."""
+    quantizer = Quantizer(QuantizerConfig(4, PerChannel(0), symmetric=True), (1, 2), "w")
+    quantizer.set_range(torch.tensor([[-8.0]]), torch.tensor([[7.0]]))
+    square = torch.ones(2, 2, dtype=torch.float64) + 1e-3 * torch.eye(2, dtype=torch.float64)
+    found = groupwise.rounded(torch.tensor([[1.4, 1.4]]), square, quantizer)
+    assert float(found.sum()) == 3 and sorted(found[0].tolist()) == [1.0, 2.0]
+    apart = groupwise.rounded(torch.tensor([[1.4, 1.4]]), torch.eye(2, dtype=torch.float64), quantizer)
+    assert apart.tolist() == [[1.0, 1.0]], "inputs that have nothing in common: the nearest codes"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_inference_form_and_stored_bits(name):
+    _, net, images = converted(name, groupwise.SETTING)
+    exported = inference_form(net)
+    assert torch.allclose(exported(images[0]), net(images[0]), atol=1e-5)
+    _, released, _ = converted(name, RELEASED_SETTING)
+    assert report(net).stored_bits.tolist() == report(released).stored_bits.tolist(), "F is merged"
+
+
+def test_training_starts_where_the_untrained_one_ends():
+    _, net, images = converted("conv", groupwise.SETTING)
+    layer, before = net[0], net(images[0]).detach()
+    assert torch.equal(layer.folded_weight(), layer.base)
+    assert torch.allclose(layer.weight_quantizer(layer.base), layer.base, atol=1e-6), "on the grid"
+    gradients = torch.autograd.grad(layer(images[0]).square().sum(), sum(layer.tuned_parameters().values(), []))
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert [bool(gradient.abs().sum() > 0) for gradient in gradients] == [True, True, True, False, True]  # F1 is zero
+    assert torch.equal(layer(images[0]).detach(), before)
+    with torch.no_grad():
+        layer.weight_quantizer.log_scale.fill_(0.1)
+    assert torch.allclose(layer.quantized_parameters()[0], layer.base * torch.tensor(0.1).exp(), rtol=1e-5, atol=1e-6)

@@ -141,7 +141,9 @@ def _graphs(model: OneStepSR, kind: Format):
     tapped = onnx_ir.to_proto(graph)
     del graph.graph.outputs[1:]
     common.RemoveUnusedNodesPass()(graph)
-    return tapped, onnx_ir.to_proto(graph)
+    written = onnx_ir.to_proto(graph)
+    written.graph.ClearField("value_info")  # shapes that engines infer themselves: a tenth of a small file
+    return tapped, written
 
 
 def _traced(network: TracedNetwork, side: int, opset: int):

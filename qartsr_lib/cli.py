@@ -155,13 +155,24 @@ def _quantize(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    name, path, told = options.format, options.out, ""
+    if name not in EXPORTS:
+        raise QartsrError(f"--format {name}: choose one of {', '.join(EXPORTS)}")
     import_networks()
-    from qartsr_lib.deploy.packed_file import save_packed
+    from qartsr_lib.deploy.packed_file import load_packed, save_packed
     from qartsr_lib.methods.checkpoint import load_quantized
 
-    model = load_quantized(options.checkpoint)
-    save_packed(model, options.out)
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB")
+    if name == "packed":
+        save_packed(load_quantized(options.checkpoint), path)
+    else:
+        from qartsr_lib.deploy.onnx_file import check_export, save_exported
+
+        check_export(name, path)  # before the model is loaded
+        packed = options.checkpoint.suffix == ".safetensors"
+        model = load_packed(options.checkpoint) if packed else load_quantized(options.checkpoint)
+        told = f"; {EXPORTS[name]} from the simulation: {save_exported(model, path, name)}"
+    files = (path, path.with_suffix(".bin")) if name == "openvino" else (path,)
+    print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB{told}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -201,6 +212,8 @@ OSEDIFF_OPTIONS = {
     "--osediff": {"metavar": "FILE", "help": "OSEDiff's osediff.pkl, or weights that TRQ trained"},
     "--prompt": {"metavar": "TEXT", "help": "text or tags for all images (default: none)"},
 }
+#: Formats of export -> who runs it.
+EXPORTS = {"packed": "qartsr", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 COMMANDS = {
     "upscale": Command(
         "upscale images four times",
@@ -242,10 +255,12 @@ COMMANDS = {
         "pack a quantized model into one small file",
         _export,
         "Write one .safetensors file with packed codes and 16-bit floats; upscale --checkpoint FILE runs it anywhere, "
-        "without the original model's files.",
+        "without the original model's files. Or a graph with integer weights for another engine, which is run once "
+        "and compared with the simulation before the file is there.",
         {
-            "--checkpoint": _needed("DIR", "a model that quantize wrote"),
-            "--out": _needed("FILE.safetensors", "file to write"),
+            "--checkpoint": _needed("DIR|FILE", "a model that quantize wrote; for a graph also a packed file"),
+            "--out": _needed("FILE", "file to write, ending in .safetensors, .onnx or .xml (beside it, a .bin)"),
+            "--format": {"default": "packed", "metavar": "|".join(EXPORTS), "help": "what to write"},
         },
     ),
     "evaluate": Command(

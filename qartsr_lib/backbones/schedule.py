@@ -33,7 +33,11 @@ def alphas_cumprod() -> torch.Tensor:
 
 def alpha(timestep: int) -> float:
     """alpha_T for a timestep label 1..1000."""
-    return float(alphas_cumprod()[timestep_index(timestep)])
+    return _ALPHAS[timestep_index(timestep)]
+
+
+#: Plain numbers, made when nothing is traced: torch.export cannot read a tensor's value inside a network.
+_ALPHAS: tuple[float, ...] = tuple(alphas_cumprod().tolist())
 
 
 def estimate_z_h(z_l: torch.Tensor, eps: torch.Tensor, timestep: int) -> torch.Tensor:

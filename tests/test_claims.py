@@ -334,6 +334,9 @@ def test_our_own_questions_are_marked_in_the_projects_rules():
         "near-fp-other-setting",
         "w2a2-other-setting",
         "ahead-other-setting",
+        "groupwise-ahead",
+        "groupwise-untrained-ahead",
+        "groupwise-other-model",
     }
     assert {claim.id for claim in claims.load_rules().claims if claim.claim.startswith("Our question")} <= own
     assert claims.load_rules().changes

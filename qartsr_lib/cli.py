@@ -16,10 +16,13 @@ from qartsr_lib.base.machine import positive, run_command
 from qartsr_lib.base.paths import VARIABLES
 
 CROP = 32  # side of quantize's calibration crops, as in the study
+KEPT_APART = 4  # further crops, on which quantize measures what it made
+#: Of quantize --quality -> the method, by what was measured on BSDS500/val.
+QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
 EPILOG = """examples:
   qartsr upscale photo.jpg --out upscaled
   qartsr upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
-  qartsr quantize --method qartsr --bits W4A4 --images photos/ --out quantized
+  qartsr quantize --bits W4A4 --images photos/ --out quantized
   qartsr upscale photos/ --out upscaled --checkpoint quantized
   qartsr export --checkpoint quantized --out model.safetensors
   qartsr upscale photos/ --out upscaled --checkpoint model.safetensors --runtime int8
@@ -37,6 +40,7 @@ TRIAL_METHOD = (
     "installed sample photographs here, so make a real model with quantize and use --checkpoint"
 )
 RUNTIME = "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU"
+EIGHT_BIT = "layers kept at 8 bits: identity-path, passionsr, first-last or sensitive"
 TILE = (
     "cut images into overlapping tiles of N x N input pixels, which bounds the memory; each is normalized by itself, "
     "so contrasts change slowly between them (default: whole up to 512 x 512, else 256; a FILE of export: 256); "
@@ -127,31 +131,43 @@ def _quantize(options: argparse.Namespace) -> None:
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.base.errors import check_finite
     from qartsr_lib.images.datasets.calibration import low_quality_crops
+    from qartsr_lib.images.image import psnr_y
     from qartsr_lib.methods import METHODS
     from qartsr_lib.methods.checkpoint import save_quantized
     from qartsr_lib.methods.rates import training_options
+    from qartsr_lib.methods.setting import Setting
     from qartsr_lib.study.profiles import get_profile
 
-    method = METHODS.get(options.method)
-    if options.method == "fp":
+    if options.quality not in QUALITIES:
+        raise QartsrError(f"--quality {options.quality}: choose one of {', '.join(QUALITIES)}")
+    name = options.method or QUALITIES[options.quality]
+    method = METHODS.get(name)
+    if name == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
-    crops = low_quality_crops(options.images, options.crops, CROP)
-    settings = dict(
-        training_options(options.method, options.bits, get_profile("tiny", train_images=options.train_images))
-    )
+    crops = low_quality_crops(options.images, options.crops + KEPT_APART, CROP).images
+    apart, crops = crops[options.crops :], crops[: options.crops]
+    if max(float(crop.std()) for crop in crops) < 1 / 255:
+        raise QartsrError(f"--images {options.images}: all crops are of one colour; name a folder of photographs")
+    setting = Setting(options.eight_bit, options.ranges)
+    profile = get_profile("tiny", train_images=options.train_images, setting=setting.options)
+    settings = dict(training_options(name, options.bits, profile))
     unfinished = options.out / "unfinished.pt"
     if method.trains:
         settings["checkpoint"] = unfinished
     backbone = load_backbone(options.backbone, options.timestep)
     try:
-        result = method.build(backbone, options.bits, crops.images, seed=options.seed, **settings)
+        result = method.build(backbone, options.bits, crops, seed=options.seed, **settings)
         check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
     except Diverged:
         unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
         raise
     save_quantized(result.backbone, options.out)
     unfinished.unlink(missing_ok=True)
-    print(f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored")
+    near = sum(psnr_y(result.backbone.upscale(crop), backbone.upscale(crop)) for crop in apart) / len(apart)
+    print(
+        f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
+        f"{near:.1f} dB from full precision on {len(apart)} further crops"
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -242,10 +258,13 @@ COMMANDS = {
         {
             "--images": _needed("DIR", "folder of low-resolution images"),
             "--out": _needed("DIR", "folder for the quantized model"),
-            "--method": {"default": "qartsr", "help": "quantization method, such as qartsr, svdquant or maxmin"},
+            "--quality": {"default": "fast", "metavar": "|".join(QUALITIES), "help": "without training, or with it"},
+            "--method": {"help": "quantization method, such as qartsr, svdquant or maxmin, in place of --quality"},
             "--bits": {"default": "W4A4", "help": "bits of weights and activations"},
             "--backbone": {"default": "embedded-scaled", "help": "the model: embedded or embedded-scaled"},
             "--timestep": {"default": 1, "type": int, "help": TIMESTEP},
+            "--eight-bit": {"default": "identity-path", "metavar": "LIST", "help": EIGHT_BIT},
+            "--ranges": {"default": "least-squares", "help": "of inputs: least-squares, min-max or first-batch"},
             "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
             "--train-images": {"default": 512, "type": positive, "help": "crops passed through training"},
             "--seed": {"default": 0, "type": int, "help": "same seed, same model on one machine"},

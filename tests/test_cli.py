@@ -1,6 +1,7 @@
 """The command line: results of the right size and name, and one clear line for every bad input."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.images.image import read_image, write_png
-from qartsr_lib.methods import METHODS
+from qartsr_lib.methods import METHODS, svdquant
 from qartsr_lib.methods.checkpoint import save_quantized
 from qartsr_lib.study import runner
 
@@ -63,7 +64,9 @@ def _quantize(photograph, out, *extra):
 
 def test_quantize_and_upscale_with_the_checkpoint(photograph, tmp_path, capsys):
     assert _quantize(photograph, tmp_path / "q", "--method", "maxmin") == 0
-    assert "MaxMin W4A4" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "MaxMin W4A4, 4.27 bits per weight stored" in told, "with the identity path at 8 bits"
+    assert float(re.search(r"([\d.]+) dB from full precision on 4 further crops", told)[1]) > 20
     assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(tmp_path / "q")]) == 0
     assert Image.open(tmp_path / "a" / "cat.png").size == (56, 36)
 
@@ -111,7 +114,7 @@ def test_a_runtime_needs_a_packed_model(photograph, tmp_path, capsys):
 def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path, monkeypatch, capsys):
     from qartsr_lib.training.finetuning import engine
 
-    assert _quantize(photograph, tmp_path / "whole") == 0
+    assert _quantize(photograph, tmp_path / "whole", "--method", "qartsr") == 0
     save, calls = engine.save_state, []
 
     def stop_after_four(*arguments):
@@ -121,9 +124,9 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
             raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "save_state", stop_after_four)
-    assert _quantize(photograph, tmp_path / "parts") == 130
+    assert _quantize(photograph, tmp_path / "parts", "--method", "qartsr") == 130
     assert (tmp_path / "parts" / "unfinished.pt").exists()
-    assert _quantize(photograph, tmp_path / "parts") == 0
+    assert _quantize(photograph, tmp_path / "parts", "--method", "qartsr") == 0
     assert len(calls) > 4 and not (tmp_path / "parts" / "unfinished.pt").exists()
     whole, parts = (json.loads((tmp_path / name / "quantized.json").read_text()) for name in ("whole", "parts"))
     assert whole["tensors"]["sha256"] == parts["tensors"]["sha256"]
@@ -135,11 +138,29 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
         (["--method", "fp"], "choose qartsr, svdquant, maxmin"),
         (["--method", "qartrs"], "did you mean 'qartsr'"),
         (["--bits", "W5"], "write weights and activations as in W4A4"),
+        (["--quality", "good"], "--quality good: choose one of fast, best"),
+        (["--eight-bit", "some"], "unknown list of 8-bit layers 'some'"),
+        (["--ranges", "wide"], "unknown range rule 'wide'"),
     ],
 )
 def test_quantize_with_wrong_options(photograph, tmp_path, capsys, extra, words):
     assert _quantize(photograph, tmp_path / "q", *extra) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "q").exists()
+
+
+def test_quantize_refuses_images_of_one_colour(tmp_path, capsys):
+    (tmp_path / "grey").mkdir()
+    Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "grey" / "a.png")
+    assert main(["quantize", "--images", str(tmp_path / "grey"), "--out", str(tmp_path / "q")]) == 2
+    _one_line(capsys, "all crops are of one colour; name a folder of photographs")
+
+
+@pytest.mark.parametrize(("quality", "label"), [("fast", "Groupwise [untrained] W4A4"), ("best", "Groupwise W4A4")])
+def test_qualities_of_quantize(photograph, tmp_path, capsys, monkeypatch, quality, label):
+    monkeypatch.setattr(svdquant, "GRID", 2)
+    monkeypatch.setattr(svdquant, "REFINEMENTS", 1)
+    assert _quantize(photograph, tmp_path / "q", "--quality", quality, "--train-images", "2") == 0
+    assert label in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--train-images", "--crops"])

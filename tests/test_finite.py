@@ -188,7 +188,7 @@ def test_a_training_that_diverges_is_not_continued(photograph, tmp_path, capsys,
         raise Diverged("QArtSR W4A4: loss is not finite after 8 images; use smaller rates")
 
     monkeypatch.setattr(METHODS.get("qartsr"), "build", diverging, raising=False)
-    words = ["quantize", "--images", photograph.parent, "--out", tmp_path / "q", "--crops", 2]
+    words = ["quantize", "--images", photograph.parent, "--out", tmp_path / "q", "--crops", 2, "--method", "qartsr"]
     refused(capsys, words, tmp_path / "q" / "unfinished.pt", "loss is not finite")
 
 

@@ -142,7 +142,7 @@ _PROFILES = (
         datasets=("samples", "samples-realistic", *_BENCHMARKS),
         seeds=(0, 1, 2),
         calibration="BSDS500", n_calibration=128,
-        methods=(*SEVEN_METHODS, "lsq-qat", "svdquant-released", "groupwise-untrained", "groupwise"),
+        methods=(*SEVEN_METHODS, "lsq-qat", "svdquant-released", "groupwise-untrained"),
         finetune_bits=("W4A4", "W3A3", "W2A2"),
         deployed=tuple(itertools.product(("qartsr", "maxmin", "svdquant"), ("W8A8", "W4A4", "W2A2"))),
         finetune_images=30,

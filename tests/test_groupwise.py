@@ -101,3 +101,11 @@ def test_training_starts_where_the_untrained_one_ends():
     with torch.no_grad():
         layer.weight_quantizer.log_scale.fill_(0.1)
     assert torch.allclose(layer.quantized_parameters()[0], layer.base * torch.tensor(0.1).exp(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_sees_nothing_but_zeros():
+    net = nn.Sequential(nn.Linear(24, 20))
+    quantize_(net, groupwise.SETTING.at("W2A2"))
+    calibrate(net, net, [torch.zeros(2, 9, 24)])
+    net[0].start()
+    assert torch.equal(net(torch.zeros(1, 3, 24)), net[0].bias.expand(1, 3, 20))

@@ -100,7 +100,7 @@ class GroupwiseLayer(DynamicLayer):
             return
         seen, wanted = (torch.cat(parts).double() for parts in zip(*map(self._products, windows), strict=True))
         square, base = seen.t() @ seen, self.base.flatten(1).double()
-        ridge = LAMBDA * square.diag().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
+        ridge = _ridge(square, LAMBDA)
         fitted = torch.linalg.solve(square + ridge, seen.t() @ wanted + ridge @ base.t()).t().view_as(self.base)
         self.weight_quantizer.set_range_from(fitted.float())
         self.base.copy_(rounded(fitted, square, self.weight_quantizer))
@@ -141,7 +141,7 @@ def rounded(weight: torch.Tensor, square: torch.Tensor, quantizer: Quantizer) ->
     grouped = quantizer.config.granularity.view(weight)
     scales = scale.expand(grouped.shape).reshape(weight.shape).flatten(1).double()
     order = square.diag().argsort(descending=True, stable=True)
-    damped = square + DAMPING * square.diag().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
+    damped = square + _ridge(square, DAMPING)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[order][:, order]))
     factor = torch.linalg.cholesky(inverse, upper=True)
     left, found = weight.flatten(1).double()[:, order], torch.empty_like(scales)
@@ -151,6 +151,12 @@ def rounded(weight: torch.Tensor, square: torch.Tensor, quantizer: Quantizer) ->
         error = (left[:, column] - found[:, place]) / factor[column, column]
         left[:, column:] -= error[:, None] * factor[column, column:]
     return found.view(weight.shape).float()
+
+
+def _ridge(square: torch.Tensor, share: float) -> torch.Tensor:
+    """`share` of the mean of the diagonal, on a diagonal; not 0 for a layer that sees nothing but zeros."""
+    size = share * square.diag().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    return size * torch.eye(len(square), dtype=square.dtype, device=square.device)
 
 
 def _spread(rows: torch.Tensor) -> torch.Tensor:
@@ -163,7 +169,7 @@ SETTING = replace(RELEASED_SETTING, narrow_range=False, layer_kind="groupwise")
 
 
 class Groupwise(TrainedMethod):
-    """End-to-end training alone: with such a start a module at a time gains nothing."""
+    """End-to-end training alone; a module at a time first was not tried."""
 
     layer_kind = "groupwise"
     rates = (("side", 3e-4), ("merged", 3e-4), ("scales", 3e-4))

@@ -10,18 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qartsr_lib.base.errors import Diverged, QartsrError
-from qartsr_lib.base.lean_imports import choose_lean_imports, import_networks
+from qartsr_lib import commands
+from qartsr_lib.commands import EXPORTS, QUALITIES, SHIPPED
+from qartsr_lib.base.lean_imports import choose_lean_imports
 from qartsr_lib.base.machine import positive, run_command
 from qartsr_lib.base.paths import VARIABLES
 
-CROP = 32  # side of quantize's calibration crops, as in the study
-KEPT_APART = 4  # further crops, on which quantize measures what it made
-#: Of quantize --quality -> the method, by what was measured on BSDS500/val.
-QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
 EPILOG = """examples:
   qartsr upscale photo.jpg --out upscaled
-  qartsr upscale photos/ --out upscaled --method maxmin --bits W4A4 --timestep 1
+  qartsr upscale photos/ --out upscaled --model w4a4
   qartsr quantize --bits W4A4 --images photos/ --out quantized
   qartsr upscale photos/ --out upscaled --checkpoint quantized
   qartsr export --checkpoint quantized --out model.safetensors
@@ -35,6 +32,7 @@ environment variables:
 """ + "\n".join(f"  {name:24s} {said}" for name, said in VARIABLES.items())
 OVERWRITE = "compute all anew, and replace files in DIR that are no results of upscale (never an input)"
 TIMESTEP = "timestep T the model was trained at: 1000, 500 or 1"
+MODEL = "use a quantized model that comes with the package; in place of the four above"
 TRIAL_METHOD = (
     "quantization method: fp (none, the default), maxmin, svdquant or another; trained ones get a short trial on the "
     "installed sample photographs here, so make a real model with quantize and use --checkpoint"
@@ -113,98 +111,6 @@ class Command(NamedTuple):
     options: dict[str, dict]  # what argparse is told of each
 
 
-def _upscale(options: argparse.Namespace) -> int:
-    from qartsr_lib.deploy.upscaling import upscale_files
-    from qartsr_lib.study.profiles import get_profile
-
-    def load(options: argparse.Namespace) -> tuple:
-        import_networks()
-        from qartsr_lib.deploy.upscaler import load_upscaler
-
-        return load_upscaler(options, get_profile("tiny"))
-
-    return upscale_files(options, load)
-
-
-def _quantize(options: argparse.Namespace) -> None:
-    import_networks()
-    from qartsr_lib.backbones import load_backbone
-    from qartsr_lib.base.errors import check_finite
-    from qartsr_lib.images.datasets.calibration import low_quality_crops
-    from qartsr_lib.images.image import psnr_y
-    from qartsr_lib.methods import METHODS
-    from qartsr_lib.methods.checkpoint import save_quantized
-    from qartsr_lib.methods.rates import training_options
-    from qartsr_lib.methods.setting import Setting
-    from qartsr_lib.study.profiles import get_profile
-
-    if options.quality not in QUALITIES:
-        raise QartsrError(f"--quality {options.quality}: choose one of {', '.join(QUALITIES)}")
-    name = options.method or QUALITIES[options.quality]
-    method = METHODS.get(name)
-    if name == "fp":
-        raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
-    crops = low_quality_crops(options.images, options.crops + KEPT_APART, CROP).images
-    apart, crops = crops[options.crops :], crops[: options.crops]
-    if max(float(crop.std()) for crop in crops) < 1 / 255:
-        raise QartsrError(f"--images {options.images}: all crops are of one colour; name a folder of photographs")
-    setting = Setting(options.eight_bit, options.ranges)
-    profile = get_profile("tiny", train_images=options.train_images, setting=setting.options)
-    settings = dict(training_options(name, options.bits, profile))
-    unfinished = options.out / "unfinished.pt"
-    if method.trains:
-        settings["checkpoint"] = unfinished
-    backbone = load_backbone(options.backbone, options.timestep)
-    try:
-        result = method.build(backbone, options.bits, crops, seed=options.seed, **settings)
-        check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
-    except Diverged:
-        unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
-        raise
-    save_quantized(result.backbone, options.out)
-    unfinished.unlink(missing_ok=True)
-    near = sum(psnr_y(result.backbone.upscale(crop), backbone.upscale(crop)) for crop in apart) / len(apart)
-    print(
-        f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
-        f"{near:.1f} dB from full precision on {len(apart)} further crops"
-    )
-
-
-def _export(options: argparse.Namespace) -> None:
-    name, path, told = options.format, options.out, ""
-    if name not in EXPORTS:
-        raise QartsrError(f"--format {name}: choose one of {', '.join(EXPORTS)}")
-    import_networks()
-    from qartsr_lib.deploy.packed_file import load_packed, save_packed
-    from qartsr_lib.methods.checkpoint import load_quantized
-
-    if name == "packed":
-        save_packed(load_quantized(options.checkpoint), path)
-    else:
-        from qartsr_lib.deploy.onnx_file import check_export, save_exported
-
-        check_export(name, path)  # before the model is loaded
-        packed = options.checkpoint.suffix == ".safetensors"
-        model = load_packed(options.checkpoint) if packed else load_quantized(options.checkpoint)
-        told = f"; {EXPORTS[name]} from the simulation: {save_exported(model, path, name)}"
-    files = (path, path.with_suffix(".bin")) if name == "openvino" else (path,)
-    print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB{told}")
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
-    from qartsr_lib.images.evaluate import evaluate_folders
-
-    names = [name.strip() for name in options.metrics.split(",") if name.strip()]
-    frame = evaluate_folders(options.sr, options.hr, names, options.out, weights_dir=options.weights)
-    for name, rows in frame.groupby("metric", sort=False):
-        values, missing = rows["value"].dropna(), rows[rows["value"].isna()]
-        reason = f"; {missing['note'].iloc[0]}" if len(missing) else ""
-        mean = f"{values.mean():.4f}" if len(values) else "n/a"
-        print(f"{name:10s} {mean} ({len(values)} of {len(rows)} images{reason})")
-    print(f"{options.out} written")
-
-
 def bench(arguments: Sequence[str]) -> int:
     """Run tests/benchmarks/bench.py of this checkout in a process of its own; returns its exit status."""
     checkout = Path(__file__).resolve().parents[1]
@@ -228,12 +134,10 @@ OSEDIFF_OPTIONS = {
     "--osediff": {"metavar": "FILE", "help": "OSEDiff's osediff.pkl, or weights that TRQ trained"},
     "--prompt": {"metavar": "TEXT", "help": "text or tags for all images (default: none)"},
 }
-#: Formats of export -> who runs it.
-EXPORTS = {"packed": "qartsr", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 COMMANDS = {
     "upscale": Command(
         "upscale images four times",
-        _upscale,
+        commands.upscale,
         "Write DIR/<input name>.png, exactly four times as wide and high as each input, in sRGB, and with its "
         "transparency if it has any. The same command again computes what is not there yet.",
         {
@@ -244,7 +148,8 @@ COMMANDS = {
             "--timestep": {"type": int, "help": TIMESTEP + " (default: 1; osediff: what its file was trained at)"},
             "--method": {"help": TRIAL_METHOD},
             "--bits": {"help": "bits of weights and activations, such as W8A8 or W4A4 (not with fp)"},
-            "--checkpoint": _path("DIR|FILE", "use a model that quantize or export wrote; in place of the four above"),
+            "--model": {"metavar": "|".join(SHIPPED), "help": MODEL},
+            "--checkpoint": _path("DIR|FILE", "use a model that quantize or export wrote; in place of the five above"),
             "--runtime": {"metavar": "simulate|int8", "help": RUNTIME},
             "--tile": {"type": int, "metavar": "N", "help": TILE},
             "--colour-fix": {"metavar": "adain|wavelet|none", "help": COLOUR_FIX},
@@ -252,7 +157,7 @@ COMMANDS = {
     ),
     "quantize": Command(
         "quantize a model on images of your own",
-        _quantize,
+        commands.quantize,
         "Quantize a model, calibrated (and with a trained method finetuned) on images like those that it will upscale. "
         "Interrupted, the same command continues after the last finished module.",
         {
@@ -272,7 +177,7 @@ COMMANDS = {
     ),
     "export": Command(
         "pack a quantized model into one small file",
-        _export,
+        commands.export,
         "Write one .safetensors file with packed codes and 16-bit floats; upscale --checkpoint FILE runs it anywhere, "
         "without the original model's files. Or a graph with integer weights for another engine, which is run once "
         "and compared with the simulation before the file is there.",
@@ -284,7 +189,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "score upscaled images against the originals",
-        _evaluate,
+        commands.evaluate,
         "Pair images by name, in folders and in equal subfolders: equal names, else names without the endings that "
         "data sets and programs add (x4, _LR4, _SRF_4_HR, _SR, _out and the like, or one that several images share). "
         "Images without a reference are named and left out. Write a CSV with the columns image, metric, value, note. "

@@ -12,7 +12,8 @@ from qartsr_lib import cli
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
-from qartsr_lib.images.image import read_image, write_png
+from qartsr_lib.deploy.shipped import shipped_model
+from qartsr_lib.images.image import psnr_y, read_image, upscale_bicubic, write_png
 from qartsr_lib.methods import METHODS, svdquant
 from qartsr_lib.methods.checkpoint import save_quantized
 from qartsr_lib.study import runner
@@ -107,7 +108,7 @@ def test_wrong_options_of_a_packed_model(photograph, packed, tmp_path, capsys, e
 
 def test_a_runtime_needs_a_packed_model(photograph, tmp_path, capsys):
     assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--runtime", "int8"]) == 2
-    _one_line(capsys, "--runtime int8: needs --checkpoint FILE.safetensors")
+    _one_line(capsys, "--runtime int8: needs --model, or --checkpoint FILE.safetensors")
 
 
 @pytest.mark.slow
@@ -269,6 +270,29 @@ def test_what_a_checkpoint_decides_cannot_be_given_with_it(photograph, packed, t
     words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(checkpoint)]
     assert main([*words, *extra]) == 2
     _one_line(capsys, f"{extra[0]}: has no effect on {checkpoint}")
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("w4a4", 45.0), ("W3A3", 38.0), ("w2a2", 33.0)])
+def test_shipped_models_are_small_near_full_precision_and_run_in_integers(home, tmp_path, name, nearest):
+    seeded = torch.Generator().manual_seed(0)
+    picture = write_png(tmp_path / "in" / "cat.png", upscale_bicubic(torch.rand(1, 3, 12, 12, generator=seeded)).clamp(0, 1))
+    words = ["upscale", str(picture), "--out"]
+    assert main([*words, str(tmp_path / "full")]) == 0
+    assert main([*words, str(tmp_path / "small"), "--model", name]) == 0
+    assert main([*words, str(tmp_path / "int8"), "--model", name, "--runtime", "int8"]) == 0
+    full, small, int8 = (read_image(tmp_path / folder / "cat.png") for folder in ("full", "small", "int8"))
+    assert psnr_y(small, full) > nearest and psnr_y(int8, full) > nearest - 2
+    assert shipped_model(name).stat().st_size < 2e6
+
+
+def test_a_shipped_model_that_does_not_exist_and_two_models(photograph, tmp_path, capsys):
+    words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--model"]
+    assert main([*words, "w4a3"]) == 2
+    _one_line(capsys, "--model w4a3: did you mean 'w4a4'")
+    assert main([*words, "w4a4", "--checkpoint", "x.safetensors"]) == 2
+    _one_line(capsys, "--model w4a4: give it or --checkpoint, not both")
+    assert main([*words, "w4a4", "--bits", "W2A2"]) == 2
+    _one_line(capsys, "--bits: has no effect on")
 
 
 @pytest.mark.parametrize("option", ["--base", "--osediff", "--prompt"])

@@ -7,7 +7,7 @@ from torch import nn
 
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant import few_passes, loops, primitives
-from qartsr_lib.quant.granularity import PerChannel, PerGroup
+from qartsr_lib.quant.granularity import PerChannel, PerGroup, PerTensor
 from qartsr_lib.quant.layers import LAYER_KINDS, LayerConfig
 from qartsr_lib.quant.learned import LearnedQuantizer
 from qartsr_lib.quant.quantizers import QuantizerConfig
@@ -117,9 +117,9 @@ LAYERS = {
 }
 
 
-def trained_layer(kind, layer, x):
+def trained_layer(kind, layer, x, axis=PerChannel(0)):  # noqa: B008 - frozen
     """A layer of `kind` in state QUANTIZED, its parameters moved from their start."""
-    config = LayerConfig(QuantizerConfig(4, granularity=PerChannel(0)), QuantizerConfig(4), QuantizerConfig(8))
+    config = LayerConfig(QuantizerConfig(4, granularity=axis), QuantizerConfig(4), QuantizerConfig(8))
     new = LAYER_KINDS.get(kind)[type(layer)].from_float(layer, config, "layer").to(memory_format=torch.channels_last)
     new.set_state(QuantState.CALIBRATING)
     new(x)
@@ -157,6 +157,35 @@ def test_layers_in_few_passes(shape, kind, layout, without_loops):
     for ours, wanted in zip(found, outputs_and_gradients(layer, x), strict=True):
         assert ours.shape == wanted.shape
         assert float((ours - wanted).norm()) <= 2e-5 * float(wanted.norm()) + 2e-5  # sums that cancel
+
+
+@pytest.mark.parametrize("axis", [PerChannel(0), PerTensor()])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", ["finetune", "equivalent"])
+def test_folded_weights_against_float64(kind, layout, axis):
+    """phi (W + F1 F2 - L1 L2) quantized, and its gradients, by the formula in float64; several blocks a row."""
+    torch.manual_seed(3)
+    layer = trained_layer(kind, *convolution(300, 20, 3, padding=1), axis)
+    layer.weight.data = layer.weight.data.contiguous(memory_format=layout)
+    quantizer, factors = layer.weight_quantizer, layer.low_rank_factors()
+    assert few_passes._held(quantizer, layer.weight) and len(factors) == 4 * (kind == "finetune")
+    tuned = [layer.log_phi, quantizer.lower_units, quantizer.upper_units, *factors]
+    exact = [tensor.detach().double().requires_grad_() for tensor in tuned]
+    phi, (lower, upper), others = exact[0].exp().view(-1, 1, 1), (t * quantizer.unit for t in exact[1:3]), exact[3:]
+    change = others[0] @ others[1] - others[2] @ others[3] if others else torch.zeros(20, 2700)
+    scale = (upper - lower) / 15
+    steps = (phi * (layer.weight + change.view(20, 300, 3, 3)) - lower) / scale
+    reach, edge = quantizer.reach, (steps - steps.floor() - 0.5).abs().min()
+    assert edge > 1e-7  # no code is a matter of rounding
+    inside = (steps >= -reach) & (steps <= 15 + reach)
+    codes = steps + (steps.detach().clamp(0, 15).round() - steps).detach()
+    wanted = scale * torch.where(inside, codes, steps.detach().clamp(0, 15).round()) + lower
+    found, _ = few_passes.parameters(layer)
+    assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    given = torch.randn(found.shape)
+    ours = torch.autograd.grad((found * given).sum(), tuned)
+    for mine, other in zip(ours, torch.autograd.grad((wanted * given).sum(), exact), strict=True):
+        assert float((mine - other).norm()) <= 1e-4 * float(other.norm())
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

@@ -30,11 +30,11 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
     for name in decided:
         if getattr(options, name) is not None:
             raise QartsrError(
-                f"--{name}: has no effect on {checkpoint}, which says what the model is; "
-                f"leave out --{name} or --checkpoint"
+                f"--{name}: has no effect on {checkpoint}, which says what the model is; leave it out"
             )
     if options.runtime is not None and not packed:
-        raise QartsrError(f"--runtime {options.runtime}: needs --checkpoint FILE.safetensors, which export writes")
+        needed = "--model, or --checkpoint FILE.safetensors, which export writes"
+        raise QartsrError(f"--runtime {options.runtime}: needs {needed}")
     if packed:
         from qartsr_lib.deploy.packed_file import load_packed
         from qartsr_lib.deploy.runtimes import RUNTIMES

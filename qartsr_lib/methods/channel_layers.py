@@ -84,7 +84,11 @@ class ChannelScaledLayer(QuantLayer):
     def _in_few_passes(self, x: torch.Tensor) -> torch.Tensor:
         """`forward` in training, where `few_passes.fits`."""
         quantized, _ = few_passes.enter(self, self.shifted_input(x), None)
-        return self._corrected(self._operate(quantized, *self.quantized_parameters()), x)
+        return self._corrected(self._operate(quantized, *few_passes.parameters(self)), x)
+
+    def low_rank_factors(self) -> tuple[torch.Tensor, ...]:
+        """F1, F2, L1 and L2 where Q_W sees phi (W + F1 F2 - L1 L2); none where it sees phi W, as here."""
+        return ()
 
     def activation_quantizers(self) -> list[Quantizer]:
         return []  # `start` sets the input's range, which depends on phi

@@ -65,8 +65,11 @@ class FinetuneLayer(ChannelScaledLayer):
 
     def folded_weight(self) -> torch.Tensor:
         """phi (R + F1 F2), like W: what Q_W sees."""
-        branches = (self.merged_out, self.merged_in, self.side_out, self.side_in)
-        return _FoldedWeight.apply(self.weight, *branches, broadcast_along(self.log_phi, 1, self.weight.ndim))
+        log_phi = broadcast_along(self.log_phi, 1, self.weight.ndim)
+        return _FoldedWeight.apply(self.weight, *self.low_rank_factors(), log_phi)
+
+    def low_rank_factors(self) -> tuple[torch.Tensor, ...]:
+        return self.merged_out, self.merged_in, self.side_out, self.side_in
 
     def inference_parts(self) -> InferenceParts:
         return replace(super().inference_parts(), side_out=self.side_out, side_in=self.side_in)
@@ -76,7 +79,7 @@ class FinetuneLayer(ChannelScaledLayer):
 
     def _in_few_passes(self, x: torch.Tensor) -> torch.Tensor:
         quantized, narrow = few_passes.enter(self, x, self.side_in)
-        return few_passes.add_side(self, self._operate(quantized, *self.quantized_parameters()), narrow, self.side_out)
+        return few_passes.add_side(self, self._operate(quantized, *few_passes.parameters(self)), narrow, self.side_out)
 
 
 class _FoldedWeight(torch.autograd.Function):

@@ -1,8 +1,8 @@
-"""What surrounds the product of a trained layer, in few passes over memory: Q_A(x / phi) and L1 L2 x.
+"""What surrounds the product of a trained layer, in few passes over memory: Q_A(x / phi), L1 L2 x, Q_W(phi W), Q_B(B).
 
 For layers of `methods.channel_layers` on the CPU. Written operation by operation, these passes take as long as the
-products themselves; here they are two autograd nodes over compiled loops. Where `fits` says no, the layers do the
-same by PyTorch's operations; Q_A(x / phi) then has the same bits, L1 L2 x another order of summation.
+products themselves; here they are a few autograd nodes over compiled loops. Where `fits` says no, the layers do the
+same by PyTorch's operations; quantized values then have the same bits, L1 L2 x and gradients another order of sums.
 """
 
 from __future__ import annotations
@@ -54,6 +54,35 @@ def add_side(layer: nn.Module, y: torch.Tensor, narrow: torch.Tensor, side_out: 
     """y + L1 (L2 x), in place where y's layout allows; `side_out` is L1 (c_out, r)."""
     layout = _layout(layer)
     return _AddSide.apply(y.float().contiguous(memory_format=layout), narrow, side_out, layout)  # of autocast
+
+
+def parameters(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Q_W(phi (W + F1 F2 - L1 L2)) and Q_B(B); the factors are the layer's `low_rank_factors`."""
+    weight, bias = layer.weight, layer.bias
+    if not (_held(layer.weight_quantizer, weight) and (bias is None or _held(layer.bias_quantizer, bias))):
+        return layer.quantized_parameters()
+    factors = layer.low_rank_factors()
+    quantized = _folded(layer.weight_quantizer, weight, layer.log_phi, *factors)
+    return quantized, None if bias is None else _folded(layer.bias_quantizer, bias, None)
+
+
+def _held(quantizer: nn.Module | None, tensor: torch.Tensor) -> bool:
+    """Whether `_folded` can do the quantizer's work on a frozen parameter: learned bounds, one pair per row at most."""
+    if type(quantizer) not in (LearnedQuantizer, RoundFirstQuantizer) or quantizer.config.zero_point != "real":
+        return False
+    rows = quantizer.scale.numel()
+    whole = quantizer.calibrated and not tensor.requires_grad and (tensor.is_contiguous() or _channels_last(tensor))
+    return whole and loops.plain(tensor) and rows in (1, len(tensor)) and quantizer.scale.shape[:1] in ((), (rows,))
+
+
+def _channels_last(tensor: torch.Tensor) -> bool:
+    """Whether it lies so and not the usual way, which a kernel of 1 x 1 does at once."""
+    return tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _folded(quantizer: LearnedQuantizer, tensor: torch.Tensor, log_phi: torch.Tensor | None, *factors: torch.Tensor):
+    bounds = (quantizer.lower_units, quantizer.upper_units, quantizer.unit)
+    return _Folded.apply(tensor, log_phi, *bounds, quantizer.config.bits, quantizer.reach, *factors)
 
 
 def _layout(layer: nn.Module) -> torch.memory_format:
@@ -112,3 +141,37 @@ class _AddSide(torch.autograd.Function):
         grad_narrow, grad_weight = torch.empty_like(narrow), torch.empty_like(weight)
         loops.library().side_spread_gradients(*at(given, narrow, weight), *ctx.sizes, *at(grad_narrow, grad_weight))
         return gradient, grad_narrow, grad_weight.t(), None
+
+
+class _Folded(torch.autograd.Function):
+    """Fake quantization of phi (W + F1 F2 - L1 L2), W being constant; `factors` are F1, F2, L1, L2 or none."""
+
+    @staticmethod
+    def forward(ctx, weight, log_phi, lower_units, upper_units, unit, bits, reach, *factors):
+        residual, found, rows = weight, torch.empty_like(weight), unit.numel()
+        if factors:
+            merged_out, merged_in, side_out, side_in = factors
+            change = (merged_out @ merged_in).sub_(side_out @ side_in).view_as(weight)
+            residual = torch.add(weight, change, out=torch.empty_like(weight))
+        phi, channels, taps = None, 1, 1
+        if log_phi is not None:
+            phi, channels, taps = log_phi.exp(), len(log_phi), weight[0, 0].numel()
+        ctx.sizes = (ctypes.c_long * 5)(rows, weight.numel() // rows, channels, taps, _channels_last(weight))
+        ctx.how, bounds = (2**bits - 1, reach, torch.get_num_threads()), (lower_units, upper_units, unit)
+        loops.library().folded(*at(residual, phi, *bounds), ctx.sizes, *ctx.how[::2], found.data_ptr())
+        ctx.save_for_backward(residual, phi, *bounds, *factors)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        residual, phi, lower_units, upper_units, unit, *factors = ctx.saved_tensors
+        given = loops.laid_out_like(residual, gradient)
+        change, *found = (torch.empty_like(t) if t is not None else None for t in (residual, phi, unit, unit))
+        pointers = at(given, residual, phi, lower_units, upper_units, unit)
+        loops.library().folded_gradients(*pointers, ctx.sizes, *ctx.how, *at(change, *found))
+        if factors:
+            (merged_out, merged_in, side_out, side_in), change = factors, change.flatten(1)
+            factors = change @ merged_in.t(), merged_out.t() @ change, change @ side_in.t(), side_out.t() @ change
+            factors[2].neg_(), factors[3].neg_()
+        return None, *found, None, None, None, *factors

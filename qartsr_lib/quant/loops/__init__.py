@@ -24,6 +24,8 @@ ARGUMENTS = {
     "fake_quantize_gradients": [*[POINTER] * 4, *_SIZES, *_CODES, FLOAT, *[POINTER] * 3],
     "divided_fake_quantize": [POINTER, POINTER, FLOAT, FLOAT, *_SIZES, *_CODES, POINTER],
     "divided_fake_quantize_gradients": [*[POINTER] * 3, FLOAT, FLOAT, *_SIZES, *_CODES, FLOAT, *[POINTER] * 3],
+    "folded": [*[POINTER] * 6, FLOAT, WHOLE, POINTER],
+    "folded_gradients": [*[POINTER] * 7, FLOAT, FLOAT, WHOLE, *[POINTER] * 4],
     "side_narrow": [*[POINTER] * 3, WHOLE, POINTER],
     "side_narrow_gradients": [*[POINTER] * 4, WHOLE, *[POINTER] * 2],
     "side_spread": [POINTER, POINTER, *[WHOLE] * 4, POINTER],

@@ -1,0 +1,121 @@
+"""What the commands of `cli` do, given their options; each imports what it needs when it runs.
+
+Wrong options and files are a QartsrError.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.lean_imports import import_networks
+from qartsr_lib.deploy.shipped import SHIPPED, shipped_model
+
+__all__ = ["EXPORTS", "QUALITIES", "SHIPPED", "evaluate", "export", "quantize", "upscale"]
+
+CROP = 32  # side of quantize's calibration crops, as in the study
+KEPT_APART = 4  # further crops, on which quantize measures what it made
+#: Of quantize --quality -> the method, by what was measured on BSDS500/val.
+QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
+#: Formats of export -> who runs it.
+EXPORTS = {"packed": "qartsr", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def upscale(options: argparse.Namespace) -> int:
+    """Upscale images; returns the exit status."""
+    from qartsr_lib.deploy.upscaling import upscale_files
+    from qartsr_lib.study.profiles import get_profile
+
+    def load(options: argparse.Namespace) -> tuple:
+        import_networks()
+        from qartsr_lib.deploy.upscaler import load_upscaler
+
+        return load_upscaler(options, get_profile("tiny"))
+
+    if options.model is not None:
+        if options.checkpoint is not None:
+            raise QartsrError(f"--model {options.model}: give it or --checkpoint, not both")
+        options.checkpoint = shipped_model(options.model)
+    return upscale_files(options, load)
+
+
+def quantize(options: argparse.Namespace) -> None:
+    """Quantize a model on a folder of images, and say how near it is to full precision on further crops."""
+    import_networks()
+    from qartsr_lib.backbones import load_backbone
+    from qartsr_lib.base.errors import check_finite
+    from qartsr_lib.images.datasets.calibration import low_quality_crops
+    from qartsr_lib.images.image import psnr_y
+    from qartsr_lib.methods import METHODS
+    from qartsr_lib.methods.checkpoint import save_quantized
+    from qartsr_lib.methods.rates import training_options
+    from qartsr_lib.methods.setting import Setting
+    from qartsr_lib.study.profiles import get_profile
+
+    if options.quality not in QUALITIES:
+        raise QartsrError(f"--quality {options.quality}: choose one of {', '.join(QUALITIES)}")
+    name = options.method or QUALITIES[options.quality]
+    method = METHODS.get(name)
+    if name == "fp":
+        raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
+    crops = low_quality_crops(options.images, options.crops + KEPT_APART, CROP).images
+    apart, crops = crops[options.crops :], crops[: options.crops]
+    if max(float(crop.std()) for crop in crops) < 1 / 255:
+        raise QartsrError(f"--images {options.images}: all crops are of one colour; name a folder of photographs")
+    setting = Setting(options.eight_bit, options.ranges)
+    profile = get_profile("tiny", train_images=options.train_images, setting=setting.options)
+    settings = dict(training_options(name, options.bits, profile))
+    unfinished = options.out / "unfinished.pt"
+    if method.trains:
+        settings["checkpoint"] = unfinished
+    backbone = load_backbone(options.backbone, options.timestep)
+    try:
+        result = method.build(backbone, options.bits, crops, seed=options.seed, **settings)
+        check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
+    except Diverged:
+        unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
+        raise
+    save_quantized(result.backbone, options.out)
+    unfinished.unlink(missing_ok=True)
+    near = sum(psnr_y(result.backbone.upscale(crop), backbone.upscale(crop)) for crop in apart) / len(apart)
+    print(
+        f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
+        f"{near:.1f} dB from full precision on {len(apart)} further crops"
+    )
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a quantized model as one file, packed or for another engine."""
+    name, path, told = options.format, options.out, ""
+    if name not in EXPORTS:
+        raise QartsrError(f"--format {name}: choose one of {', '.join(EXPORTS)}")
+    import_networks()
+    from qartsr_lib.deploy.packed_file import load_packed, save_packed
+    from qartsr_lib.methods.checkpoint import load_quantized
+
+    if name == "packed":
+        save_packed(load_quantized(options.checkpoint), path)
+    else:
+        from qartsr_lib.deploy.onnx_file import check_export, save_exported
+
+        check_export(name, path)  # before the model is loaded
+        packed = options.checkpoint.suffix == ".safetensors"
+        model = load_packed(options.checkpoint) if packed else load_quantized(options.checkpoint)
+        told = f"; {EXPORTS[name]} from the simulation: {save_exported(model, path, name)}"
+    files = (path, path.with_suffix(".bin")) if name == "openvino" else (path,)
+    print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB{told}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Score a folder of images against their originals."""
+    import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
+    from qartsr_lib.images.evaluate import evaluate_folders
+
+    names = [name.strip() for name in options.metrics.split(",") if name.strip()]
+    frame = evaluate_folders(options.sr, options.hr, names, options.out, weights_dir=options.weights)
+    for name, rows in frame.groupby("metric", sort=False):
+        values, missing = rows["value"].dropna(), rows[rows["value"].isna()]
+        reason = f"; {missing['note'].iloc[0]}" if len(missing) else ""
+        mean = f"{values.mean():.4f}" if len(values) else "n/a"
+        print(f"{name:10s} {mean} ({len(values)} of {len(rows)} images{reason})")
+    print(f"{options.out} written")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qartsr_lib import commands
-from qartsr_lib.commands import EXPORTS, QUALITIES, SHIPPED
 from qartsr_lib.base.lean_imports import choose_lean_imports
 from qartsr_lib.base.machine import positive, run_command
 from qartsr_lib.base.paths import VARIABLES
+from qartsr_lib.commands import EXPORTS, QUALITIES, SHIPPED
 
 EPILOG = """examples:
   qartsr upscale photo.jpg --out upscaled

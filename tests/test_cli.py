@@ -275,7 +275,8 @@ def test_what_a_checkpoint_decides_cannot_be_given_with_it(photograph, packed, t
 @pytest.mark.parametrize(("name", "nearest"), [("w4a4", 45.0), ("W3A3", 38.0), ("w2a2", 33.0)])
 def test_shipped_models_are_small_near_full_precision_and_run_in_integers(home, tmp_path, name, nearest):
     seeded = torch.Generator().manual_seed(0)
-    picture = write_png(tmp_path / "in" / "cat.png", upscale_bicubic(torch.rand(1, 3, 12, 12, generator=seeded)).clamp(0, 1))
+    smooth = upscale_bicubic(torch.rand(1, 3, 12, 12, generator=seeded)).clamp(0, 1)
+    picture = write_png(tmp_path / "in" / "cat.png", smooth)
     words = ["upscale", str(picture), "--out"]
     assert main([*words, str(tmp_path / "full")]) == 0
     assert main([*words, str(tmp_path / "small"), "--model", name]) == 0

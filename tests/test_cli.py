@@ -272,18 +272,17 @@ def test_what_a_checkpoint_decides_cannot_be_given_with_it(photograph, packed, t
     _one_line(capsys, f"{extra[0]}: has no effect on {checkpoint}")
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("w4a4", 45.0), ("W3A3", 38.0), ("w2a2", 33.0)])
-def test_shipped_models_are_small_near_full_precision_and_run_in_integers(home, tmp_path, name, nearest):
+@pytest.mark.parametrize(("name", "nearest"), [("w4a4", 45.0), ("W3A3", 42.0), ("w2a2", 37.0)])
+def test_shipped_models_are_small_and_near_full_precision(home, tmp_path, name, nearest):
     seeded = torch.Generator().manual_seed(0)
     smooth = upscale_bicubic(torch.rand(1, 3, 12, 12, generator=seeded)).clamp(0, 1)
     picture = write_png(tmp_path / "in" / "cat.png", smooth)
     words = ["upscale", str(picture), "--out"]
     assert main([*words, str(tmp_path / "full")]) == 0
     assert main([*words, str(tmp_path / "small"), "--model", name]) == 0
-    assert main([*words, str(tmp_path / "int8"), "--model", name, "--runtime", "int8"]) == 0
-    full, small, int8 = (read_image(tmp_path / folder / "cat.png") for folder in ("full", "small", "int8"))
-    assert psnr_y(small, full) > nearest and psnr_y(int8, full) > nearest - 2
-    assert shipped_model(name).stat().st_size < 2e6
+    full, small = (read_image(tmp_path / folder / "cat.png") for folder in ("full", "small"))
+    assert psnr_y(small, full) > nearest
+    assert shipped_model(name).stat().st_size < 2.2e6
 
 
 def test_a_shipped_model_that_does_not_exist_and_two_models(photograph, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,12 @@ import torch
 
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.image import write_png
+from qartsr_lib.methods import rates as chosen_rates
+from qartsr_lib.methods.rates import training_options
+from qartsr_lib.methods.setting import BEST, DEFAULT, Setting
 from qartsr_lib.study.experiments import rates, trials
 from qartsr_lib.study.measured import Measured
+from qartsr_lib.study.profiles import get_profile
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def raising(home, monkeypatch):
             raise error
 
         monkeypatch.setattr(type(rates.METHODS.get("lsq")), "build", build)
-        return rates.run_tries([("lsq", "W4A4", 1)], 1, home)
+        return rates.run_tries([("lsq", "W4A4", rates.DEFAULT.label, 1)], 1, home)
 
     return run
 
@@ -61,8 +66,8 @@ def test_a_look_writes_tries_and_winners_and_keeps_other_methods(home, monkeypat
     monkeypatch.setattr(rates, "CHOSEN", home / "rates.json")
 
     def tried(cells, images, root):
-        rows = [("d", *cell, "x", 20.0 + (cell[2] == 10), 0.1) for cell in cells]
-        columns = ["dataset", "method", "bits", "factor", "image", "psnr_fp", "feature_distance"]
+        rows = [("d", *cell, "x", 20.0 + (cell[3] == 10), 0.1) for cell in cells]
+        columns = ["dataset", *rates.KEY, "image", "psnr_fp", "feature_distance"]
         return Measured("study", pd.DataFrame(rows, columns=columns).assign(run_id="r"), ())
 
     monkeypatch.setattr(rates, "run_tries", tried)
@@ -71,4 +76,26 @@ def test_a_look_writes_tries_and_winners_and_keeps_other_methods(home, monkeypat
     assert set(rows["method"]) == {"lsq", "qartsr"} and len(rows) == 2 * len(rates.BITS) * len(rates.FIRST_LOOK)
     assert len(rates.run_look(home, methods=["lsq"], look="second")) == len(rows) + len(rates.BITS) * 2
     wanted = {"W4A4": 10.0, "W2A2": 10.0, "others": 10.0}
-    assert json.loads((home / "rates.json").read_text()) == {"lsq": wanted, "qartsr": wanted}
+    chosen = {rates.DEFAULT.label: {"lsq": wanted, "qartsr": wanted}}
+    assert json.loads((home / "rates.json").read_text()) == chosen
+    rates.run_look(home, methods=["lsq"], look="other setting")
+    other = {"W4A4": 10.0, "W2A2": 10.0, "others": 10.0}
+    assert json.loads((home / "rates.json").read_text()) == chosen | {rates.BEST.label: {"lsq": other}}
+
+
+def test_a_rate_chosen_under_a_setting_serves_it_alone_and_others_take_the_defaults(home, monkeypatch):
+    (home / "rates.json").write_text(
+        json.dumps({DEFAULT.label: {"lsq": {"W4A4": 30, "others": 10}}, BEST.label: {"lsq": {"W4A4": 3, "others": 1}}})
+    )
+    monkeypatch.setattr(chosen_rates, "CHOSEN", home / "rates.json")
+    monkeypatch.setattr(rates, "CHOSEN", home / "rates.json")
+    found = [chosen_rates.chosen_rate("lsq", "W4A4", setting) for setting in (DEFAULT, BEST, Setting("first-last"))]
+    assert found == [30, 3, 30] and chosen_rates.chosen_rate("lsq", "W3A3", BEST) == 1
+    study = get_profile("study")
+    for setting, rate in ((DEFAULT, 30), (BEST, 3)):
+        assert dict(training_options("lsq", "W4A4", replace(study, setting=setting.options)))["rate"] == rate
+    around = [(width, round(share * 10, 3)) for width in rates.BITS for share in rates.OTHER_SETTING]
+    assert rates.other_setting(["lsq"]) == [("lsq", width, BEST.label, factor) for width, factor in around]
+    assert {factor for *_, factor in rates.other_setting(["q-dm"])} == {
+        round(share * rates.UNTRIED, 3) for share in rates.OTHER_SETTING
+    }

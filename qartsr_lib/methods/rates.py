@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 
 from qartsr_lib.methods.base import METHODS
+from qartsr_lib.methods.setting import DEFAULT, Setting
 
-#: Written by the learning-rate tries: method -> bits -> factor.
+#: Written by the learning-rate tries: Setting.label -> method -> bits -> factor.
 CHOSEN = Path(__file__).with_name("rates.json")
 Options = tuple[tuple[str, object], ...]
 #: Bit widths that were not tried themselves: the best factor over those that were.
 OTHERS = "others"
 
 
-def chosen_rate(method: str, bits: str) -> float:
-    """Factor for `method` at `bits`; 1 for one not tried."""
-    factors = json.loads(CHOSEN.read_text(encoding="utf-8")).get(method, {})
+def chosen_rate(method: str, bits: str, setting: Setting = DEFAULT) -> float:
+    """Factor for `method` at `bits`: chosen under `setting`, else under DEFAULT; 1 for a method not tried."""
+    chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))
+    tried = (chosen.get(label, {}).get(method) for label in (setting.label, DEFAULT.label))
+    factors = next(filter(None, tried), {})
     return float(factors.get(bits, factors.get(OTHERS, 1.0)))
 
 
@@ -27,10 +30,11 @@ def training_options(method: str, bits: str, profile, share: float = 1.0) -> Opt
     """
     if not METHODS.get(method).trains:
         return profile.setting
+    setting = Setting(**dict(profile.setting))
     return (
         ("images", round(share * profile.train_images)),
         ("batch", profile.train_batch),
-        ("rate", 1.0 if profile.published_rates else chosen_rate(method, bits)),
+        ("rate", 1.0 if profile.published_rates else chosen_rate(method, bits, setting)),
         ("image_loss", profile.image_loss),
         ("teacher", profile.teacher),
         *profile.setting,

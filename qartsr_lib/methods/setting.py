@@ -83,12 +83,20 @@ class Setting:
         return chosen.at(bits, EIGHT_BIT_LISTS.get(self.eight_bit)(backbone))
 
     @property
+    def label(self) -> str:
+        """Name in tables: the list, the range rule, and the zero-points where they are not real."""
+        rounded = [] if self.zero_point == DEFAULT.zero_point else [f"{self.zero_point} zero-points"]
+        return ", ".join((self.eight_bit, self.ranges, *rounded))
+
+    @property
     def options(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of what differs from the defaults: options of `Method.build`."""
         return tuple((name, value) for name, value in vars(self).items() if value != getattr(Setting, name))
 
 
 DEFAULT = Setting()
+#: The best on BSDS500/val (notebook 13).
+BEST = Setting("identity-path", "least-squares")
 SETTING_OPTIONS = tuple(field.name for field in fields(Setting))
 
 

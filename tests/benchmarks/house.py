@@ -22,7 +22,10 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIBRARY = "qartsr_lib"
 #: From the ground up: a room imports from itself and from rooms before it.
-ROOMS = ("base", "images", "quant", "backbones", "training", "methods", "deploy", "study", "show", "commands", "cli", "__main__")
+ROOMS = (
+    "base", "images", "quant", "backbones", "training", "methods",
+    "deploy", "study", "show", "commands", "cli", "__main__",
+)
 COUNTED = (".py", ".cpp", ".h", ".js", ".css", ".j2")
 _MODULE = re.compile(rf"{LIBRARY}(\.\w+)+")
 

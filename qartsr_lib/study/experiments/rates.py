@@ -1,7 +1,8 @@
 """The same learning-rate tries for every trained method, judged on BSDS500/val; no test set is looked at.
 
-Each method is trained with each of FIRST_LOOK on its own published rates, then with SECOND_LOOK around each winner.
-The tries are results/study/tries.csv; the winners, one for each bit width, are methods/rates.json.
+Under setting DEFAULT each method is trained with each of FIRST_LOOK on its own published rates, then with SECOND_LOOK
+around each winner; under BEST, whose networks start nearer to full precision, with OTHER_SETTING on those winners. The
+tries are results/study/tries.csv; the winners, one for each setting and bit width, are methods/rates.json.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.rates import CHOSEN, OTHERS, Options, training_options
+from qartsr_lib.methods.rates import CHOSEN, OTHERS, Options, chosen_rate, training_options
+from qartsr_lib.methods.setting import BEST, DEFAULT
 from qartsr_lib.study.experiments.trials import Trial, run_trials
 from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.profiles import get_profile
@@ -29,11 +31,15 @@ from qartsr_lib.study.results import read_measurement
 FIRST_LOOK = (1, 10, 100, 1000)
 #: Times the winner of the first look: half a decade down and up.
 SECOND_LOOK = (0.3, 3)
+#: Under BEST, times the winner of all bit widths under DEFAULT; where a method has none, UNTRIED (QArtSR's, as a rate).
+OTHER_SETTING, UNTRIED = (0.03, 0.1, 0.3, 1), 10.0
 BITS = ("W4A4", "W2A2")
-KEY = ("method", "bits", "factor")
+KEY = ("method", "bits", "setting", "factor")
+LOOKS = ("first", "second", "other setting")
+SETTINGS = {setting.label: setting for setting in (DEFAULT, BEST)}
 
-#: Name of a trained method, bits, factor on its published rates.
-Try = tuple[str, str, float]
+#: Name of a trained method, bits, Setting.label, factor on its published rates.
+Try = tuple[str, str, str, float]
 
 
 def run_look(
@@ -45,19 +51,23 @@ def run_look(
         data_root: folder that holds BSDS500/train (calibration) and BSDS500/val; None for the environment's DATA_ROOT.
         images: budget of one try.
         methods: None for all trained ones; rows and rates of the others stay.
-        look: "first", or "second": around the first's winners, which have to be there.
+        look: one of LOOKS; "second" goes around the first's winners, which have to be there.
     """
     root, methods = paths.data_root(data_root), methods or trained_methods()
     if root is None:
         raise QartsrError("DATA_ROOT: name the folder that holds BSDS500")
-    if look not in ("first", "second"):
-        raise QartsrError(f"look {look!r}: choose 'first' or 'second'")
+    if look not in LOOKS:
+        raise QartsrError(f"look {look!r}: choose {', '.join(map(repr, LOOKS))}")
     for name in methods:
         if not METHODS.get(name).trains:
             raise QartsrError(f"method {name!r} does not train; choose from {', '.join(trained_methods())}")
-    first = look == "first"
-    cells = product(methods, BITS, FIRST_LOOK) if first else second_look(methods, read_measurement("study", "tries"))
-    run_tries(list(cells), images, root).write("tries", by=("dataset", "method", "bits", "factor"))
+    if look == "first":
+        cells: list[Try] = list(product(methods, BITS, (DEFAULT.label,), FIRST_LOOK))
+    elif look == "second":
+        cells = second_look(methods, read_measurement("study", "tries"))
+    else:
+        cells = other_setting(methods)
+    run_tries(cells, images, root).write("tries", by=("dataset", *KEY))
     tries = read_measurement("study", "tries")
     write_text(CHOSEN, json.dumps(choose(tries), indent=1, sort_keys=True) + "\n")
     return tries
@@ -70,40 +80,50 @@ def trained_methods() -> list[str]:
 
 def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
     """Around what every method won with in the first look, which is among `tries`."""
-    winners = choose(tries[tries["factor"].isin(FIRST_LOOK)])
+    winners = choose(tries[tries["factor"].isin(FIRST_LOOK)]).get(DEFAULT.label, {})
     absent = [method for method in methods if method not in winners]
     if absent:
         raise QartsrError(f"look 'second': no first look at {', '.join(absent)} in tries.csv; run look 'first'")
     around = product(methods, BITS, SECOND_LOOK)
-    return [(method, bits, round(share * winners[method][bits], 3)) for method, bits, share in around]
+    return [(method, bits, DEFAULT.label, round(share * winners[method][bits], 3)) for method, bits, share in around]
+
+
+def other_setting(methods: Sequence[str]) -> list[Try]:
+    """Under BEST, at and below what every method won with under DEFAULT."""
+    tried = json.loads(CHOSEN.read_text(encoding="utf-8")).get(DEFAULT.label, {})
+    winners = {name: chosen_rate(name, OTHERS) if name in tried else UNTRIED for name in methods}
+    cells = product(methods, BITS, OTHER_SETTING)
+    return [(name, bits, BEST.label, round(share * winners[name], 3)) for name, bits, share in cells]
 
 
 def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
     """Rows dataset, KEY, image and what `trials.run_trials` measures; see `run_look`."""
     study = replace(get_profile("study"), train_images=images)
 
-    def options(method: str, bits: str, factor: float) -> Options:
-        return tuple((dict(training_options(method, bits, study)) | {"rate": float(factor)}).items())
+    def options(method: str, bits: str, setting: str, factor: float) -> Options:
+        profile = replace(study, setting=SETTINGS[setting].options)
+        return tuple((dict(training_options(method, bits, profile)) | {"rate": float(factor)}).items())
 
     tried = {cell: Trial(*cell[:2], options(*cell)) for cell in cells}
     return run_trials(tried, KEY, data_root, "tries")
 
 
-def choose(tries: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Method -> bits (and OTHERS: all together) -> factor with the smallest error times perceptual distance.
+def choose(tries: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Setting -> method -> bits (and OTHERS: all together) -> factor with the smallest error times perceptual distance.
 
     Both are relative to full precision and geometric means over images; in a sum such as Eq. (8)'s the
     perceptual distance would decide alone. A try that broke down loses.
     """
-    chosen = {}
-    for method, values in criterion(tries).groupby(level="method", sort=False):
-        by_bits = values.droplevel("method").unstack("bits")
-        chosen[method] = {bits: float(by_bits[bits].idxmin()) for bits in by_bits}
-        chosen[method][OTHERS] = float(by_bits.dropna().mean(axis=1).idxmin())  # of what was tried at all bit widths
+    chosen: dict[str, dict[str, dict[str, float]]] = {}
+    for (setting, method), values in criterion(tries).groupby(level=["setting", "method"], sort=False):
+        by_bits = values.droplevel(["method", "setting"]).unstack("bits")
+        factors = {bits: float(by_bits[bits].idxmin()) for bits in by_bits}
+        factors[OTHERS] = float(by_bits.dropna().mean(axis=1).idxmin())  # of what was tried at all bit widths
+        chosen.setdefault(setting, {})[method] = factors
     return chosen
 
 
 def criterion(tries: pd.DataFrame) -> pd.Series:
-    """(method, bits, factor) -> log of squared error times perceptual distance, mean over images; inf if broken."""
+    """KEY -> log of squared error times perceptual distance, mean over images; inf if broken."""
     error = -np.log(10) / 10 * tries["psnr_fp"].astype(float) + np.log(tries["feature_distance"].astype(float))
-    return tries.assign(value=error.fillna(np.inf)).groupby(["method", "bits", "factor"], sort=False)["value"].mean()
+    return tries.assign(value=error.fillna(np.inf)).groupby(list(KEY), sort=False)["value"].mean()

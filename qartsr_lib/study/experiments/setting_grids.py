@@ -7,12 +7,12 @@ from itertools import product
 
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import Options, training_options
-from qartsr_lib.methods.setting import Setting
+from qartsr_lib.methods.setting import BEST, Setting
 from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.experiments.grids import Row, at_seeded_timestep, on_cells
 from qartsr_lib.study.profiles import Profile
 
-SHARED, ALL_CHANGED = Setting(), Setting("identity-path", "least-squares")
+SHARED, ALL_CHANGED = Setting(), BEST
 #: The shared setting, each of its two parts changed alone, and every list with fitted ranges.
 SETTINGS = (
     SHARED,
@@ -46,7 +46,7 @@ def setting_label(method: str, setting: Setting, factor: int = 1) -> str:
     """Name in the table of a method under a setting, trained for `factor` times the budget."""
     label = METHODS.get(method).label.translate(str.maketrans("[]", "()"))  # one pair of brackets, the setting's
     longer = [f"{factor}x images"] if factor > 1 else []
-    return f"{label} [{', '.join((setting.eight_bit, setting.ranges, *longer))}]"
+    return f"{label} [{', '.join((setting.label, *longer))}]"
 
 
 def _row(profile: Profile, method: str, bits: str, setting: Setting, factor: int = 1) -> Row:

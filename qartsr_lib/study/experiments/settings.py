@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.methods.setting import DEFAULT, EIGHT_BIT_LISTS, Setting
+from qartsr_lib.methods.setting import BEST, DEFAULT, EIGHT_BIT_LISTS, Setting
 from qartsr_lib.study.experiments.trials import BACKBONE, CHOICE, Trial, run_trials
 from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.profiles import get_profile
@@ -28,7 +28,7 @@ KEY = ("backbone", "method", "bits", *FACTORS, "images")
 def all_settings() -> list[Setting]:
     """Those that are tried: all lists and range rules, and rounded zero-points for DEFAULT and identity path."""
     settings = [Setting(name, rule) for name, rule in product(EIGHT_BIT_LISTS, RANGES)]
-    ends = (DEFAULT, Setting("identity-path", "least-squares"))
+    ends = (DEFAULT, BEST)
     return settings + [replace(setting, zero_point="integer") for setting in ends]
 
 
@@ -45,7 +45,7 @@ def run_settings(
 
     Args:
         settings: None for `all_settings`.
-        images: budget of a trained method; its rates are those that were chosen under DEFAULT.
+        images: budget of a trained method; its rates are those chosen under each setting, else under DEFAULT.
         photographs: of BSDS500/val, by number.
     """
     study, tried = get_profile("study", train_images=images), {}

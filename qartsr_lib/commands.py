@@ -6,6 +6,8 @@ Wrong options and files are a QartsrError.
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.lean_imports import import_networks
@@ -15,6 +17,8 @@ __all__ = ["EXPORTS", "QUALITIES", "SHIPPED", "evaluate", "export", "quantize", 
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 KEPT_APART = 4  # further crops, on which quantize measures what it made
+#: Passes of full precision that a calibration crop and an image of training take, at most; measured.
+CALIBRATION, TRAINING = 25, 8
 #: Of quantize --quality -> the method, by what was measured on BSDS500/val.
 QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
 #: Formats of export -> who runs it.
@@ -44,8 +48,9 @@ def quantize(options: argparse.Namespace) -> None:
     import_networks()
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.base.errors import check_finite
+    from qartsr_lib.images.datasets.advice import warnings_about
     from qartsr_lib.images.datasets.calibration import low_quality_crops
-    from qartsr_lib.images.image import psnr_y
+    from qartsr_lib.images.image import list_images, psnr_y
     from qartsr_lib.methods import METHODS
     from qartsr_lib.methods.checkpoint import save_quantized
     from qartsr_lib.methods.rates import training_options
@@ -69,6 +74,9 @@ def quantize(options: argparse.Namespace) -> None:
     if method.trains:
         settings["checkpoint"] = unfinished
     backbone = load_backbone(options.backbone, options.timestep)
+    for line in warnings_about(crops, len(list_images(options.images))):
+        print(f"warning: {options.images}: {line}", file=sys.stderr)
+    print(_expected(method, backbone, options.bits, setting, crops, settings.get("images", 0)), flush=True)
     try:
         result = method.build(backbone, options.bits, crops, seed=options.seed, **settings)
         check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
@@ -82,6 +90,19 @@ def quantize(options: argparse.Namespace) -> None:
         f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
         f"{near:.1f} dB from full precision on {len(apart)} further crops"
     )
+
+
+def _expected(method, backbone, bits: str, setting, crops: list, trained: int) -> str:
+    """What quantizing will give and take, from the layers' sizes and the time of full precision on one crop."""
+    from qartsr_lib.methods.base import stored_bits
+
+    backbone.upscale(crops[0])  # the first call of a process takes longer
+    started = time.perf_counter()
+    backbone.upscale(crops[0])
+    forward = time.perf_counter() - started
+    minutes = forward * (CALIBRATION * len(crops) + TRAINING * trained) / 60
+    size = stored_bits(method, backbone, bits, setting)
+    return f"{method.label} {bits}: {size:.2f} bits per weight stored; about {max(1, round(minutes))} minutes"
 
 
 def export(options: argparse.Namespace) -> None:

@@ -161,7 +161,11 @@ def test_qualities_of_quantize(photograph, tmp_path, capsys, monkeypatch, qualit
     monkeypatch.setattr(svdquant, "GRID", 2)
     monkeypatch.setattr(svdquant, "REFINEMENTS", 1)
     assert _quantize(photograph, tmp_path / "q", "--quality", quality, "--train-images", "2") == 0
-    assert label in capsys.readouterr().out
+    told = capsys.readouterr()
+    before, after = (line for line in told.out.splitlines() if label in line)
+    size = re.search(r"([0-9.]+) bits per weight stored", before).group(1)
+    assert f"{size} bits per weight stored" in after and re.search(r"about \d+ minutes$", before)
+    assert "warning: " in told.err and "2 crops of 1 images are few" in told.err
 
 
 @pytest.mark.parametrize("option", ["--train-images", "--crops"])

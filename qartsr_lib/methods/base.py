@@ -15,7 +15,7 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.methods.setting import SETTING_OPTIONS, split_options
+from qartsr_lib.methods.setting import DEFAULT, SETTING_OPTIONS, Setting, split_options
 from qartsr_lib.quant.apply import EVERYTHING, quantize_, report, w_bits_effective
 from qartsr_lib.quant.layers import LAYER_KINDS, QuantConv2d, QuantLayer, QuantLinear
 from qartsr_lib.quant.scheme import SHARED_SETTING, Bits, QuantScheme
@@ -105,6 +105,13 @@ class CalibratedMethod(Method):
             quantized.requires_grad_(False)  # of layers that could be trained
             quantized.quantization = replace(quantized.quantization, method=self.name)
         return MethodResult(quantized)
+
+
+def stored_bits(method: Method, backbone: nn.Module, bits: str | Bits, setting: Setting = DEFAULT) -> float:
+    """MethodResult.w_bits_effective of what `method` would build, without calibrating anything."""
+    layers = copy.deepcopy(backbone)
+    quantize_(layers, setting.scheme(method.scheme(), backbone, bits), method.only)
+    return w_bits_effective(report(layers))
 
 
 def register_layers(name: str) -> Callable[[type[QuantLayer]], type[QuantLayer]]:

@@ -1,12 +1,14 @@
 """The study's own method: its layer against closed forms, its rounding against what it must be better than."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS, groupwise
 from qartsr_lib.methods.svdquant import RELEASED_SETTING
@@ -67,6 +69,28 @@ def test_what_is_fitted_is_what_the_layer_computes(name):
         y = layer(x)
         outputs = groupwise._spread(y.reshape(-1, 20) if name == "linear" else y.movedim(1, -1).reshape(-1, 20))
     assert len(found) > 7 and torch.allclose(found, outputs, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_ingredient_brings_the_layer_nearer_and_without_any_it_is_svdquants(name):
+    """Of 2 bits, and with all codes: nearest codes, feedback alone, the fit alone, both."""
+
+    def error_with(**options):
+        return error(*converted(name, replace(groupwise.SETTING, layer_options=tuple(options.items()))))
+
+    all_codes = error(*converted(name, replace(RELEASED_SETTING, narrow_range=False)))
+    neither = error_with(fit=False, feedback=False)
+    assert neither == pytest.approx(all_codes, rel=1e-5)
+    both = error_with()
+    assert both < min(error_with(fit=False), error_with(feedback=False), neither)
+    assert error_with(windows=groupwise.WINDOWS) == both
+
+
+def test_options_of_the_untrained_method_are_checked():
+    method = METHODS.get("groupwise-untrained")
+    assert method.scheme(group=32).weight_granularity.size == 32 and method.scheme() == groupwise.SETTING
+    with pytest.raises(QartsrError, match="no option 'rank'"):
+        method.check_options({"rank": 1})
 
 
 def test_rounding_feeds_errors_on():

@@ -21,7 +21,7 @@ from torch import nn
 
 from qartsr_lib.methods.base import METHODS, CalibratedMethod, register_layers
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
-from qartsr_lib.methods.svdquant import RELEASED_SETTING, DynamicLayer
+from qartsr_lib.methods.svdquant import GROUP, RELEASED_SETTING, DynamicLayer
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import LayerConfig
@@ -48,6 +48,11 @@ class TunedScale(Quantizer):
 class GroupwiseLayer(DynamicLayer):
     """The layer of the module's docstring.
 
+    Args:
+        fit: whether W^ is fitted to the quantized inputs; W~ - L without.
+        feedback: whether rounding feeds errors on; to the nearest code without.
+        windows: of every calibration image, whose products are fitted.
+
     Attributes:
         base: W^ on the grid of its quantizer's first scales, like W; a buffer.
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k).
@@ -56,8 +61,11 @@ class GroupwiseLayer(DynamicLayer):
 
     quantizer_type = TunedScale
 
-    def _add_quantizers(self, config: LayerConfig, name: str) -> None:
+    def _add_quantizers(
+        self, config: LayerConfig, name: str, *, fit: bool = True, feedback: bool = True, windows: int = WINDOWS
+    ) -> None:
         super()._add_quantizers(config, name)
+        self.fit, self.feedback, self.windows = fit, feedback, windows
         weight = self.weight.detach()
         for factor in ("side_out", "side_in"):  # buffers of SVDQuant, which does not train
             values = self._buffers.pop(factor)
@@ -101,20 +109,21 @@ class GroupwiseLayer(DynamicLayer):
         seen, wanted = (torch.cat(parts).double() for parts in zip(*map(self._products, windows), strict=True))
         square, base = seen.t() @ seen, self.base.flatten(1).double()
         ridge = _ridge(square, LAMBDA)
-        fitted = torch.linalg.solve(square + ridge, seen.t() @ wanted + ridge @ base.t()).t().view_as(self.base)
+        solved = torch.linalg.solve(square + ridge, seen.t() @ wanted + ridge @ base.t()).t() if self.fit else base
+        fitted = solved.view_as(self.base)
         self.weight_quantizer.set_range_from(fitted.float())
-        self.base.copy_(rounded(fitted, square, self.weight_quantizer))
+        self.base.copy_(rounded(fitted, square, self.weight_quantizer) if self.feedback else fitted)
         self.drop_cache()
 
     def _some_windows(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Evenly spread windows of x, (n, c_in, taps), and (n, 1, taps), 1 where they lie on the image."""
         if isinstance(self, nn.Linear):
             rows = x.reshape(-1, x.shape[-1], 1)
-            return _spread(rows), _spread(torch.ones_like(rows[:, :1]))
+            return tuple(_spread(each, self.windows) for each in (rows, torch.ones_like(rows[:, :1])))
         how = (self.kernel_size, self.dilation, self.padding, self.stride)
         windows = (F.unfold(image, *how).movedim(1, -1).flatten(0, 1) for image in (x, torch.ones_like(x[:, :1])))
         taps = self.weight[0, 0].numel()
-        return tuple(_spread(each).unflatten(1, (-1, taps)) for each in windows)
+        return tuple(_spread(each, self.windows).unflatten(1, (-1, taps)) for each in windows)
 
     def _products(self, windows: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """What multiplies the weight in each window, (n, c_in taps), and the outputs wanted of it, (n, c_out)."""
@@ -159,9 +168,9 @@ def _ridge(square: torch.Tensor, share: float) -> torch.Tensor:
     return size * torch.eye(len(square), dtype=square.dtype, device=square.device)
 
 
-def _spread(rows: torch.Tensor) -> torch.Tensor:
-    """At most WINDOWS of the rows, evenly spread, in memory of their own."""
-    places = torch.linspace(0, len(rows) - 1, min(WINDOWS, len(rows)), device=rows.device).round().long()
+def _spread(rows: torch.Tensor, count: int = WINDOWS) -> torch.Tensor:
+    """At most `count` of the rows, evenly spread, in memory of their own."""
+    places = torch.linspace(0, len(rows) - 1, min(count, len(rows)), device=rows.device).round().long()
     return rows[places]
 
 
@@ -179,5 +188,15 @@ class Groupwise(TrainedMethod):
         return SETTING
 
 
+class UntrainedGroupwise(CalibratedMethod):
+    """Options: the layer's own, and `group`, of how many input channels share a scale of the weight."""
+
+    options = ("fit", "feedback", "windows", "group")
+
+    def scheme(self, *, group: int = GROUP, **own):
+        granularity = replace(self.setting.weight_granularity, size=group)
+        return replace(self.setting, weight_granularity=granularity, layer_options=tuple(own.items()))
+
+
 METHODS.register("groupwise")(Groupwise("groupwise", "Groupwise"))
-METHODS.register("groupwise-untrained")(CalibratedMethod("groupwise-untrained", "Groupwise [untrained]", SETTING))
+METHODS.register("groupwise-untrained")(UntrainedGroupwise("groupwise-untrained", "Groupwise [untrained]", SETTING))

@@ -33,7 +33,9 @@ from qartsr_lib.study import executed, results
 from qartsr_lib.study.profiles import PROFILES, Profile, get_profile, missing_metric_weights, missing_weights
 
 #: Part of no profile, because they take hours and change what others use: run where NOTEBOOKS names them.
-ON_DEMAND = ("10_learning_rates", "11_longer_training", "12_image_loss", "13_settings", "14_what_turned")
+ON_DEMAND = (
+    "10_learning_rates", "11_longer_training", "12_image_loss", "13_settings", "14_what_turned", "15_ingredients",
+)
 KERNEL = "qartsr-runner"
 START_TIMEOUT = 300  # seconds; a busy machine takes longer than papermill's 60 to start a kernel
 

@@ -1,4 +1,4 @@
-"""What was tried on BSDS500/val, learning rates and settings, as tables for people."""
+"""What was tried on BSDS500/val, learning rates, settings and ingredients, as tables for people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.setting import DEFAULT
 from qartsr_lib.study.experiments.rates import FIRST_LOOK, choose, criterion
 from qartsr_lib.study.experiments.settings import FACTORS, means
+from qartsr_lib.study.stats import mean_interval
 
 
 def rate_sections(tries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -43,6 +44,28 @@ def setting_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         table = means(rows, value).loc[order].map("{:.2f}".format).replace("nan", "")
         table.columns = [f"{METHODS.get(method).label} {bits}" for method, bits in table.columns]
         sections.append((title, table.reset_index().rename(columns=dict(zip(FACTORS, _FACTOR_TITLES, strict=True)))))
+    return sections
+
+
+def ingredient_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """[(model and bits, text table)] of results/study/ingredients.csv: a line per variant, the last one of them whole.
+
+    Behind each mean stands what it is above the first line's, with the interval of that over photographs.
+    """
+    sections = []
+    for (backbone, bits), part in rows.groupby(["backbone", "bits"], sort=False):
+        by_image = part.pivot(index="image", columns="variant", values="psnr_fp")[part["variant"].unique()]
+        gains = by_image.iloc[:, 1:].sub(by_image.iloc[:, 0], axis=0)
+        stored = part.groupby("variant", sort=False)["stored_bits"].first()
+        table = pd.DataFrame(
+            {
+                "variant": by_image.columns,
+                "PSNR-Y to full precision, dB": [f"{mean:.2f}" for mean in by_image.mean()],
+                "gain": ["", *("{:+.2f} [{:.2f}, {:.2f}]".format(*mean_interval(gains[name])) for name in gains)],
+                "bits/weight": stored.map("{:.2f}".format).to_numpy(),
+            }
+        )
+        sections.append((f"{backbone}, {bits}", table))
     return sections
 
 

@@ -80,9 +80,10 @@ def test_every_cell_belongs_to_the_profile(profile):
 
 def test_every_trained_method_had_as_many_tries_and_its_rates_are_their_winners():
     committed = pd.read_csv(Path(__file__).parents[1] / "results" / "study" / "tries.csv")
-    # Our own method's rates had two tries and no more, so that its trained form is in no profile's comparison yet.
-    assert set(committed["method"]) == set(rates.trained_methods()) - {"groupwise"}
-    assert not any("groupwise" in profile.methods for profile in PROFILES.values())
+    # These had two or three tries and no more (DEVIATIONS.md), so that they are in no profile's comparison yet.
+    waiting = {"groupwise", "quantvsr", "qartsr-halves", "lsgquant"}
+    assert set(committed["method"]) == set(rates.trained_methods()) - waiting
+    assert not any(waiting & set(profile.methods) for profile in PROFILES.values())
     assert committed.groupby(["method", "bits"])["factor"].nunique().nunique() == 1
     assert rates.choose(committed) == json.loads(CHOSEN.read_text(encoding="utf-8"))
 

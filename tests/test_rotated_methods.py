@@ -182,17 +182,17 @@ def test_forms_of_earlier_files_are_read():
 
 
 def test_ranks_by_complexity():
-    """Four layers, 40 images: always among the most complex quarter, always among the least, in between, mixed."""
-    layers = [converted("quantvsr", "linear")[1][0] for _ in range(4)]
+    """Five layers, 40 images: always among the most complex quarter, among the least (two), in between, mixed."""
+    layers = [converted("quantvsr", "linear")[1][0] for _ in range(5)]
     for layer in layers:
         layer.weight = nn.Parameter(torch.randn(160, 160))  # rank 2 by the study's rule
-    layers[0].complexities, layers[1].complexities = [4.0] * 40, [1.0] * 40
-    layers[2].complexities, layers[3].complexities = [2.0] * 40, [4.0] * 24 + [1.0] * 8 + [2.0] * 8
-    for layer in layers:
-        layer.input_quantizer, layer.weight_quantizer = None, None
+    between, mixed = [3 + i / 100 for i in range(40)], [4.0] * 24 + [1.0] * 8 + [2.0] * 8
+    complexities = [4.0] * 40, [1.0] * 40, [1.5] * 40, between, mixed
+    for layer, seen in zip(layers, complexities, strict=True):
+        layer.input_quantizer, layer.weight_quantizer, layer.complexities = None, None, seen
     allot_ranks(layers)
-    # 16 + 40 of 16; 16 - 40, at least 16; 16; 16 + 24 - 8 = 32
-    assert [len(layer.side_in) for layer in layers] == [round(2 * 56 / 16), 2, 2, 4]
+    # 16 + 40; at least 16; 16; 16 + 24 - 8 = 32, of which 16 are rank 2
+    assert [len(layer.side_in) for layer in layers] == [7, 2, 2, 2, 4]
 
 
 def test_a_layer_takes_over_another_rank_with_the_tensors():

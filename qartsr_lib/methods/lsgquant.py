@@ -77,8 +77,8 @@ class LSGQuant(TrainedMethod):
     def scheme(self) -> QuantScheme:
         return replace(super().scheme(), activation_granularity=PerChannel(), activation_symmetric=True, bias_bits=None)
 
-    def untrained(self, *arguments) -> nn.Module:
-        student = super().untrained(*arguments)
+    def untrained(self, *arguments, **options) -> nn.Module:
+        student = super().untrained(*arguments, **options)
         found = [module.sensitivity for module in student.modules() if isinstance(module, SensitivityLayer)]
         if found and not max(found) > LIGHT:
             differ = "no layer's input differs enough between the calibration images to be trained"

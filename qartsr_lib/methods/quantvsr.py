@@ -64,11 +64,11 @@ def allot_ranks(layers: Sequence[ComplexityLayer]) -> None:
     layers' inputs, and takes 1 away where it is among the least complex; the sum stays within LOWEST and HIGHEST.
     """
     seen = torch.tensor([value for layer in layers for value in layer.complexities])
-    low, high = (torch.quantile(seen, share) for share in (QUARTILE, 1 - QUARTILE))
+    low, high = (float(seen.quantile(share)) for share in (QUARTILE, 1 - QUARTILE))
     for layer in layers:
-        change = sum((value >= high).item() - (value <= low).item() for value in map(torch.tensor, layer.complexities))
-        share = min(max(LOWEST + change, LOWEST), HIGHEST) / LOWEST
-        layer.set_side(round(share * scaled_rank(layer.weight, SIDE_DIVISOR)))
+        change = sum((value >= high) - (value <= low) for value in layer.complexities)
+        published = min(max(LOWEST + change, LOWEST), HIGHEST)
+        layer.set_side(round(published / LOWEST * scaled_rank(layer.weight, SIDE_DIVISOR)))
         layer.start()
         layer.complexities = []
 
@@ -88,8 +88,8 @@ class QuantVSR(TrainedMethod):
         plan = [Phase(everything(backbone), side, terms, kinds=("side",))]
         return [*plan, Phase((), bias, terms, kinds=("bias",))] if bias else plan
 
-    def untrained(self, *arguments) -> nn.Module:
-        student = super().untrained(*arguments)
+    def untrained(self, *arguments, **options) -> nn.Module:
+        student = super().untrained(*arguments, **options)
         if layers := [module for module in quant_modules(student) if isinstance(module, ComplexityLayer)]:
             allot_ranks(layers)
         return student

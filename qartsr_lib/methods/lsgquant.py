@@ -3,9 +3,9 @@
     y = L1 L2 x + Q_W(R H^T) Q_A(H x) + B
 
 Q_A divides each channel by its largest magnitude, then has a scale per token, both from the input itself (DRAQ): no
-integer product computes that, as the channels' scales stand inside the sum. R, as large as W, and L are trained together
-(QAO). How long a layer is trained follows from its sensitivity, the variance of its channels' means from image to image:
-not at all, for a few steps, or to the end (VOLTS). What could not be found out: DEVIATIONS.md.
+integer product computes that, as the channels' scales stand inside the sum. R, as large as W, and L are trained
+together (QAO). How long a layer is trained follows from its sensitivity, the variance of its channels' means from image
+to image: not at all, for a few steps, or to the end (VOLTS). What could not be found out: DEVIATIONS.md.
 """
 
 from __future__ import annotations

@@ -82,9 +82,10 @@ def test_every_cell_belongs_to_the_profile(profile):
 def test_every_trained_method_had_as_many_tries_and_its_rates_are_their_winners():
     committed = pd.read_csv(Path(__file__).parents[1] / "results" / "study" / "tries.csv")
     shared = committed[committed["setting"] == DEFAULT.label]
-    # Our own method was not tried under the shared setting, so that its trained form is in no profile's comparison.
-    assert set(shared["method"]) == set(rates.trained_methods()) - {"groupwise"}
-    assert not any("groupwise" in profile.methods for profile in PROFILES.values())
+    # These had one to three tries and no more (DEVIATIONS.md), so that they are in no profile's comparison yet.
+    waiting = {"groupwise", "quantvsr", "qartsr-halves", "lsgquant"}
+    assert set(shared["method"]) == set(rates.trained_methods()) - waiting
+    assert not any(waiting & set(profile.methods) for profile in PROFILES.values())
     tries = committed.groupby(["setting", "method", "bits"])["factor"].nunique()
     assert (tries.groupby("setting").nunique() == 1).all()
     assert rates.choose(committed) == json.loads(CHOSEN.read_text(encoding="utf-8"))

@@ -13,8 +13,9 @@ from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.svdquant import RELEASED_SETTING, WITHOUT_SKIPPED, _candidates
 from qartsr_lib.quant.apply import quantize_, report
+from qartsr_lib.quant.dynamic import TokenQuantizer
 from qartsr_lib.quant.granularity import PerGroup, broadcast_along
-from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
+from qartsr_lib.quant.quantizers import QuantizerConfig
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, matches
 from qartsr_lib.quant.states import QuantState, calibrate
 
@@ -166,7 +167,7 @@ def test_efficientdms_inference_form(name):
 def test_dynamic_quantizer_against_a_loop_over_tokens(name):
     x = torch.randn(2, 5, 128) if name == "linear" else torch.randn(2, 128, 3, 4)
     axis = -1 if name == "linear" else -3
-    quantizer = DynamicQuantizer(QuantizerConfig(4, PerGroup(64, axis), symmetric=True), x.shape[1:], "x")
+    quantizer = TokenQuantizer(QuantizerConfig(4, PerGroup(64, axis), symmetric=True), x.shape[1:], "x")
     found = quantizer(x).movedim(axis, -1).reshape(-1, 64)
     for group, values in zip(found, x.movedim(axis, -1).reshape(-1, 64), strict=True):
         scale = max(float(values.min()) / -8, float(values.max()) / 7)

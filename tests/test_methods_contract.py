@@ -11,7 +11,7 @@ from quant_stand_in import lq_images, tiny_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
-from qartsr_lib.methods import METHODS, svdquant
+from qartsr_lib.methods import METHODS, lsgquant, svdquant
 from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.states import QuantState, quant_modules
@@ -33,10 +33,12 @@ def images():
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch):
-    """The stand-in's images need no trained encoder, and its layers no fine grid."""
+    """The stand-in's images need no trained encoder, its layers no fine grid; they are noise, and hardly differ."""
     monkeypatch.setitem(IMAGE_LOSSES._entries, "vae-features+mse", lambda device: torch.nn.functional.mse_loss)
     monkeypatch.setattr(svdquant, "GRID", 3)
     monkeypatch.setattr(svdquant, "REFINEMENTS", 2)
+    monkeypatch.setattr(lsgquant, "FROZEN", -1.0)
+    monkeypatch.setattr(lsgquant, "LIGHT", 0.0)
 
 
 _built = {}

@@ -12,10 +12,12 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_output, side_products
+from qartsr_lib.quant.dynamic import DYNAMIC_QUANTIZERS, DynamicQuantizer
 from qartsr_lib.quant.granularity import PerChannel, PerTensor, broadcast_along
 from qartsr_lib.quant.layers import QuantLayer, replace_layers, spread
 from qartsr_lib.quant.primitives import dequantize, fake_quantize, quantize
-from qartsr_lib.quant.quantizers import DynamicQuantizer, QuantizerConfig
+from qartsr_lib.quant.quantizers import QuantizerConfig
+from qartsr_lib.quant.rotation import rotated
 
 SMALLEST = 2.0**-24
 """The least positive float16, for scales that would become 0 (constant channels have such)."""
@@ -27,31 +29,35 @@ class Form:
 
     Attributes:
         weight, input: their quantizers; no input quantizer for activations in full precision.
-        dynamic: the input's scale comes from its values.
+        dynamic: the input's scale comes from its values: in quant.dynamic.DYNAMIC_QUANTIZERS; "" if it is stored.
         phi, offset: whether the input is scaled, and shifted before.
         side_rank: r of L1 L2; 0 for none.
         side_after_scaling: L2 sees the scaled input instead of the layer's.
         side_half: L2 and its product with the input are in bfloat16.
+        rotation: size of the blocks in which the scaled input is rotated (quant.rotation); 0 for none.
     """
 
     weight: QuantizerConfig
     input: QuantizerConfig | None
-    dynamic: bool = False
+    dynamic: str = ""
     phi: bool = False
     offset: bool = False
     side_rank: int = 0
     side_after_scaling: bool = False
     side_half: bool = False
+    rotation: int = 0
 
     @classmethod
     def from_dict(cls, described: Mapping) -> Form:
         """Inverse of `asdict`; KeyError, TypeError or ValueError when `described` is not one."""
         of_input = described["input"] and QuantizerConfig.from_dict(described["input"])
-        return cls(**{**described, "weight": QuantizerConfig.from_dict(described["weight"]), "input": of_input})
+        dynamic = {True: "token", False: ""}.get(described["dynamic"], described["dynamic"])  # of earlier files
+        weight = QuantizerConfig.from_dict(described["weight"])
+        return cls(**{**described, "weight": weight, "input": of_input, "dynamic": dynamic})
 
 
 class InferenceLayer(nn.Module):
-    """y = dequantized codes * Q_A((x - o) / phi) + b + L1 L2 x + W o; what `form` lacks is left out.
+    """y = dequantized codes * Q_A(H (x - o) / phi) + b + L1 L2 x + W o; what `form` lacks is left out.
 
     A new layer has storage and no values; `inference_form` or a packed file fills its buffers. `layer`, the float (or
     quantized) Linear or Conv2d in whose place it stands, tells sizes only; the codes get the strides of `like`,
@@ -61,7 +67,7 @@ class InferenceLayer(nn.Module):
         codes: of Q_W, counted from 0, uint8, like W.
         scale, zero_point: of Q_W; input_scale, input_zero_point: of Q_A.
         bias: Q_B(B) as floats.
-        phi, offset: (c_in,).
+        phi, offset, signs: (c_in,), signs being H's.
         behind: W o, (c_out,), or (c_out, 1, k, k) per kernel position, which the borders need.
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k).
     """
@@ -77,7 +83,7 @@ class InferenceLayer(nn.Module):
         codes = torch.empty(shape, dtype=torch.uint8, memory_format=layout)
         self.register_buffer("codes", codes if like is None else torch.empty_like(like, dtype=torch.uint8))
         scale, rank = form.weight.granularity.parameter_shape(shape), form.side_rank
-        self.dynamic = DynamicQuantizer(form.input, one_input, "input") if form.dynamic else None
+        self.dynamic = DYNAMIC_QUANTIZERS.get(form.dynamic)(form.input, one_input, "input") if form.dynamic else None
         static = None if form.dynamic else form.input
         of_input = static and static.granularity.parameter_shape(one_input)
         for name, size in {
@@ -88,6 +94,7 @@ class InferenceLayer(nn.Module):
             "bias": None if layer.bias is None else (c_out,),
             "phi": (c_in,) if form.phi else None,
             "offset": (c_in,) if form.offset else None,
+            "signs": (c_in,) if form.rotation else None,
             "behind": None if not form.offset else (c_out, 1, *kernel) if kernel else (c_out,),
             "side_out": (c_out, rank) if rank else None,
             "side_in": (rank, c_in * self.geometry.taps) if rank else None,
@@ -102,14 +109,14 @@ class InferenceLayer(nn.Module):
     def is_integer(self) -> bool:
         """Whether this is one integer product: static activations per tensor, weights per channel or tensor."""
         of_input, by = self.form.input, self.form.weight.granularity
-        static = of_input is not None and not (self.form.dynamic or of_input.symmetric)
+        static = of_input is not None and not (self.form.dynamic or of_input.symmetric or self.form.rotation)
         whole = self.geometry.groups == 1 and (not self.form.side_rank or self.form.side_half)
         return static and whole and isinstance(of_input.granularity, PerTensor) and by in (PerTensor(), PerChannel(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output; x as for the float layer."""
         scaled = self.scaled_input(x)
-        y = self.operate(self.quantized_input(scaled), self.weight(), self.bias)
+        y = self.operate(self.quantized_input(self.rotated_input(scaled)), self.weight(), self.bias)
         if self.behind is not None:
             y.add_(self.constant(x))
         if self.side_out is not None:
@@ -117,13 +124,17 @@ class InferenceLayer(nn.Module):
         return y
 
     def scaled_input(self, x: torch.Tensor) -> torch.Tensor:
-        """(x - o) / phi: what Q_A sees."""
+        """(x - o) / phi."""
         if self.offset is not None:
             x = x - broadcast_along(self.offset, self.input_axis, x.ndim)
         return x if self.phi is None else x / broadcast_along(self.phi, self.input_axis, x.ndim)
 
+    def rotated_input(self, scaled: torch.Tensor) -> torch.Tensor:
+        """H times the scaled input: what Q_A sees."""
+        return rotated(scaled, self.signs, self.form.rotation) if self.form.rotation else scaled
+
     def quantized_input(self, scaled: torch.Tensor) -> torch.Tensor:
-        """Q_A of the scaled input."""
+        """Q_A of the scaled and rotated input."""
         if self.dynamic is not None:
             return self.dynamic(scaled)
         if self.input_scale is None:
@@ -194,12 +205,13 @@ def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
     form = Form(
         quantizer.config,
         None if of_input is None else of_input.config,
-        dynamic=isinstance(of_input, DynamicQuantizer),
+        dynamic=of_input.kind if isinstance(of_input, DynamicQuantizer) else "",
         phi=parts.phi is not None,
         offset=parts.offset is not None,
         side_rank=0 if parts.side_in is None else len(parts.side_in),
         side_after_scaling=parts.side_after_scaling,
         side_half=half and parts.side_in is not None,
+        rotation=parts.rotation,
     )
     weight = layer.folded_weight()
     scale, zero_point = quantizer.qparams(weight)

@@ -59,15 +59,17 @@ class TracedLayer(InferenceLayer):
 
     def quantized_input(self, scaled: torch.Tensor) -> torch.Tensor:
         """Q_A of the scaled input."""
-        how = self.form.input
+        how, dynamic = self.form.input, self.form.dynamic
         if how is None:
             return scaled
         axis, grouped = getattr(how.granularity, "axis", None), how.granularity.view(scaled)
-        if self.dynamic is not None:
+        if dynamic == "token":
             found = _dynamic(grouped, how)
+        elif dynamic:
+            found = _static(grouped, *self.dynamic.qparams(scaled), *how.code_range)
         else:
             found = _static(grouped, self.input_scale, self.input_zero_point, *how.code_range)
-        return found if grouped is scaled else found.flatten(axis - 1, axis)
+        return found if grouped.ndim == scaled.ndim else found.flatten(axis - 1, axis)
 
     def weight(self) -> torch.Tensor:
         """The dequantized weight, float32."""
@@ -130,7 +132,7 @@ def _static(x, scale, zero_point, qmin, qmax):
 
 
 def _dynamic(x: torch.Tensor, how: QuantizerConfig) -> torch.Tensor:
-    """`DynamicQuantizer` of a grouped x; both its ranges at once, as a graph does not branch.
+    """`TokenQuantizer` of a grouped x; both its ranges at once, as a graph does not branch.
 
     Quotients of float32 numbers, taken in float64 and rounded, are those of float32.
     """

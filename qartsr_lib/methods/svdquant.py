@@ -22,9 +22,10 @@ from qartsr_lib.methods.base import METHODS, CalibratedMethod, register_layers
 from qartsr_lib.methods.channel_layers import ChannelScaledLayer, ShiftedLayer
 from qartsr_lib.methods.low_rank import SIDE_DIVISOR, scaled_rank, side_branch, truncated_svd
 from qartsr_lib.quant.apply import EVERYTHING
+from qartsr_lib.quant.dynamic import TokenQuantizer
 from qartsr_lib.quant.granularity import PerGroup
 from qartsr_lib.quant.layers import InferenceParts, LayerConfig
-from qartsr_lib.quant.quantizers import QPARAM_BITS, DynamicQuantizer
+from qartsr_lib.quant.quantizers import QPARAM_BITS
 from qartsr_lib.quant.scheme import SHARED_SETTING
 
 REFINEMENTS = 100
@@ -138,7 +139,7 @@ class DynamicLayer(ShiftedLayer, SmoothedLayer):
             none is needed.
     """
 
-    input_quantizer_type = DynamicQuantizer
+    input_quantizer_type = TokenQuantizer
 
     def _add_quantizers(self, config: LayerConfig, name: str) -> None:
         super()._add_quantizers(config, name)

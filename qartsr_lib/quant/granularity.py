@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True)
 class Granularity:
-    """Common part of the three; `asdict` is JSON-ready and `granularity_from_dict` reads it back."""
+    """Common part of the four; `asdict` is JSON-ready and `granularity_from_dict` reads it back."""
 
     type: str = field(init=False, repr=False)
 
@@ -89,9 +89,26 @@ class PerGroup(Granularity):
         return _limits_along(self.view(x), self.axis if self.axis >= 0 else self.axis - 1)
 
 
+@dataclass(frozen=True)
+class PerHalf(Granularity):
+    """One scale per half of the channels along `axis`, as PerGroup of half their number; one for an odd number."""
+
+    axis: int = 1
+
+    def view(self, x: torch.Tensor) -> torch.Tensor:
+        return self._groups(x).view(x)
+
+    def limits(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._groups(x).limits(x)
+
+    def _groups(self, x: torch.Tensor) -> PerGroup:
+        channels = x.shape[self.axis]
+        return PerGroup(channels if channels % 2 else channels // 2, self.axis)
+
+
 def granularity_from_dict(described: Mapping) -> Granularity:
     """Inverse of `asdict`; KeyError or TypeError when `described` is not one."""
-    kinds = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup)}
+    kinds = {kind.__name__: kind for kind in (PerTensor, PerChannel, PerGroup, PerHalf)}
     return kinds[described["type"]](**{name: value for name, value in described.items() if name != "type"})
 
 

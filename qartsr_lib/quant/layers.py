@@ -27,13 +27,14 @@ class LayerConfig:
 class InferenceParts:
     """What a layer computes at inference beside Q_W(folded weight) Q_A(x) + Q_B(B); None for what it lacks:
 
-        y = Q_W(folded weight) Q_A((x - o) / phi) + Q_B(B) + L1 L2 x + W o
+        y = Q_W(folded weight) Q_A(H (x - o) / phi) + Q_B(B) + L1 L2 x + W o
 
     Attributes:
         phi, offset: (c_in,) each, phi and o.
         behind: W o, (c_out,), or (c_out, 1, k, k) per kernel position of a convolution.
         side_out, side_in: L1 (c_out, r) and L2 (r, c_in k k).
         side_after_scaling: L2 sees (x - o) / phi instead of x.
+        signs, rotation: those of H, (c_in,), and the size of its blocks, see quant.rotation; 0 without H.
     """
 
     phi: torch.Tensor | None = None
@@ -42,6 +43,8 @@ class InferenceParts:
     side_out: torch.Tensor | None = None
     side_in: torch.Tensor | None = None
     side_after_scaling: bool = False
+    signs: torch.Tensor | None = None
+    rotation: int = 0
 
 
 class QuantLayer(QuantModule):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.quant.granularity import Granularity, PerGroup, PerTensor, granularity_from_dict
+from qartsr_lib.quant.granularity import Granularity, PerTensor, granularity_from_dict
 from qartsr_lib.quant.observers import OBSERVERS, Limits, MinMaxObserver
 from qartsr_lib.quant.primitives import affine_qparams, fake_quantize, integer_range, symmetric_qparams
 
@@ -137,36 +137,3 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.config}, calibrated={self.calibrated}"
-
-
-class DynamicQuantizer(Quantizer):
-    """Symmetric, with a scale from the values themselves per token (pixel) and group of channels.
-
-    Unsigned where a whole input is not negative. This is the activation quantizer of SVDQuant's released code
-    (deepcompressor, `sint4`, group 64, dynamic, `allow_unsigned`). Nothing is calibrated and no scale is stored.
-    """
-
-    stored_parameter_bits = 0
-    is_static = False
-
-    def __init__(self, config: QuantizerConfig, shape: tuple[int, ...], name: str, device=None) -> None:
-        super().__init__(config, shape, name, device)
-        if not isinstance(config.granularity, PerGroup):
-            raise ValueError(f"{name}: a dynamic quantizer needs groups, got {config.granularity}")
-        self.scale.fill_(1.0)  # finite: loads as calibrated
-        self.calibrated = True
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x_hat, same shape as x; for gradients the scale is a constant."""
-        grouped = self.config.granularity.view(x)
-        lower, upper = torch.aminmax(grouped.detach(), dim=self.config.granularity.axis, keepdim=True)
-        if bool((lower >= 0).all()):
-            qmin, qmax = integer_range(self.config.bits, symmetric=False)
-            scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)
-        else:
-            qmin, qmax = self.code_range
-            scale = symmetric_qparams(lower, upper, qmin, qmax)
-        return fake_quantize(grouped, scale, None, qmin, qmax).reshape(x.shape)
-
-    def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
-        """Nothing to fix."""

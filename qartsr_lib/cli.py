@@ -180,10 +180,13 @@ COMMANDS = {
         commands.export,
         "Write one .safetensors file with packed codes and 16-bit floats; upscale --checkpoint FILE runs it anywhere, "
         "without the original model's files. Or a graph with integer weights for another engine, which is run once "
-        "and compared with the simulation before the file is there.",
+        "and compared with the simulation before the file is there; with --format web, and a page that runs it in a "
+        "browser.",
         {
-            "--checkpoint": _needed("DIR|FILE", "a model that quantize wrote; for a graph also a packed file"),
-            "--out": _needed("FILE", "file to write, ending in .safetensors, .onnx or .xml (beside it, a .bin)"),
+            "--checkpoint": _path("DIR|FILE", "a model that quantize wrote; for a graph also a packed file"),
+            "--model": {"metavar": "|".join(SHIPPED), "help": "a quantized model that comes with the package instead"},
+            "--out": _needed("FILE|DIR", "file to write, ending in .safetensors, .onnx or .xml (beside it, a .bin), or "
+                             "the web page's folder"),
             "--format": {"default": "packed", "metavar": "|".join(EXPORTS), "help": "what to write"},
         },
     ),

@@ -22,7 +22,7 @@ CALIBRATION, TRAINING = 25, 8
 #: Of quantize --quality -> the method, by what was measured on BSDS500/val.
 QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
 #: Formats of export -> who runs it.
-EXPORTS = {"packed": "qartsr", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+EXPORTS = {"packed": "qartsr", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "web": "ONNX Runtime"}
 
 
 def upscale(options: argparse.Namespace) -> int:
@@ -36,11 +36,16 @@ def upscale(options: argparse.Namespace) -> int:
 
         return load_upscaler(options, get_profile("tiny"))
 
+    _choose_shipped(options)
+    return upscale_files(options, load)
+
+
+def _choose_shipped(options: argparse.Namespace) -> None:
+    """Make the file of `--model`, if that is given, the checkpoint."""
     if options.model is not None:
         if options.checkpoint is not None:
             raise QartsrError(f"--model {options.model}: give it or --checkpoint, not both")
         options.checkpoint = shipped_model(options.model)
-    return upscale_files(options, load)
 
 
 def quantize(options: argparse.Namespace) -> None:
@@ -106,10 +111,15 @@ def _expected(method, backbone, bits: str, setting, crops: list, trained: int) -
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a quantized model as one file, packed or for another engine."""
+    """Write a quantized model as one file, packed or for another engine, or as a web page."""
     name, path, told = options.format, options.out, ""
     if name not in EXPORTS:
         raise QartsrError(f"--format {name}: choose one of {', '.join(EXPORTS)}")
+    if name == "packed" and options.model is not None:
+        raise QartsrError(f"--model {options.model}: is packed already; choose another --format")
+    _choose_shipped(options)
+    if options.checkpoint is None:
+        raise QartsrError(f"--checkpoint: name a model that quantize wrote, or --model {'|'.join(SHIPPED)}")
     import_networks()
     from qartsr_lib.deploy.packed_file import load_packed, save_packed
     from qartsr_lib.methods.checkpoint import load_quantized
@@ -118,11 +128,17 @@ def export(options: argparse.Namespace) -> None:
         save_packed(load_quantized(options.checkpoint), path)
     else:
         from qartsr_lib.deploy.onnx_file import check_export, save_exported
+        from qartsr_lib.deploy.web import FETCH, MODEL, save_web
 
-        check_export(name, path)  # before the model is loaded
+        web = name == "web"
+        check_export("onnx" if web else name, path / MODEL if web else path)  # before the model is loaded
         packed = options.checkpoint.suffix == ".safetensors"
         model = load_packed(options.checkpoint) if packed else load_quantized(options.checkpoint)
-        told = f"; {EXPORTS[name]} from the simulation: {save_exported(model, path, name)}"
+        distance = save_web(model, path) if web else save_exported(model, path, name)
+        told = f"; {EXPORTS[name]} from the simulation: {distance}"
+        if web:
+            told += f"\nonce: cd {path} && {FETCH}\nthen: python -m http.server -d {path}"
+            path /= MODEL
     files = (path, path.with_suffix(".bin")) if name == "openvino" else (path,)
     print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB{told}")
 

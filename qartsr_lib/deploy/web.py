@@ -1,0 +1,38 @@
+"""A quantized model as a web page that upscales photographs in the browser, by onnxruntime-web.
+
+The folder holds the page (`web_page`), model.onnx and model.json, which tells the page what the model needs. The engine
+is not among them: `FETCH`, run in that folder, gets it from npm. A server of files is all else that it takes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base.files import write_text
+from qartsr_lib.deploy.export_check import Distance
+from qartsr_lib.deploy.onnx_file import save_exported
+
+PAGE = Path(__file__).resolve().parent / "web_page"
+VERSION = "1.30.0"
+FETCH = f"npm pack onnxruntime-web@{VERSION} && tar -xzf onnxruntime-web-{VERSION}.tgz"
+MODEL = "model.onnx"
+TILE = 128  # side of the page's tiles, low-quality pixels: seconds and 1 GB each, where a browser may have 4 GB
+
+
+def save_web(model: OneStepSR, folder: Path) -> Distance:
+    """Write the page of a quantized model into `folder`; errors and what is returned are `save_exported`'s."""
+    found = save_exported(model, folder / MODEL, "onnx")
+    for file in PAGE.iterdir():
+        write_text(folder / file.name, file.read_text(encoding="utf-8"))
+    size = (folder / MODEL).stat().st_size / 1e6
+    about = {
+        "title": f"Model: {model.name}, T = {model.timestep}, {size:.1f} MB. Engine: onnxruntime-web {VERSION}.",
+        "factor": model.factor,
+        "multiple": model.multiple,
+        "tile": TILE,
+        "fetch": FETCH,
+    }
+    write_text(folder / "model.json", json.dumps(about, indent=1) + "\n")
+    return found

@@ -116,7 +116,7 @@ class TracedNetwork(nn.Module):
 
 
 def _bfloat16(x: torch.Tensor) -> torch.Tensor:
-    """x rounded to bfloat16, by Veltkamp's splitting: OpenVINO leaves conversions there and back out.
+    """x rounded to bfloat16, by Veltkamp's splitting: OpenVINO's conversion errs where sizes are dynamic.
 
     8 leading bits of |x| below 5e33; a tie may go to the other side than a conversion's.
     """

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <utility>
 
 constexpr long LANES = 16;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
@@ -76,10 +77,44 @@ inline Floats silu(Floats x) {
 // The quotient a division gives, by the reciprocal of the divisor and one correction.
 inline Floats divided(Floats x, Floats divisor, Floats reciprocal) {
     const Floats about = x * reciprocal;
+#ifdef __AVX512F__  // which compilers do not always find
+    const __m512 quotient = bits_of<__m512>(about), part = bits_of<__m512>(reciprocal);
+    const __m512 rest = _mm512_fnmadd_ps(quotient, bits_of<__m512>(divisor), bits_of<__m512>(x));
+    return bits_of<Floats>(_mm512_fmadd_ps(rest, part, quotient));
+#else
     Floats corrected;
     for (long lane = 0; lane < LANES; ++lane)
         corrected[lane] = __builtin_fmaf(__builtin_fmaf(-about[lane], divisor[lane], x[lane]), reciprocal[lane], about[lane]);
     return corrected;
+#endif
+}
+
+// Of two rows SIZE apart, the blocks of SIZE lanes beside the diagonal change places; `lane` counts from 0 to LANES.
+template <int SIZE, int... lane>
+inline void exchange(Floats& a, Floats& b, std::integer_sequence<int, lane...>) {
+    const Floats upper = a;
+#ifdef __clang__
+    a = __builtin_shufflevector(upper, b, (lane & SIZE ? lane - SIZE + int(LANES) : lane)...);
+    b = __builtin_shufflevector(upper, b, (lane & SIZE ? lane + int(LANES) : lane + SIZE)...);
+#else
+    a = __builtin_shuffle(upper, b, Ints{(lane & SIZE ? lane - SIZE + int(LANES) : lane)...});
+    b = __builtin_shuffle(upper, b, Ints{(lane & SIZE ? lane + int(LANES) : lane + SIZE)...});
+#endif
+}
+
+template <int SIZE>
+inline void exchange(Floats* rows) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i)
+        if (!(i & SIZE)) exchange<SIZE>(rows[i], rows[i + SIZE], std::make_integer_sequence<int, LANES>());
+}
+
+// Rows become columns.
+inline void transpose(Floats (&rows)[LANES]) {
+    exchange<1>(rows);
+    exchange<2>(rows);
+    exchange<4>(rows);
+    exchange<8>(rows);
 }
 
 // The lowest bits of each number. Compilers do this lane by lane; one instruction does all.
@@ -89,6 +124,12 @@ inline void store_bytes(uint8_t* to, Bits from) {
 #else
     for (long lane = 0; lane < LANES; ++lane) to[lane] = from[lane];
 #endif
+}
+
+// The bfloat16 next to finite numbers, the even one of two, as float32.
+inline Floats as_bfloat16(Floats x) {
+    const Bits whole = bits_of<Bits>(x);
+    return bits_of<Floats>((whole + 0x7fffu + ((whole >> 16) & 1u)) & 0xffff0000u);
 }
 
 // bfloat16 of finite numbers, rounded to the nearest even.

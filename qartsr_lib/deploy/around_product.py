@@ -101,7 +101,7 @@ def encode(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Of x (N, H, W, c_in) or of its normed form: codes, uint8; their sums over the channels, float32; L2 x tap by tap.
 
-    L2 x is formed while the input is at hand: written down for a product of its own, it took longer than encoding.
+    L2 x is formed while the input is at hand: as a pass of its own, it took as long as encoding.
     """
     loops, rows = library(), quantizer.rows
     if loops is None:

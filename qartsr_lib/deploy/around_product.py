@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.base.native import at
-from qartsr_lib.deploy.geometry import Geometry, side_output
+from qartsr_lib.deploy.geometry import Geometry, side_output, side_products
 from qartsr_lib.deploy.loops import library
 
-HALVES = ("none", "input", "scaled")
 #: GroupNorm's sums are taken over this many stretches of an image.
 PARTS = 64
 
@@ -57,7 +56,8 @@ class InputQuantizer:
     Attributes:
         offset, phi: (c_in,), float32; zeros and ones where there are none.
         zero_point, scale, largest: single numbers.
-        half: which input to return in bfloat16, one of HALVES; "scaled" is after phi.
+        rows: L2 of a low-rank branch from `rows_by_tap`, bfloat16, or None.
+        sees_scaled: L2 sees the scaled input instead of x.
     """
 
     offset: torch.Tensor
@@ -65,11 +65,14 @@ class InputQuantizer:
     zero_point: float
     scale: float
     largest: float
-    half: str
+    rows: torch.Tensor | None = None
+    sees_scaled: bool = False
 
     def __post_init__(self) -> None:
         step = self.phi.double() * self.scale
         summand = -(self.offset.double() / self.phi.double() + self.zero_point) / self.scale
+        wide = None if self.rows is None else self.rows.float().contiguous()
+        object.__setattr__(self, "wide_rows", wide)
         folded = (self.offset, self.phi, self.phi.reciprocal(), (1 / step).float(), summand.float())
         object.__setattr__(self, "folded", folded)  # what the loop computes with
 
@@ -96,20 +99,25 @@ class Finish:
 def encode(
     x: torch.Tensor, quantizer: InputQuantizer, norm: Norm | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Codes of x (N, ..., c_in) or of its normed form, uint8; their sums over the channels, float32; bfloat16 input."""
-    loops = library()
+    """Of x (N, H, W, c_in) or of its normed form: codes, uint8; their sums over the channels, float32; L2 x tap by tap.
+
+    L2 x is formed while the input is at hand: as a pass of its own, it took as long as encoding.
+    """
+    loops, rows = library(), quantizer.rows
     if loops is None:
         return plain_encode(x, quantizer, norm)
     x = x.float().contiguous()
     images, channels = 1 if norm is None else len(x), x.shape[-1]
     codes, sums = torch.empty_like(x, dtype=torch.uint8), x.new_empty(x.shape[:-1])
-    half = None if quantizer.half == "none" else torch.empty_like(x, dtype=torch.bfloat16)
+    planes = None if rows is None else x.new_empty(len(rows), *sums.shape, dtype=torch.bfloat16)
+    seen = 0 if rows is None else 1 + quantizer.sees_scaled
     loops.encode(
         *(x.data_ptr(), *((None, None, 0) if norm is None else (*at(norm.scale, norm.shift), norm.silu))),
-        *(*at(*quantizer.folded), quantizer.zero_point, quantizer.scale, quantizer.largest),
-        *(HALVES.index(quantizer.half), images, sums.numel() // images, channels, *at(codes, sums, half)),
+        *(*at(*quantizer.folded), quantizer.zero_point, quantizer.scale, quantizer.largest, seen),
+        *(*at(quantizer.wide_rows), 0 if rows is None else len(rows)),
+        *(images, sums.numel() // images, channels, *at(codes, sums, planes)),
     )
-    return codes, sums, half
+    return codes, sums, planes
 
 
 def plain_encode(x, quantizer: InputQuantizer, norm: Norm | None = None):
@@ -120,8 +128,9 @@ def plain_encode(x, quantizer: InputQuantizer, norm: Norm | None = None):
         x = F.silu(x) if norm.silu else x
     scaled = (x - quantizer.offset) / quantizer.phi
     codes = ((scaled - quantizer.zero_point) / torch.tensor(quantizer.scale)).clamp(0, quantizer.largest).round()
-    half = {"none": None, "input": x, "scaled": scaled}[quantizer.half]
-    return codes.to(torch.uint8), codes.sum(-1), None if half is None else half.bfloat16()
+    seen = (scaled if quantizer.sees_scaled else x).bfloat16()
+    planes = None if quantizer.rows is None else side_products(seen, quantizer.rows, Geometry())[0]
+    return codes.to(torch.uint8), codes.sum(-1), planes
 
 
 def finish_(
@@ -135,7 +144,7 @@ def finish_(
 ) -> torch.Tensor | None:
     """Add to y (N, H', W', c_out): sum_scale * (sum of the codes under the kernel) + L1 L2 x + constants, and more.
 
-    `sums` (N, H, W) come from `encode` and `planes`, L2 x, from `side_products`; the more is `added` (N, c_out) and
+    `sums` (N, H, W) and `planes`, L2 x, come from `encode`; the more is `added` (N, c_out) and
     `residual`, which is like y. Returns y's moments (see `moments_of`) if asked.
     """
     loops = library()
@@ -160,7 +169,7 @@ def plain_finish_(y, sums, planes, how: Finish, added=None, residual=None) -> No
     y += under.view(*y.shape[:3], 1) * how.sum_scale
     y += how.constants[how.rows.long()][:, how.columns.long()]
     if planes is not None:
-        y += side_output(planes, how.side_out.t(), kernel)
+        y += side_output(planes.unflatten(0, (kernel.taps, -1)), how.side_out.t(), kernel)
     if added is not None:
         y += added[:, None, None]
     if residual is not None:

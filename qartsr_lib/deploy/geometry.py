@@ -71,8 +71,8 @@ def side_products(half: torch.Tensor, rows: torch.Tensor, geometry: Geometry) ->
     if loops is None:
         planes = torch.mm(rows, pixels.t())
     else:
-        pixels, wide = pixels.contiguous(), rows.float().contiguous()
-        planes = half.new_empty(len(rows), len(pixels))
+        pixels, planes = pixels.contiguous(), half.new_empty(len(rows), len(pixels))
+        wide = rows.float().contiguous()
         loops.side(*at(pixels, wide), len(rows), *pixels.shape, planes.data_ptr())
     return planes.view(geometry.taps, -1, *half.shape[:-1])
 

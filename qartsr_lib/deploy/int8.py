@@ -21,7 +21,7 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.around_product import Finish, InputQuantizer, Norm, encode, finish_
-from qartsr_lib.deploy.geometry import Geometry, rows_by_tap, side_products
+from qartsr_lib.deploy.geometry import Geometry, rows_by_tap
 from qartsr_lib.deploy.layer import InferenceLayer
 from qartsr_lib.quant.layers import replace_layers
 
@@ -135,7 +135,8 @@ class IntegerLayer(nn.Module):
             zero_point=layer.input_zero_point.item(),
             scale=layer.input_scale.item(),
             largest=float(layer.form.input.code_range[1]),
-            half="none" if rows is None else "scaled" if layer.form.side_after_scaling else "input",
+            rows=rows,
+            sees_scaled=layer.form.side_after_scaling,
         )
         self._finishes: dict[tuple[int, int], Finish] = {}
 
@@ -158,19 +159,16 @@ class IntegerLayer(nn.Module):
         else:
             tokens = x.shape[:-1].numel()
             pixels = x.reshape(1, rows := math.gcd(tokens, ROWS), tokens // rows, -1)
-        codes, sums, half = encode(pixels, self.quantizer, norm)
-        products = None if half is None else side_products(half, self.side_in, self.geometry)
-        del half  # memory: large images have large intermediate results
+        codes, sums, planes = encode(pixels, self.quantizer, norm)
         if size is not None:  # in the layout of (N, C, H, W)
             codes = F.interpolate(codes.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
             sums = F.interpolate(sums[:, None], size)[:, 0]
-            if products is not None:
-                products = F.interpolate(products.flatten(0, 1), size).view(*products.shape[:3], *size)
+            planes = None if planes is None else F.interpolate(planes, size)
         y = self.product(codes)
-        del codes
+        del codes  # memory: large images have large intermediate results
         beside = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
         how, wanted = self._finish(*sums.shape[1:]), moments and self.is_convolution
-        found = finish_(y, sums, products, how, added, beside, wanted)
+        found = finish_(y, sums, planes, how, added, beside, wanted)
         if not self.is_convolution:
             return y.view(*x.shape[:-1], -1)
         y = y.permute(0, 3, 1, 2)

@@ -10,7 +10,10 @@ from qartsr_lib.base import native
 from qartsr_lib.base.native import DOUBLE, FLOAT, POINTER, WHOLE
 
 ARGUMENTS = {
-    "encode": [*[POINTER] * 3, WHOLE, *[POINTER] * 5, *[FLOAT] * 3, *[WHOLE] * 4, *[POINTER] * 3],
+    "encode": [
+        *(*[POINTER] * 3, WHOLE, *[POINTER] * 5, *[FLOAT] * 3, WHOLE),
+        *(POINTER, *[WHOLE] * 4, *[POINTER] * 3),
+    ],
     "finish": [
         *(POINTER, WHOLE, WHOLE, *[POINTER] * 6, WHOLE),
         *(*[POINTER] * 3, WHOLE, *[POINTER] * 3),

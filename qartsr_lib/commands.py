@@ -6,6 +6,7 @@ Wrong options and files are a QartsrError.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 
@@ -17,8 +18,9 @@ __all__ = ["EXPORTS", "QUALITIES", "SHIPPED", "evaluate", "export", "quantize", 
 
 CROP = 32  # side of quantize's calibration crops, as in the study
 KEPT_APART = 4  # further crops, on which quantize measures what it made
-#: Passes of full precision that a calibration crop and an image of training take, at most; measured.
-CALIBRATION, TRAINING = 25, 8
+#: Passes of full precision over a crop that quantizing takes: at all, for a calibration crop, for an image of training.
+#: Measured for Groupwise on one thread, which takes longest; of QArtSR an image of training takes 6.
+AT_ALL, CALIBRATION, TRAINING = 600, 6, 11
 #: Of quantize --quality -> the method, by what was measured on BSDS500/val.
 QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
 #: Formats of export -> who runs it.
@@ -105,9 +107,9 @@ def _expected(method, backbone, bits: str, setting, crops: list, trained: int) -
     started = time.perf_counter()
     backbone.upscale(crops[0])
     forward = time.perf_counter() - started
-    minutes = forward * (CALIBRATION * len(crops) + TRAINING * trained) / 60
+    minutes = forward * (AT_ALL + CALIBRATION * len(crops) + TRAINING * trained) / 60
     size = stored_bits(method, backbone, bits, setting)
-    return f"{method.label} {bits}: {size:.2f} bits per weight stored; about {max(1, round(minutes))} minutes"
+    return f"{method.label} {bits}: {size:.2f} bits per weight stored; {math.ceil(minutes)} minutes at most"
 
 
 def export(options: argparse.Namespace) -> None:

@@ -164,7 +164,7 @@ def test_qualities_of_quantize(photograph, tmp_path, capsys, monkeypatch, qualit
     told = capsys.readouterr()
     before, after = (line for line in told.out.splitlines() if label in line)
     size = re.search(r"([0-9.]+) bits per weight stored", before).group(1)
-    assert f"{size} bits per weight stored" in after and re.search(r"about \d+ minutes$", before)
+    assert f"{size} bits per weight stored" in after and re.search(r"stored; \d+ minutes at most$", before)
     assert "warning: " in told.err and "2 crops of 1 images are few" in told.err
 
 

@@ -71,7 +71,7 @@ def test_what_is_fitted_is_what_the_layer_computes(name):
     assert len(found) > 7 and torch.allclose(found, outputs, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["linear", "conv"])
 def test_every_ingredient_brings_the_layer_nearer_and_without_any_it_is_svdquants(name):
     """Of 2 bits, and with all codes: nearest codes, feedback alone, the fit alone, both."""
 

@@ -32,10 +32,15 @@ def test_stored_bits_are_known_before_anything_is_built():
 
 
 def test_gains_are_paired_by_photograph():
-    rows = [("m", "W2A2", name, image, 20 + add + 10 * k, 2.5 + add)
-            for name, add in (("first", 0), ("second", 1.5)) for k, image in enumerate("abcdefgh")]
+    variants = list(ingredients.VARIANTS)
+    rows = [
+        ("m", "W2A2", name, image, 20 + place + 10 * k, 2.5 + place)
+        for k, image in enumerate("abcdefgh")
+        for place, name in reversed(list(enumerate(variants)))
+    ]
     columns = ["backbone", "bits", "variant", "image", "psnr_fp", "stored_bits"]
     ((title, table),) = ingredient_sections(pd.DataFrame(rows, columns=columns))
     assert title == "m, W2A2"
-    second = ["second", "56.50", "+1.50 [1.50, 1.50]", "4.00"]
-    assert table.to_numpy().tolist() == [["first", "55.00", "", "2.50"], second]
+    assert table["variant"].tolist() == variants
+    assert table.iloc[0].tolist()[1:] == ["55.00", "", "2.50"]
+    assert table.iloc[2].tolist()[1:] == ["57.00", "+2.00 [2.00, 2.00]", "4.50"]

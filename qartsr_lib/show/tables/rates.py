@@ -6,6 +6,7 @@ import pandas as pd
 
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.setting import DEFAULT
+from qartsr_lib.study.experiments.ingredients import VARIANTS
 from qartsr_lib.study.experiments.rates import FIRST_LOOK, choose, criterion
 from qartsr_lib.study.experiments.settings import FACTORS, means
 from qartsr_lib.study.stats import mean_interval
@@ -48,15 +49,15 @@ def setting_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def ingredient_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """[(model and bits, text table)] of results/study/ingredients.csv: a line per variant, the last one of them whole.
+    """[(model and bits, text table)] of results/study/ingredients.csv: a line for each of VARIANTS.
 
     Behind each mean stands what it is above the first line's, with the interval of that over photographs.
     """
     sections = []
     for (backbone, bits), part in rows.groupby(["backbone", "bits"], sort=False):
-        by_image = part.pivot(index="image", columns="variant", values="psnr_fp")[part["variant"].unique()]
+        by_image = part.pivot(index="image", columns="variant", values="psnr_fp")[list(VARIANTS)]
         gains = by_image.iloc[:, 1:].sub(by_image.iloc[:, 0], axis=0)
-        stored = part.groupby("variant", sort=False)["stored_bits"].first()
+        stored = part.groupby("variant")["stored_bits"].first().loc[list(VARIANTS)]
         table = pd.DataFrame(
             {
                 "variant": by_image.columns,

@@ -19,8 +19,8 @@ __all__ = ["EXPORTS", "QUALITIES", "SHIPPED", "evaluate", "export", "quantize", 
 CROP = 32  # side of quantize's calibration crops, as in the study
 KEPT_APART = 4  # further crops, on which quantize measures what it made
 #: Passes of full precision over a crop that quantizing takes: at all, for a calibration crop, for an image of training.
-#: Measured for Groupwise on one thread, which takes longest; of QArtSR an image of training takes 6.
-AT_ALL, CALIBRATION, TRAINING = 600, 6, 11
+#: No less than Groupwise took, the slowest: 670 with 16 crops (one thread), 1,110 with 64 (two); QArtSR trains in 6.
+AT_ALL, CALIBRATION, TRAINING = 750, 6, 11
 #: Of quantize --quality -> the method, by what was measured on BSDS500/val.
 QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
 #: Formats of export -> who runs it.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from qartsr_lib.images.metrics import lower_is_better
-from qartsr_lib.methods.setting import Setting
+from qartsr_lib.methods.setting import BEST, DEFAULT, Setting
 from qartsr_lib.study.evaluator import FULL_PRECISION
 from qartsr_lib.study.experiments import grids, setting_grids
 from qartsr_lib.study.paper import BICUBIC, BICUBIC_LABEL, NO_MODEL, NO_TIMESTEP, OUTSIDE
@@ -94,10 +94,9 @@ LOSS_EFFECTS: dict[str, Pairs] = {
 }
 
 _LABEL, _BUDGET = setting_grids.setting_label, setting_grids.LONGER
-_SHARED, _CHANGED = setting_grids.SHARED, setting_grids.ALL_CHANGED
-_ORIGINAL = _LABEL("qartsr", _SHARED)
-_CAUSES = [_LABEL("qartsr", setting) for setting in (Setting(_CHANGED.eight_bit), Setting(ranges=_CHANGED.ranges))]
-_CAUSES += [_LABEL("qartsr", *row) for row in ((_SHARED, _BUDGET), (_CHANGED,), (_CHANGED, _BUDGET))]
+_ORIGINAL = _LABEL("qartsr", DEFAULT)
+_CAUSES = [_LABEL("qartsr", setting) for setting in (Setting(BEST.eight_bit), Setting(ranges=BEST.ranges))]
+_CAUSES += [_LABEL("qartsr", *row) for row in ((DEFAULT, _BUDGET), (BEST,), (BEST, _BUDGET))]
 #: What turned, title -> pairs: list, ranges and budget one at a time, the first two, all three.
 CAUSE_EFFECTS: dict[str, Pairs] = {
     "Against the shared setting": [(Row(name), Row(_ORIGINAL)) for name in _CAUSES],

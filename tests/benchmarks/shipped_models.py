@@ -22,8 +22,9 @@ from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import psnr_y
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
+from qartsr_lib.methods.setting import BEST
 from qartsr_lib.show.tables.render import to_markdown
-from qartsr_lib.study.experiments.setting_grids import ALL_CHANGED, setting_label
+from qartsr_lib.study.experiments.setting_grids import setting_label
 from qartsr_lib.study.experiments.trials import BACKBONE, CHOICE, TIMESTEP, validation_pairs
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.study.results import read_table
@@ -69,7 +70,7 @@ def test_rows(setting: str) -> pd.DataFrame:
 
 
 def main(data_root: str) -> None:
-    root, study = Path(data_root), replace(get_profile("study"), setting=ALL_CHANGED.options)
+    root, study = Path(data_root), replace(get_profile("study"), setting=BEST.options)
     backbone, calibration = load_backbone(BACKBONE, TIMESTEP), calibration_list(study, root)
     pairs, rows, method = validation_pairs(root, CHOICE), [], METHODS.get(METHOD)
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def main(data_root: str) -> None:
         own = {"name": name} | stored | measured(load_packed(path), backbone, pairs)
         rows.append(own | {"SHA-256": sha256(path)[:16]})
         print(rows[-1], flush=True)
-    setting = setting_label(METHOD, ALL_CHANGED)
+    setting = setting_label(METHOD, BEST)
     said = {"backbone": BACKBONE, "timestep": TIMESTEP, "label": setting, "crops": len(calibration.images)}
     said |= {"calibration": calibration.name, "images": len(pairs), "validation": to_markdown(pd.DataFrame(rows))}
     said |= {"tests": to_markdown(test_rows(setting)), "revision": provenance.git_state()["revision"]}

@@ -7,18 +7,17 @@ from itertools import product
 
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import Options, training_options
-from qartsr_lib.methods.setting import BEST, Setting
+from qartsr_lib.methods.setting import BEST, DEFAULT, Setting
 from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.experiments.grids import Row, at_seeded_timestep, on_cells
 from qartsr_lib.study.profiles import Profile
 
-SHARED, ALL_CHANGED = Setting(), BEST
 #: The shared setting, each of its two parts changed alone, and every list with fitted ranges.
 SETTINGS = (
-    SHARED,
+    DEFAULT,
     Setting("identity-path"),
     *(Setting(name, "least-squares") for name in ("passionsr", "first-last", "sensitive")),
-    ALL_CHANGED,
+    BEST,
 )
 #: Methods under all of SETTINGS, where the profile has them: nothing but ranges, the finest quantizer, and QArtSR.
 COMPARED = ("maxmin", "svdquant-released", "qartsr")
@@ -28,17 +27,17 @@ LONGER = 8  # times the budget, under the two ends of SETTINGS
 def setting_grid(profile: Profile) -> list[Experiment]:
     """Both models at T = 1, every bit width of Table 3 and data set; one seed.
 
-    COMPARED under each of SETTINGS, all other methods under ALL_CHANGED, the best for QArtSR on BSDS500/val.
+    COMPARED under each of SETTINGS, all other methods under BEST, the best for QArtSR on BSDS500/val.
     """
-    settings = {method: SETTINGS if method in COMPARED else (ALL_CHANGED,) for method in profile.methods}
+    settings = {method: SETTINGS if method in COMPARED else (BEST,) for method in profile.methods}
     tried = [(method, setting) for method, those in settings.items() for setting in those]
     cells = [(bits, *cell) for bits, cell in product(profile.finetune_bits, tried)]
     return _grid(profile, [_row(profile, method, bits, setting) for bits, method, setting in cells])
 
 
 def budget_grid(profile: Profile) -> list[Experiment]:
-    """QArtSR with LONGER times the budget under the shared setting and ALL_CHANGED, otherwise as `setting_grid`."""
-    cells = product(profile.ablation_bits, (SHARED, ALL_CHANGED))
+    """QArtSR with LONGER times the budget under the shared setting and BEST, otherwise as `setting_grid`."""
+    cells = product(profile.ablation_bits, (DEFAULT, BEST))
     return _grid(profile, [_row(profile, "qartsr", bits, setting, LONGER) for bits, setting in cells])
 
 

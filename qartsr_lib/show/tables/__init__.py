@@ -8,7 +8,7 @@ import importlib
 _MODULES = {
     "claims": "check_sections verdict_sections verdict_summary",
     "cost": "component_table computing_times counted_ratios deployment_sections honest_rule_table paper_rule_table "
-    "part_shares table2_sections",
+    "part_shares pass_sections table2_sections",
     "machine": "backbone_sizes dataset_availability metric_availability time_shares training_history",
     "pictures": "figure1_blocks figure3_blocks figure6_blocks full_precision_crops loss_histories quantized_crops",
     "quality": "absent_note mean_psnr quality_sections ranks table1_sections table3_sections table4_note "

@@ -148,6 +148,17 @@ def deployment_sections(rows: pd.DataFrame, counted: pd.DataFrame | None = None)
     ]
 
 
+def pass_sections(rows: pd.DataFrame) -> Sections:
+    """Milliseconds of an image by pass, largest first, a line for each network. `rows`: experiments.passes."""
+    network = ["method", "bits", "runtime"]
+    sums = rows.groupby([*network, "pass"], sort=False)["ms"].sum().unstack("pass")
+    sums = sums[sums.sum().sort_values(ascending=False).index]
+    table = sums.assign(all=sums.sum(axis=1)).map("{:.0f}".format).replace("nan", "").reset_index()
+    runs = rows.drop_duplicates(network).reset_index(drop=True)
+    table = table.rename_axis(columns=None).assign(**_runs(runs))
+    return [("Milliseconds of processor time by pass, one thread", table)]
+
+
 def computing_times(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows quantity, seconds of the first cell, count, estimated hours, measured hours; none without trained methods.
 

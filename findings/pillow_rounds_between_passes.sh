@@ -48,7 +48,6 @@ for size in ((40, 32), (640, 512), (40, 128)):
     own = resized(texture, *size)
     others = in_float(texture, *size), in_float(in_float(texture, width, HEIGHT), *size)
     others += (in_float(in_float(texture, WIDTH, height), *size),)
-    assert max(np.abs(own - other).max() for other in others) <= 1
     shares[size] = [100 * np.mean(own != other) for other in others]
     print("{}x{}: once {:.1f}% of pixels differ, twice {:.1f}%, twice heights first {:.1f}%".format(*size, *shares[size]))
 for size in ((40, 32), (640, 512)):

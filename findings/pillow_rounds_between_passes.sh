@@ -2,7 +2,7 @@
 # Pillow 12.3.0 (numpy 2.4.6): Image.resize of 8-bit images rounds twice, to whole grey levels after its horizontal pass
 # and again after the vertical one. So it is not the bicubic picture rounded: enlarged four times, as OSEDiff's input is,
 # a fifth of the pixels are one level off from the float picture rounded once, and from MATLAB-like or PyTorch resizing in
-# floating point; its distance to the float picture is 56.3 instead of 58.9 dB. The same filter in mode "F", rounded
+# floating point. The same filter in mode "F", rounded
 # by hand after each pass, widths first, gives the same bits; heights first does not. Where one side stays, all agree.
 # Low-quality sets made by Pillow in 8 bits can be had again only by Pillow's order of passes.
 #

@@ -2,9 +2,9 @@
 # Pillow 12.3.0 (numpy 2.4.6): Image.resize of 8-bit images rounds twice, to whole grey levels after its horizontal pass
 # and again after the vertical one. So it is not the bicubic picture rounded: enlarged four times, as OSEDiff's input is,
 # a fifth of the pixels are one level off from the float picture rounded once, and from MATLAB-like or PyTorch resizing in
-# floating point. The same filter in mode "F", rounded
-# by hand after each pass, widths first, gives the same bits; heights first does not. Where one side stays, all agree.
-# Low-quality sets made by Pillow in 8 bits can be had again only by Pillow's order of passes.
+# floating point. The same filter in mode "F", rounded by hand after each pass, widths first, gives the same bits; heights
+# first does not. Where one side stays, all agree. Low-quality sets made by Pillow in 8 bits can be had again only
+# by Pillow's order of passes.
 #
 # Seen (a noisy texture of 160x128 pixels, bicubic):
 #   40x32: once 9.3% of pixels differ, twice 0.0%, twice heights first 15.3%

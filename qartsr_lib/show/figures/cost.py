@@ -19,6 +19,16 @@ PART_COLOURS = {"VAE encoder": "#4393c3", "UNet": "#d6604d", "VAE decoder": "#1b
 #: Colour-blind safe; the last component of a figure in grey.
 COMPONENT_COLOURS = ("#2166ac", "#92c5de", "#762a83", "#e08214", "#fdb863", "#b2182b", "#bababa")
 METHOD_COLOURS = ("#b2182b", "#2166ac", "#1b7837", "#762a83", "#e08214")
+#: Of `time_by_block`, in the order of its bars; what integers alone do between two products in the colours of warning.
+PASS_COLOURS = {
+    "product": "#2166ac",
+    "attention": "#762a83",
+    "norm": "#92c5de",
+    "activation": "#1b7837",
+    "encode": "#e08214",
+    "finish": "#b2182b",
+    "rest": "#bababa",
+}
 MARKERS = {"fp32": "o", "fp32, memory kept": "X", "fp32, compiled": "P", "bf16": "D", "simulate": "v", "int8": "s"}
 #: Where a label may stand, in points from its marker's middle: (right, up, alignment of the text).
 PLACES = (
@@ -54,10 +64,41 @@ def cost_by_block(parts: pd.DataFrame) -> Figure:
         axis.grid(axis="y", visible=False)
         axis.set_xlim(left=0)
         axis.margins(y=0.01)
+    _name_blocks(axes[0], parts["block"])
+    return figure
+
+
+def _name_blocks(axis: Axes, blocks: pd.Series) -> None:
+    """Bars from the top in inference order, each with its block's name."""
     names = {r"^vae\.encoder\.": "encoder ", r"^vae\.decoder\.": "decoder ", r"^unet\.": "unet ", r"^vae\.": ""}
-    axes[0].set_yticks(position, parts["block"].replace(names, regex=True), fontsize=7.5)
-    axes[0].invert_yaxis()
-    axes[0].set_ylabel("block, in inference order")
+    axis.set_yticks(range(len(blocks)), blocks.replace(names, regex=True), fontsize=7.5)
+    axis.invert_yaxis()
+    axis.set_ylabel("block, in inference order")
+
+
+@styled
+def time_by_block(rows: pd.DataFrame) -> Figure:
+    """Milliseconds of every block in inference order, stacked by pass; a panel for each network, on one scale.
+    `rows`: of one backbone and T, experiments.passes.measure_passes."""
+    networks = list(rows.groupby(["method", "bits", "runtime"], sort=False))
+    order = list(dict.fromkeys(rows["block"]))
+    figure, (axes,) = subplots(1, len(networks), (2.2 + 2.1 * len(networks), 0.21 * len(order) + 1.4), sharey=True)
+    longest = rows.groupby(["method", "bits", "runtime", "block"])["ms"].sum().max()
+    for axis, ((method, bits, runtime), part) in zip(axes, networks, strict=True):
+        table = part.pivot(index="block", columns="pass", values="ms").reindex(order).fillna(0.0)
+        left = pd.Series(0.0, order)
+        for name, colour in PASS_COLOURS.items():
+            if name in table:
+                axis.barh(range(len(order)), table[name], 0.75, left, color=colour)
+                left = left + table[name]
+        title = "full precision" if method == "FP" else f"{method} {bits}"
+        axis.set(title=f"{title}\n{runtime}: {left.sum():.0f} ms", xlabel="ms", xlim=(0, 1.03 * longest))
+        axis.grid(axis="y", visible=False)
+    axes[0].margins(y=0.01)
+    _name_blocks(axes[0], pd.Series(order))
+    shown = [name for name in PASS_COLOURS if name in set(rows["pass"])]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=PASS_COLOURS[name], label=name) for name in shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 

@@ -69,7 +69,7 @@ def measure_passes(
     shared = {"measurement": "passes", "rounds": rounds, "deploy_sha256": provenance.folder_sha256("deploy")}
     shared |= {"backbone": cell[0], "timestep": cell[1], "low_quality": list(lq.shape[-2:])}
     options = {model: training_options(*model, profile) for model in models}
-    questions = {}
+    questions, spawned = {}, multiprocessing.get_context("spawn")
     for model in (FULL_PRECISION, *models):
         named = {"method": METHODS.get(model[0]).label, "bits": model[1]}
         named |= {"options": [list(pair) for pair in options.get(model, ())]}
@@ -77,7 +77,8 @@ def measure_passes(
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         runtime = "fp32, memory kept" if model == FULL_PRECISION else "int8"
-        with tempfile.TemporaryDirectory() as folder, _process() as process:
+        pool = ProcessPoolExecutor(1, spawned, initializer=lean_process)
+        with tempfile.TemporaryDirectory() as folder, pool as process:
             file = None
             if model != FULL_PRECISION:
                 experiment = Experiment(*cell, *model, "", profile.seeds[0], options[model])
@@ -88,10 +89,6 @@ def measure_passes(
         return rows.assign(**fixed)[[*KEY, *rows.columns]]
 
     return measure_questions(profile.name, questions, measure)
-
-
-def _process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=lean_process)
 
 
 def _medians(backbone: str, timestep: int, file: Path | None, lq: torch.Tensor, rounds: int) -> pd.DataFrame:

@@ -308,7 +308,11 @@ def test_what_counts_as_done_twice(tmp_path):
     lines = ["begin sr a 1", "begin sr a 2", "end sr a 1", "end sr a 2", "begin sr b 1", "begin sr b 2", "end sr b 2"]
     (tmp_path / "log").write_text("\n".join(lines) + "\n")
     assert trial.done_twice() == 0, "at once, and begun anew after its first computer died"
-    (tmp_path / "log").write_text("\n".join([*lines, "begin sr a 3", "end sr a 3", "begin scores b 3"]) + "\n")
+    between = ["look sr c 1", "begin sr c 2", "end sr c 2", "begin sr c 1", "end sr c 1"]
+    (tmp_path / "log").write_text("\n".join([*lines, *between]) + "\n")
+    assert trial.done_twice() == 0, "finished between the other's look and its beginning"
+    again = ["look sr a 3", "begin sr a 3", "end sr a 3", "look scores b 3", "begin scores b 3"]
+    (tmp_path / "log").write_text("\n".join([*lines, *again]) + "\n")
     assert trial.done_twice() == 1
     assert trial.done_twice(damaged=["sr/a"]) == 0
     assert trial.unfinished() == {}

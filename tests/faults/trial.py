@@ -29,7 +29,7 @@ FULL = "full"  # while a file of this name lies in a trial's folder, its disk co
 
 
 class Watched(RunCache):
-    """Writes down when a piece of work begins and when it is there: a line "begin|end kind key pid" each.
+    """Writes down when a piece of work is looked for, begins and is there: a line "look|begin|end kind key pid" each.
 
     Args:
         root: see RunCache.
@@ -40,6 +40,10 @@ class Watched(RunCache):
     def __init__(self, root: Path, log: Path, pause: float) -> None:
         super().__init__(root)
         self.log, self.pause = log, pause
+
+    def get(self, kind: str, key: str) -> Path | None:
+        self._note("look", kind, key)
+        return super().get(kind, key)
 
     def put(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
         def slow_and_limited(folder: Path) -> None:
@@ -98,7 +102,7 @@ class Trial:
         succeed(self.start(workers))
 
     def notes(self) -> list[tuple[str, str, int]]:
-        """("begin" or "end", kind and key, process) in the order of events."""
+        """("look", "begin" or "end", kind and key, process) in the order of events."""
         log = self.home / "log"
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         return [(words[0], f"{words[1]}/{words[2]}", int(words[3])) for words in map(str.split, lines)]
@@ -109,7 +113,7 @@ class Trial:
         for event, piece, process in self.notes():
             if event == "begin" and piece.startswith("sr/"):
                 begun[piece] = process
-            else:
+            elif event == "end":
                 begun.pop(piece, None)
         return begun
 
@@ -126,7 +130,7 @@ class Trial:
         """Wait until a process that is not one of `others` has begun to compute; returns all that have."""
 
         def begun() -> set[int] | None:
-            seen = {pid for _, _, pid in self.notes()}
+            seen = {pid for event, _, pid in self.notes() if event == "begin"}
             return seen if seen - set(others) else None
 
         return self._wait(process, begun)
@@ -144,10 +148,15 @@ class Trial:
         raise RuntimeError(f"the sweep did not get as far as it had to in {TIMEOUT} s")
 
     def done_twice(self, damaged: Sequence[str] = ()) -> int:
-        """Pieces begun after they had been finished; each of `damaged` may be, once."""
-        ended, twice = set(), []
-        for event, piece, _ in self.notes():
-            if event == "begin" and piece in ended:
+        """Pieces begun by a process that looked for them after they had been finished; each of `damaged` may be, once.
+
+        One that another process finishes between the look and the beginning is computed at once, as designed.
+        """
+        ended, late, twice = set(), set(), []
+        for event, piece, process in self.notes():
+            if event == "look":
+                (late.add if piece in ended else late.discard)((piece, process))
+            elif event == "begin" and (piece, process) in late:
                 twice.append(piece)
             elif event == "end":
                 ended.add(piece)

@@ -24,7 +24,13 @@ AT_ALL, CALIBRATION, TRAINING = 750, 6, 11
 #: Of quantize --quality -> the method, by what was measured on BSDS500/val.
 QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
 #: Formats of export -> who runs it.
-EXPORTS = {"packed": "qartsr", "onnx": "ONNX Runtime", "openvino": "OpenVINO", "web": "ONNX Runtime"}
+EXPORTS = {
+    "packed": "qartsr",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "executorch": "ExecuTorch",
+    "web": "ONNX Runtime",
+}
 
 
 def upscale(options: argparse.Namespace) -> int:
@@ -129,7 +135,7 @@ def export(options: argparse.Namespace) -> None:
     if name == "packed":
         save_packed(load_quantized(options.checkpoint), path)
     else:
-        from qartsr_lib.deploy.onnx_file import check_export, save_exported
+        from qartsr_lib.deploy.export import check_export, save_exported
         from qartsr_lib.deploy.web import FETCH, MODEL, save_web
 
         web = name == "web"

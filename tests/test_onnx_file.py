@@ -13,7 +13,7 @@ from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.cli import main
-from qartsr_lib.deploy import export_check, onnx_file
+from qartsr_lib.deploy import export, export_check
 from qartsr_lib.deploy.layer import InferenceLayer, inference_form
 from qartsr_lib.deploy.traced import TracedLayer, TracedNetwork
 from qartsr_lib.images.image import psnr
@@ -149,22 +149,22 @@ def test_pictures_may_differ_by_rounding_noise_and_no_more(model):
 
 def test_formats_endings_and_packages_are_told(model, tmp_path, capsys, monkeypatch):
     assert main(["export", "--checkpoint", "q", "--out", str(tmp_path / "a.onx"), "--format", "onx"]) == 2
-    assert "--format onx: choose one of packed, onnx, openvino" in capsys.readouterr().err
+    assert "--format onx: choose one of packed, onnx, openvino, executorch" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
     assert main(["export", "--checkpoint", "q", "--out", str(tmp_path / "a.onnx"), "--format", "onnx"]) == 2
     assert "--format onnx: needs the package onnxruntime; in the checkout, run python -m pip" in capsys.readouterr().err
     with pytest.raises(QartsrError, match="name a file that ends in .xml"):
-        onnx_file.save_exported(model, tmp_path / "a.onnx", "openvino")
+        export.save_exported(model, tmp_path / "a.onnx", "openvino")
     with pytest.raises(QartsrError, match="the model to export is not quantized"):
-        onnx_file.save_exported(smaller_backbone(), tmp_path / "a.xml", "openvino")
+        export.save_exported(smaller_backbone(), tmp_path / "a.xml", "openvino")
     assert not list(tmp_path.iterdir())
 
 
 def exported(model, folder, name):
-    for package in onnx_file.FORMATS[name].packages:
+    for package in export.FORMATS[name].packages:
         pytest.importorskip(package)
-    path = folder / f"model{onnx_file.FORMATS[name].ending}"
-    return path, onnx_file.save_exported(model, path, name)
+    path = folder / f"model{export.FORMATS[name].ending}"
+    return path, export.save_exported(model, path, name)
 
 
 @pytest.mark.slow
@@ -176,13 +176,15 @@ def exported(model, folder, name):
         ("qartsr", "W2A2", True, "onnx"),
         ("maxmin", "W2A2", False, "openvino"),
         ("svdquant-released", "W4A4", True, "openvino"),
+        ("qartsr", "W4A4", True, "executorch"),
+        ("svdquant-released", "W2A2", False, "executorch"),
     ],
 )
 def test_the_file_is_the_simulation_at_all_sizes(tmp_path, method, bits, half, name):
     simulated = quantized(smaller_backbone(), method, bits, half)
     path, told = exported(simulated, tmp_path, name)
     assert told.psnr >= told.floor - 10
-    run = onnx_file.FORMATS[name].run(path)
+    run = export.FORMATS[name].run(path)
     for height, width in ((5, 8), (12, 7)):
         image = simulated.prepare(torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height)))
         with torch.no_grad():

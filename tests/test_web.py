@@ -25,7 +25,7 @@ from test_page_browser import CHROMIUM, DRIVER, OPTIONS, webdriver
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.cli import main
-from qartsr_lib.deploy import onnx_file, web
+from qartsr_lib.deploy import export, web
 from qartsr_lib.images import tiling
 from qartsr_lib.images.datasets.samples import photographs
 from qartsr_lib.images.image import central_crop, pad_to_multiple, psnr, read_image, upscale_bicubic, write_png
@@ -105,7 +105,7 @@ def test_pictures_are_enlarged_and_padded_as_in_python(browser, served):
 @needs_browser
 @needs_engine
 def test_a_photograph_in_the_browser_is_the_simulations(browser, served, tmp_path):
-    for package in onnx_file.FORMATS["onnx"].packages:
+    for package in export.FORMATS["onnx"].packages:
         pytest.importorskip(package)
     folder, address = served
     model = quantized(smaller_backbone(), "maxmin", "W4A4")

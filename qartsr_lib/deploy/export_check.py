@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -52,40 +51,6 @@ class Distance(NamedTuple):
     def __str__(self) -> str:
         difference = f"PSNR {self.psnr:.1f} dB, at most {self.levels:.2g} of 255 grey levels"
         return f"{difference}; rounding noise alone: {self.floor:.1f} dB"
-
-
-def run_onnx(graph: bytes | Path) -> Run:
-    """ONNX Runtime on a CPU, with its default optimizations."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    given = graph if isinstance(graph, bytes) else str(graph)
-    session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    entry = session.get_inputs()[0].name
-
-    def run(image: torch.Tensor) -> dict[str, torch.Tensor]:
-        found = session.run(names, {entry: image.contiguous().numpy()})
-        return dict(zip(names, map(torch.from_numpy, found), strict=True))
-
-    return run
-
-
-def run_openvino(graph: bytes | Path) -> Run:
-    """OpenVINO on a CPU in float32; by default it takes bfloat16 where the processor has it."""
-    import openvino
-
-    core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
-
-    def run(image: torch.Tensor) -> dict[str, torch.Tensor]:
-        found = compiled(image.contiguous().numpy())
-        return {name: torch.from_numpy(np.array(value)) for key, value in found.items() for name in key.names}
-
-    return run
 
 
 def picture_of(model: OneStepSR) -> torch.Tensor:

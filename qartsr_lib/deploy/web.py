@@ -11,8 +11,8 @@ from pathlib import Path
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.files import write_text
+from qartsr_lib.deploy.export import save_exported
 from qartsr_lib.deploy.export_check import Distance
-from qartsr_lib.deploy.onnx_file import save_exported
 
 PAGE = Path(__file__).resolve().parent / "web_page"
 VERSION = "1.30.0"

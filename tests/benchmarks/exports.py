@@ -1,7 +1,7 @@
 """How far exported models are from the simulation: `python -m tests.benchmarks.exports [W4A4 W8A8 W2A2]`, hours.
 
-Every method of Table 3 in every format of `onnx_file.FORMATS`, on the small picture that the export itself checks with.
-results/study/exports.csv gets a row as soon as it is measured and keeps those of other bit widths; what cannot be
+Every method of Table 3 in every format of `export.FORMATS`, on the small picture that the export itself checks with.
+results/study/exports.csv gets a row as soon as it is measured and keeps the others; what cannot be
 exported has the reason in its row. exports.json beside it says with what it was made.
 """
 
@@ -21,7 +21,7 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base import paths, provenance
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.deploy.onnx_file import FORMATS, save_exported
+from qartsr_lib.deploy.export import FORMATS, save_exported
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
@@ -49,7 +49,9 @@ def exported(model, folder: Path, name: str) -> dict[str, object]:
     return told | {"megabytes": f"{size / 1e6:.2f}", "seconds": f"{time.perf_counter() - started:.0f}"}
 
 
-def main(widths: list[str]) -> None:
+def main(words: list[str]) -> None:
+    formats = [name for name in FORMATS if name in words] or list(FORMATS)
+    widths = [word for word in words if word not in FORMATS] or list(BITS)
     path = paths.results_dir("study") / "exports.csv"
     profile = get_profile("tiny", train_images=TRAIN_IMAGES)
     images, revision = calibration_list(profile).images, provenance.git_state()["revision"]
@@ -68,7 +70,7 @@ def main(widths: list[str]) -> None:
             built = METHODS.get(method)
             options = dict(training_options(method, bits, profile))
             model = built.build(load_backbone(BACKBONE, TIMESTEP), bits, images, **options).backbone
-            for name in FORMATS:
+            for name in formats:
                 with tempfile.TemporaryDirectory() as folder:
                     row = {"method": method, "bits": bits, "format": name, "revision": revision[:7]}
                     row |= exported(model, Path(folder), name)
@@ -80,4 +82,4 @@ def main(widths: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(BITS))
+    main(sys.argv[1:])

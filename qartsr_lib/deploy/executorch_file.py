@@ -1,0 +1,97 @@
+"""A quantized network as a program of ExecuTorch: convolutions and linear layers by XNNPACK, the rest by its kernels.
+
+Weights are float32: XNNPACK has integer ones for integer activations alone, which is another network, and dequantized
+while it runs they would leave convolutions to ExecuTorch's own kernels (measured: a quarter of the size, 45 times the
+time). XNNPACK gets layers one by one, because its partitioner joins neighbours in a time that grows with the square of
+their number: that of a network did not end in a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.deploy.export_check import Run, picture_of
+from qartsr_lib.deploy.traced import TracedLayer, TracedNetwork
+
+LARGEST = 512
+"""Longest side of the upscaled image in pixels: the program reserves memory for it when it is loaded."""
+
+
+class _Image(nn.Module):
+    """The first output of a TracedNetwork alone."""
+
+    def __init__(self, network: TracedNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, upscaled: torch.Tensor) -> torch.Tensor:
+        return self.network(upscaled)[0]
+
+
+def make_executorch(model: OneStepSR) -> tuple[Run, bytes]:
+    """`export.Format.make` for ExecuTorch."""
+    # In one layout: ExecuTorch's kernels refuse two tensors of different ones.
+    network = copy.deepcopy(TracedNetwork(model)).to(memory_format=torch.contiguous_format).eval()
+    _divide_by_channel(network)
+    tapped = _program(network, model.multiple, max(picture_of(model).shape))  # memory for all of its outputs
+    names = ["image", *(f"{layer}:{end}" for layer, *_ in network.taps.seen for end in ("in", "out"))]
+    return run_executorch(tapped, names), _program(_Image(network), model.multiple, LARGEST)
+
+
+def run_executorch(program: bytes | Path, names: Sequence[str] = ("image",)) -> Run:
+    """ExecuTorch's runtime on a CPU; `names` of the program's outputs in order."""
+    from executorch.runtime import Runtime
+
+    loaded = Runtime.get().load_program(program)  # whose bytes its methods go on reading
+
+    def run(image: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = loaded.load_method("forward").execute([image.contiguous()])
+        return dict(zip(names, found, strict=True))
+
+    return run
+
+
+def _divide_by_channel(network: nn.Module) -> None:
+    """Give layers with one divisor of their input one for each channel, in place.
+
+    ExecuTorch multiplies with the reciprocal of a single number: a third of the quotients are not the nearest numbers,
+    and now and then a value between two codes gets the other one.
+    """
+    for layer in network.modules():
+        if isinstance(layer, TracedLayer):
+            channels = layer.codes.shape[1] * layer.geometry.groups
+            if layer.phi is not None and layer.phi.numel() == 1:
+                layer.phi = layer.phi.reshape(1).repeat(channels)
+            if layer.input_scale is not None and layer.input_scale.numel() == 1:
+                size = (channels, 1, 1) if layer.is_convolution else (channels,)
+                layer.input_scale = layer.input_scale.reshape(1).repeat(channels).view(size)
+
+
+def _program(network: nn.Module, side: int, largest: int) -> bytes:
+    """The .pte of a network of (1, 3, H, W), for all H and W up to `largest` that divide by `side`."""
+    from executorch.backends.xnnpack.partition import config
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+
+    rows, columns = (torch.export.Dim(name, min=2, max=largest // side) * side for name in ("rows", "columns"))
+    layers = [config.ConvolutionConfig, config.LinearConfig, config.AddmmConfig]
+    logging.disable()  # of its own choices, thousands of lines
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            example = torch.rand(1, 3, 3 * side, 4 * side)
+            exported = torch.export.export(network, (example,), dynamic_shapes=({2: rows, 3: columns},))
+            folded = constant_prop_pass(exported.run_decompositions({}))
+            partitioner = XnnpackPartitioner(configs=layers, per_op_mode=True)
+            return to_edge_transform_and_lower(folded, partitioner=[partitioner]).to_executorch().buffer
+    finally:
+        logging.disable(logging.NOTSET)

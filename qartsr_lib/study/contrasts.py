@@ -97,10 +97,12 @@ _LABEL, _BUDGET = setting_grids.setting_label, setting_grids.LONGER
 _ORIGINAL = _LABEL("qartsr", DEFAULT)
 _CAUSES = [_LABEL("qartsr", setting) for setting in (Setting(BEST.eight_bit), Setting(ranges=BEST.ranges))]
 _CAUSES += [_LABEL("qartsr", *row) for row in ((DEFAULT, _BUDGET), (BEST,), (BEST, _BUDGET))]
-#: What turned, title -> pairs: list, ranges and budget one at a time, the first two, all three.
+_RIVALS = [_LABEL(rival, BEST, _BUDGET) for rival in setting_grids.LONGER_RIVALS]
+#: What turned, title -> pairs: list, ranges and budget one at a time, the first two, all three; and against rivals.
 CAUSE_EFFECTS: dict[str, Pairs] = {
     "Against the shared setting": [(Row(name), Row(_ORIGINAL)) for name in _CAUSES],
-    "Distance to full precision": [(Row(name), Row("FP")) for name in (_ORIGINAL, *_CAUSES)],
+    "Distance to full precision": [(Row(name), Row("FP")) for name in (_ORIGINAL, *_CAUSES, *_RIVALS)],
+    "QArtSR against rivals, all trained longer": _against(_CAUSES[-1], _RIVALS),
 }
 
 

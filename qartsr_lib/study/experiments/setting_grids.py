@@ -21,7 +21,9 @@ SETTINGS = (
 )
 #: Methods under all of SETTINGS, where the profile has them: nothing but ranges, the finest quantizer, and QArtSR.
 COMPARED = ("maxmin", "svdquant-released", "qartsr")
-LONGER = 8  # times the budget, under the two ends of SETTINGS
+LONGER = 8  # times the budget: for QArtSR under the two ends of SETTINGS, for LONGER_RIVALS under BEST
+#: The method that the paper's list of 8-bit layers is from, and the trained one nearest to QArtSR at 2 bits.
+LONGER_RIVALS = ("passionsr", "lsq-qat")
 
 
 def setting_grid(profile: Profile) -> list[Experiment]:
@@ -36,9 +38,10 @@ def setting_grid(profile: Profile) -> list[Experiment]:
 
 
 def budget_grid(profile: Profile) -> list[Experiment]:
-    """QArtSR with LONGER times the budget under the shared setting and BEST, otherwise as `setting_grid`."""
-    cells = product(profile.ablation_bits, (DEFAULT, BEST))
-    return _grid(profile, [_row(profile, "qartsr", bits, setting, LONGER) for bits, setting in cells])
+    """Rows with LONGER times the budget (QArtSR, and LONGER_RIVALS of the profile), otherwise as `setting_grid`."""
+    rivals = [(method, BEST) for method in LONGER_RIVALS if method in profile.methods]
+    cells = product(profile.ablation_bits, [("qartsr", DEFAULT), ("qartsr", BEST), *rivals])
+    return _grid(profile, [_row(profile, method, bits, setting, LONGER) for bits, (method, setting) in cells])
 
 
 def setting_label(method: str, setting: Setting, factor: int = 1) -> str:

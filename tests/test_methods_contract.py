@@ -111,7 +111,7 @@ def test_training_brings_it_closer_to_full_precision(name, backbone, images):
     """Each phase's loss falls over a longer run, and so does the distance to the full-precision images."""
     start = build(name, backbone, "W4A4", images, images=1, rate=1e-9)
     fast = 2e-3 / max(rate for _, rate in METHODS.get(name).rates)
-    trained = build(name, backbone, "W4A4", images, images=240, rate=fast)
+    trained = build(name, backbone, "W4A4", images, images=80, rate=fast)
     losses = [record["loss"] for record in trained.history if record["phase"] == trained.history[-1]["phase"]]
     assert sum(losses[-len(images) :]) < sum(losses[: len(images)])
     before, after = (sum(difference(r, backbone, image) for image in images) for r in (start, trained))

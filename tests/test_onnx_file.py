@@ -17,12 +17,17 @@ from qartsr_lib.deploy import export, export_check
 from qartsr_lib.deploy.layer import InferenceLayer, inference_form
 from qartsr_lib.deploy.traced import TracedLayer, TracedNetwork
 from qartsr_lib.images.image import psnr
-from qartsr_lib.methods import METHODS
+from qartsr_lib.methods import METHODS, svdquant
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING, variant
 from qartsr_lib.quant.states import calibrate
 
 SLOW = pytest.param("svdquant-released", marks=pytest.mark.slow)  # searches phi
+
+
+@pytest.fixture(autouse=True)
+def _coarse(monkeypatch):
+    monkeypatch.setattr(svdquant, "GRID", 3)
 
 
 def smaller_backbone():

@@ -10,7 +10,7 @@ import torch
 
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.methods import METHODS, setting
+from qartsr_lib.methods import METHODS, setting, svdquant
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import EIGHT_BIT_LISTS, IDENTITY_PATH, Setting
 from qartsr_lib.quant.layers import QuantLayer
@@ -70,7 +70,8 @@ def test_a_list_decides_which_layers_have_eight_bits(backbone, images, name):
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("fp", "svdquant")])  # slow to build
-def test_every_method_takes_the_setting(backbone, images, method):
+def test_every_method_takes_the_setting(backbone, images, method, monkeypatch):
+    monkeypatch.setattr(svdquant, "GRID", 3)
     options = {"eight_bit": "identity-path", "ranges": "least-squares", "zero_point": "integer"}
     if METHODS.get(method).trains:
         options |= {"images": 1}

@@ -12,6 +12,7 @@ import torch
 
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.image import write_png
+from qartsr_lib.methods import METHODS
 from qartsr_lib.methods import rates as chosen_rates
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import BEST, DEFAULT, Setting
@@ -85,7 +86,12 @@ def test_a_look_writes_tries_and_winners_and_keeps_other_methods(home, monkeypat
 
 def test_a_rate_chosen_under_a_setting_serves_it_alone_and_others_take_the_defaults(home, monkeypatch):
     (home / "rates.json").write_text(
-        json.dumps({DEFAULT.label: {"lsq": {"W4A4": 30, "others": 10}}, BEST.label: {"lsq": {"W4A4": 3, "others": 1}}})
+        json.dumps(
+            {
+                DEFAULT.label: {"lsq": {"W4A4": 30, "others": 10}, "qartsr": {"others": 300}},
+                BEST.label: {"lsq": {"W4A4": 3, "others": 1}},
+            }
+        )
     )
     monkeypatch.setattr(chosen_rates, "CHOSEN", home / "rates.json")
     monkeypatch.setattr(rates, "CHOSEN", home / "rates.json")
@@ -96,6 +102,7 @@ def test_a_rate_chosen_under_a_setting_serves_it_alone_and_others_take_the_defau
         assert dict(training_options("lsq", "W4A4", replace(study, setting=setting.options)))["rate"] == rate
     around = [(width, round(share * 10, 3)) for width in rates.BITS for share in rates.OTHER_SETTING]
     assert rates.other_setting(["lsq"]) == [("lsq", width, BEST.label, factor) for width, factor in around]
-    assert {factor for *_, factor in rates.other_setting(["q-dm"])} == {
-        round(share * rates.UNTRIED, 3) for share in rates.OTHER_SETTING
-    }
+    for name in ("q-dm", "quantvsr", "qartsr-halves"):  # not tried: at QArtSR's rate, 300 times 1e-5, and below
+        largest = max(rate for _, rate in METHODS.get(name).rates)
+        tried = sorted({factor * largest for *_, factor in rates.other_setting([name])})
+        assert tried == pytest.approx([3e-3 * share for share in rates.OTHER_SETTING], rel=0.01), name

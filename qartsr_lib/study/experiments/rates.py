@@ -31,8 +31,8 @@ from qartsr_lib.study.results import read_measurement
 FIRST_LOOK = (1, 10, 100, 1000)
 #: Times the winner of the first look: half a decade down and up.
 SECOND_LOOK = (0.3, 3)
-#: Under BEST, times the winner of all bit widths under DEFAULT; where a method has none, UNTRIED (QArtSR's, as a rate).
-OTHER_SETTING, UNTRIED = (0.03, 0.1, 0.3, 1), 10.0
+#: Under BEST, times the winner of all bit widths under DEFAULT; where a method has none, the rate that LIKE won with.
+OTHER_SETTING, LIKE = (0.03, 0.1, 0.3, 1), "qartsr"
 BITS = ("W4A4", "W2A2")
 KEY = ("method", "bits", "setting", "factor")
 LOOKS = ("first", "second", "other setting")
@@ -91,9 +91,15 @@ def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
 def other_setting(methods: Sequence[str]) -> list[Try]:
     """Under BEST, at and below what every method won with under DEFAULT."""
     tried = json.loads(CHOSEN.read_text(encoding="utf-8")).get(DEFAULT.label, {})
-    winners = {name: chosen_rate(name, OTHERS) if name in tried else UNTRIED for name in methods}
+    winners = {name: chosen_rate(name, OTHERS) if name in tried else _factor_like(LIKE, name) for name in methods}
     cells = product(methods, BITS, OTHER_SETTING)
     return [(name, bits, BEST.label, round(share * winners[name], 3)) for name, bits, share in cells]
+
+
+def _factor_like(tried: str, name: str) -> float:
+    """The factor by which the largest published rate of method `name` is what `tried` was found to do best with."""
+    largest = {method: max(rate for _, rate in METHODS.get(method).rates) for method in (tried, name)}
+    return round(chosen_rate(tried, OTHERS) * largest[tried] / largest[name], 3)
 
 
 def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:

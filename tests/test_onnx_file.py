@@ -13,7 +13,7 @@ from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.cli import main
-from qartsr_lib.deploy import export, export_check
+from qartsr_lib.deploy import executorch_file, export, export_check
 from qartsr_lib.deploy.layer import InferenceLayer, inference_form
 from qartsr_lib.deploy.traced import TracedLayer, TracedNetwork
 from qartsr_lib.images.image import psnr
@@ -185,7 +185,9 @@ def exported(model, folder, name):
         ("svdquant-released", "W2A2", False, "executorch"),
     ],
 )
-def test_the_file_is_the_simulation_at_all_sizes(tmp_path, method, bits, half, name):
+def test_the_file_is_the_simulation_at_all_sizes(tmp_path, method, bits, half, name, monkeypatch):
+    # Latents of this small network are half as large as the image, not an eighth: attention would reserve gigabytes.
+    monkeypatch.setattr(executorch_file, "LARGEST", 128)
     simulated = quantized(smaller_backbone(), method, bits, half)
     path, told = exported(simulated, tmp_path, name)
     assert told.psnr >= told.floor - 10

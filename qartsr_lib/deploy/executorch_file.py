@@ -3,7 +3,7 @@
 Weights are float32: XNNPACK has integer ones for integer activations alone, which is another network, and dequantized
 while it runs they would leave convolutions to ExecuTorch's own kernels (measured: a quarter of the size, 45 times the
 time). XNNPACK gets layers one by one, because its partitioner joins neighbours in a time that grows with the square of
-their number: that of a network did not end in a quarter of an hour.
+their number: that of a network had not ended after five minutes of processor time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.deploy.export_check import Run, picture_of
-from qartsr_lib.deploy.traced import TracedLayer, TracedNetwork
+from qartsr_lib.deploy.traced import TracedLayer, TracedNetwork, traced_input
 
 LARGEST = 512
 """Longest side of the upscaled image in pixels: the program reserves memory for it when it is loaded."""
@@ -42,8 +42,7 @@ def make_executorch(model: OneStepSR) -> tuple[Run, bytes]:
     network = copy.deepcopy(TracedNetwork(model)).to(memory_format=torch.contiguous_format).eval()
     _divide_by_channel(network)
     tapped = _program(network, model.multiple, max(picture_of(model).shape))  # memory for all of its outputs
-    names = ["image", *(f"{layer}:{end}" for layer, *_ in network.taps.seen for end in ("in", "out"))]
-    return run_executorch(tapped, names), _program(_Image(network), model.multiple, LARGEST)
+    return run_executorch(tapped, network.names), _program(_Image(network), model.multiple, LARGEST)
 
 
 def run_executorch(program: bytes | Path, names: Sequence[str] = ("image",)) -> Run:
@@ -66,13 +65,10 @@ def _divide_by_channel(network: nn.Module) -> None:
     and now and then a value between two codes gets the other one.
     """
     for layer in network.modules():
-        if isinstance(layer, TracedLayer):
+        if isinstance(layer, TracedLayer) and layer.input_scale is not None and layer.input_scale.numel() == 1:
             channels = layer.codes.shape[1] * layer.geometry.groups
-            if layer.phi is not None and layer.phi.numel() == 1:
-                layer.phi = layer.phi.reshape(1).repeat(channels)
-            if layer.input_scale is not None and layer.input_scale.numel() == 1:
-                size = (channels, 1, 1) if layer.is_convolution else (channels,)
-                layer.input_scale = layer.input_scale.reshape(1).repeat(channels).view(size)
+            size = (channels, 1, 1) if layer.is_convolution else (channels,)
+            layer.input_scale = layer.input_scale.reshape(1).repeat(channels).view(size)
 
 
 def _program(network: nn.Module, side: int, largest: int) -> bytes:
@@ -82,14 +78,13 @@ def _program(network: nn.Module, side: int, largest: int) -> bytes:
     from executorch.exir import to_edge_transform_and_lower
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
-    rows, columns = (torch.export.Dim(name, min=2, max=largest // side) * side for name in ("rows", "columns"))
+    example, shapes = traced_input(side, largest)
     layers = [config.ConvolutionConfig, config.LinearConfig, config.AddmmConfig]
     logging.disable()  # of its own choices, thousands of lines
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            example = torch.rand(1, 3, 3 * side, 4 * side)
-            exported = torch.export.export(network, (example,), dynamic_shapes=({2: rows, 3: columns},))
+            exported = torch.export.export(network, (example,), dynamic_shapes=shapes)
             folded = constant_prop_pass(exported.run_decompositions({}))
             partitioner = XnnpackPartitioner(configs=layers, per_op_mode=True)
             return to_edge_transform_and_lower(folded, partitioner=[partitioner]).to_executorch().buffer

@@ -15,18 +15,15 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.deploy.export_check import Run
-from qartsr_lib.deploy.traced import TracedNetwork
+from qartsr_lib.deploy.traced import TracedNetwork, traced_input
 
 LARGEST = 16384
 """Longest side that the graph's description allows, in pixels."""
 OPSETS = {2: 25, 4: 21, 8: 21}
 """Narrowest integers in a graph -> version of ONNX's operations that has them; the older, the more engines read it."""
-INPUT, OUTPUT = "upscaled", "image"
 
 
-def make_onnx(
-    model: OneStepSR, run: Callable[[bytes | Path], Run], widths: Sequence[int]
-) -> tuple[Run, bytes]:
+def make_onnx(model: OneStepSR, run: Callable[[bytes | Path], Run], widths: Sequence[int]) -> tuple[Run, bytes]:
     """`export.Format.make` for the engine `run`, which reads integers of `widths` bits, from the least on."""
     import onnx_ir
     from onnx_ir.passes import common
@@ -58,21 +55,19 @@ def make_onnx(
 
 def _traced(network: TracedNetwork, side: int, opset: int):
     """The network as an onnx_ir.Model that gives "image" and, of each layer in order, "<name>:in" and "<name>:out"."""
-    example = torch.rand(1, 3, 3 * side, 4 * side)
+    example, shapes = traced_input(side, LARGEST)
     network(example)
-    names = [f"{layer}:{end}" for layer, *_ in network.taps.seen for end in ("in", "out")]
-    rows, columns = (torch.export.Dim(name, min=2, max=LARGEST // side) * side for name in ("rows", "columns"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             network,
             (example,),
             dynamo=True,
-            dynamic_shapes=({2: rows, 3: columns},),
+            dynamic_shapes=shapes,
             opset_version=opset,
             optimize=False,  # it would turn small weights into floats
-            input_names=[INPUT],
-            output_names=[OUTPUT, *names],
+            input_names=["upscaled"],
+            output_names=network.names,
             verbose=False,
         ).model
 

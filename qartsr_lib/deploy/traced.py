@@ -108,11 +108,25 @@ class TracedNetwork(nn.Module):
             lambda name, layer: TracedLayer(layer, name, self.taps),
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Of what the last `forward` gave: "image", then "<layer>:in" and "<layer>:out" of each layer in order."""
+        return ["image", *(f"{layer}:{end}" for layer, *_ in self.taps.seen for end in ("in", "out"))]
+
     def forward(self, upscaled: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(image, input of the first layer, its output, of the second, ...)."""
         self.taps.seen.clear()
         image = self.model(upscaled).clamp(0, 1)
         return image, *(tap for _, *pair in self.taps.seen for tap in pair)
+
+
+def traced_input(side: int, largest: int) -> tuple[torch.Tensor, tuple[dict[int, torch.export.Dim]]]:
+    """(an image to trace a TracedNetwork with, torch.export's dynamic shapes of it).
+
+    Height and width divide by `side` and are at most `largest` pixels.
+    """
+    rows, columns = (torch.export.Dim(name, min=2, max=largest // side) * side for name in ("rows", "columns"))
+    return torch.rand(1, 3, 3 * side, 4 * side), ({2: rows, 3: columns},)
 
 
 def _bfloat16(x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""How far exported models are from the simulation: `python -m tests.benchmarks.exports [W4A4 onnx ...]`, hours.
+"""How far exported models are from the simulation: `python -m tests.benchmarks.exports [W4A4 onnx qartsr ...]`, hours.
 
-Every method of Table 3 at the bit widths and in the formats of `export.FORMATS` that are named (all of a kind where
-none is), on the small picture that the export itself checks with. results/study/exports.csv gets a row as soon as it is
+Every method of Table 3 at the bit widths and in the formats of `export.FORMATS`, those that are named (all of a kind
+where none is), on the small picture that the export itself checks with. results/study/exports.csv gets a row as soon as it is
 measured and keeps the others; what cannot be exported has the reason in its row. exports.json beside it says with what
 the last ones were made.
 """
@@ -52,7 +52,8 @@ def exported(model, folder: Path, name: str) -> dict[str, object]:
 
 def main(words: list[str]) -> None:
     formats = [name for name in FORMATS if name in words] or list(FORMATS)
-    widths = [word for word in words if word not in FORMATS] or list(BITS)
+    names = [name for name in NAMES if name in words] or list(NAMES)
+    widths = [word for word in words if word not in (*FORMATS, *NAMES)] or list(BITS)
     path = paths.results_dir("study") / "exports.csv"
     profile = get_profile("tiny", train_images=TRAIN_IMAGES)
     images, revision = calibration_list(profile).images, provenance.git_state()["revision"]
@@ -67,7 +68,7 @@ def main(words: list[str]) -> None:
     }
     write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
     for bits in widths:
-        for method in NAMES:
+        for method in names:
             built = METHODS.get(method)
             options = dict(training_options(method, bits, profile))
             model = built.build(load_backbone(BACKBONE, TIMESTEP), bits, images, **options).backbone

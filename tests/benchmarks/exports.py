@@ -1,9 +1,9 @@
 """How far exported models are from the simulation: `python -m tests.benchmarks.exports [W4A4 onnx qartsr ...]`, hours.
 
 Every method of Table 3 at the bit widths and in the formats of `export.FORMATS`, those that are named (all of a kind
-where none is), on the small picture that the export itself checks with. results/study/exports.csv gets a row as soon as it is
-measured and keeps the others; what cannot be exported has the reason in its row. exports.json beside it says with what
-the last ones were made.
+where none is), on the small picture that the export itself checks with. results/study/exports.csv gets a row as soon as
+it is measured and keeps the others; what cannot be exported has the reason in its row. exports.json beside it says with
+what the last ones were made.
 """
 
 from __future__ import annotations

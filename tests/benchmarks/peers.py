@@ -1,8 +1,9 @@
 """`python -m tests.benchmarks.peers`: one photograph through this project's runtimes and other engines, by turns.
 
 Every contestant has a process of its own, and they take turns, so that a ratio is of one round. Weights are those of
-the study; MaxMin and QArtSR (4 training images) are quantized here. The float network reaches the engines as an ONNX
-file for this size of image. Engines that are not installed are left out, and the record says so.
+the study; MaxMin, QArtSR (4 training images) and Groupwise (none) are quantized here. The float network reaches the
+engines as an ONNX file for this size of image, ncnn by pnnx; exports are those of `qartsr export`. Engines that are not
+installed are left out, and the record says so.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base import paths, provenance
 from qartsr_lib.base.files import write_text
 from qartsr_lib.base.machine import run_command
+from qartsr_lib.deploy.export import FORMATS, save_exported
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
-from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory
+from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory, peak_bytes_of
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study.profiles import get_profile
 
 MODEL = ("embedded-scaled", 1)
-METHODS_HERE, BITS = ("maxmin", "qartsr"), "W4A4"
+METHODS_HERE, BITS = ("maxmin", "qartsr", "groupwise-untrained"), "W4A4"
+EXPORTS = ("onnx", "openvino")
 REFERENCES = ("fp32", "bf16", "openvino, its default")
 Call = Callable[[], object]
 
@@ -51,21 +54,56 @@ def own_float(folder: Path, lq: torch.Tensor, dtype: torch.dtype, compiled: bool
     return lambda: model.upscale(lq)
 
 
-def own_integers(folder: Path, lq: torch.Tensor, method: str) -> Call:
-    """A packed model as `qartsr upscale --runtime int8` runs it."""
-    model = RUNTIMES.get("int8")(load_packed(folder / f"{method}.safetensors"))
+def own_packed(folder: Path, lq: torch.Tensor, method: str, runtime: str = "int8") -> Call:
+    """A packed model as `qartsr upscale --runtime` runs it."""
+    model = RUNTIMES.get(runtime)(load_packed(folder / f"{method}.safetensors"))
     return lambda: model.upscale(lq)
 
 
-def onnx_runtime(folder: Path, lq: torch.Tensor) -> Call:
-    """The float network by ONNX Runtime."""
-    import onnxruntime
+def exported(folder: Path, lq: torch.Tensor, method: str, kind: str) -> Call:
+    """A packed model as `qartsr export --format` writes it."""
+    path = folder / f"{method}{FORMATS[kind].ending}"
+    if not path.exists():
+        save_exported(load_packed(folder / f"{method}.safetensors"), path, kind)
+    run, prepare = FORMATS[kind].run(path), load_backbone(*MODEL).prepare
+    return lambda: run(prepare(lq))
 
-    options = onnxruntime.SessionOptions()
+
+def onnx_runtime(folder: Path, lq: torch.Tensor, quantized: bool = False) -> Call:
+    """The float network by ONNX Runtime, or its own 8 bits (QDQ) after a look at the image that is timed."""
+    import onnxruntime
+    from onnxruntime import quantization
+
+    prepare, path, options = load_backbone(*MODEL).prepare, folder / "float.onnx", onnxruntime.SessionOptions()
+    if quantized:
+        feed = [{"upscaled": prepare(lq).contiguous().numpy()}]
+        reader = type("OneImage", (quantization.CalibrationDataReader,), {"get_next": lambda _: feed and feed.pop()})()
+        ready, path = folder / "ready.onnx", folder / "qdq.onnx"
+        quantization.quant_pre_process(folder / "float.onnx", ready)
+        quantization.quantize_static(ready, path, reader)
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(folder / "float.onnx", options, providers=["CPUExecutionProvider"])
-    model = load_backbone(*MODEL)
-    return lambda: session.run(None, {"upscaled": model.prepare(lq).contiguous().numpy()})
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"upscaled": prepare(lq).contiguous().numpy()})
+
+
+def ncnn(folder: Path, lq: torch.Tensor) -> Call:
+    """The float network by ncnn, in float32."""
+    import ncnn
+    import numpy as np
+    import pnnx
+
+    model, net = load_backbone(*MODEL), ncnn.Net()
+    pnnx.export(model, str(folder / "float.pt"), (model.prepare(lq).contiguous(),), fp16=False)
+    net.opt.num_threads, net.opt.use_fp16_packed, net.opt.use_fp16_storage = torch.get_num_threads(), False, False
+    net.opt.use_fp16_arithmetic, net.opt.use_bf16_storage = False, False
+    net.load_param(str(folder / "float.ncnn.param")), net.load_model(str(folder / "float.ncnn.bin"))
+
+    def run() -> object:
+        with net.create_extractor() as extractor:
+            extractor.input("in0", ncnn.Mat(model.prepare(lq)[0].contiguous().numpy()).clone())
+            return np.array(extractor.extract("out0")[1])
+
+    return run
 
 
 def openvino(folder: Path, lq: torch.Tensor, precision: str | None = None, quantized: bool = False) -> Call:
@@ -88,8 +126,12 @@ CONTESTANTS: dict[str, tuple[tuple[str, ...], Callable[..., Call], tuple]] = {
     "fp32": ((), own_float, (torch.float32,)),
     "fp32, compiled": ((), own_float, (torch.float32, True)),
     "bf16": ((), own_float, (torch.bfloat16,)),
-    **{f"int8, {method} {BITS}": ((), own_integers, (method,)) for method in METHODS_HERE},
+    **{f"int8, {method} {BITS}": ((), own_packed, (method,)) for method in METHODS_HERE},
+    f"simulate, qartsr {BITS}": ((), own_packed, ("qartsr", "simulate")),
+    **{f"{kind}, export of qartsr {BITS}": (FORMATS[kind].packages, exported, ("qartsr", kind)) for kind in EXPORTS},
+    "ncnn, float32": (("ncnn", "pnnx"), ncnn, ()),
     "onnxruntime, float32": (("onnxscript", "onnxruntime"), onnx_runtime, ()),
+    "onnxruntime, QDQ int8": (("onnxscript", "onnxruntime"), onnx_runtime, (True,)),
     "openvino, float32": (("onnxscript", "openvino"), openvino, ("f32",)),
     "openvino, its default": (("onnxscript", "openvino"), openvino, ()),
     "openvino, NNCF int8": (("onnxscript", "openvino", "nncf"), openvino, (None, True)),
@@ -133,8 +175,14 @@ def seconds() -> float:
     return time.perf_counter() - started
 
 
+def peak() -> int | None:
+    """How far one image raises this process's memory at its highest, in bytes."""
+    with torch.no_grad():
+        return peak_bytes_of(_entered[0])
+
+
 def race(names: Sequence[str], folder: Path, lq: torch.Tensor, rounds: int, threads: int):
-    """Seconds of every contestant, one number a round; and those that could not enter, with the reason."""
+    """Seconds of every contestant, one number a round; peak memory; those that could not enter, with the reason."""
     spawn, failed = multiprocessing.get_context("spawn"), {}
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, spawn)) for name in names}
@@ -145,7 +193,8 @@ def race(names: Sequence[str], folder: Path, lq: torch.Tensor, rounds: int, thre
                 failed[name] = f"{type(error).__name__}: {error}"[:300]
         racing = [name for name in names if name not in failed]
         turns = [{name: processes[name].submit(seconds).result() for name in racing} for _ in range(rounds)]
-    return {name: [turn[name] for turn in turns] for name in racing}, failed
+        peaks = {name: processes[name].submit(peak).result() for name in racing}
+    return {name: [turn[name] for turn in turns] for name in racing}, peaks, failed
 
 
 def summary(found: Mapping[str, Sequence[float]]) -> dict[str, dict[str, object]]:
@@ -190,12 +239,13 @@ def _run(options: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / f"{METHODS_HERE[-1]}.safetensors").exists():
             prepared(folder, lq, any(needed[name] for name in names))
-        found, failed = race(names, folder, lq, options.rounds, options.threads)
+        found, peaks, failed = race(names, folder, lq, options.rounds, options.threads)
     packages = sorted({package for packages in needed.values() for package in packages if package not in missing})
     record = {
         "what": "one photograph, batch 1; [median, lowest, highest] over rounds in which contestants take turns",
         "setting": {"backbone": MODEL[0], "timestep": MODEL[1], "lq": list(lq.shape[-2:]), "threads": options.threads},
         "rows": summary(found),
+        "peak bytes of one more image": peaks,
         "left out": missing | failed,
         "versions": {name: version(name) for name in packages if importlib.util.find_spec(name)},
         "environment": provenance.environment("cpu"),

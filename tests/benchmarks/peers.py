@@ -79,11 +79,24 @@ def onnx_runtime(folder: Path, lq: torch.Tensor, quantized: bool = False) -> Cal
         feed = [{"upscaled": prepare(lq).contiguous().numpy()}]
         reader = type("OneImage", (quantization.CalibrationDataReader,), {"get_next": lambda _: feed and feed.pop()})()
         ready, path = folder / "ready.onnx", folder / "qdq.onnx"
-        quantization.quant_pre_process(folder / "float.onnx", ready)
+        quantization.quant_pre_process(_with_own_names(folder / "float.onnx"), ready)
         quantization.quantize_static(ready, path, reader)
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"upscaled": prepare(lq).contiguous().numpy()})
+
+
+def _with_own_names(path: Path):
+    """The ONNX file with other names of weights: findings/onnxruntime_quantizes_torch_names_twice.sh."""
+    import onnx
+
+    model = onnx.load(path)
+    names = {weight.name: f"{weight.name}_" for weight in model.graph.initializer}
+    for weight in model.graph.initializer:
+        weight.name = names[weight.name]
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return model
 
 
 def ncnn(folder: Path, lq: torch.Tensor) -> Call:
@@ -154,6 +167,7 @@ def prepared(folder: Path, lq: torch.Tensor, exported: bool) -> None:
 
 
 _entered: list[Call] = []  # of this process
+_peaks: list[int | None] = []
 
 
 def enter(name: str, folder: Path, lq: torch.Tensor, threads: int) -> None:
@@ -164,6 +178,7 @@ def enter(name: str, folder: Path, lq: torch.Tensor, threads: int) -> None:
     _, make, more = CONTESTANTS[name]
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         _entered.append(make(folder, lq.clone(), *more))
+        _peaks.append(peak_bytes_of(_entered[0]))
     seconds(), seconds()
 
 
@@ -176,9 +191,8 @@ def seconds() -> float:
 
 
 def peak() -> int | None:
-    """How far one image raises this process's memory at its highest, in bytes."""
-    with torch.no_grad():
-        return peak_bytes_of(_entered[0])
+    """How far the first image raised this process's memory at its highest, in bytes."""
+    return _peaks[0]
 
 
 def race(names: Sequence[str], folder: Path, lq: torch.Tensor, rounds: int, threads: int):
@@ -245,7 +259,7 @@ def _run(options: argparse.Namespace) -> int:
         "what": "one photograph, batch 1; [median, lowest, highest] over rounds in which contestants take turns",
         "setting": {"backbone": MODEL[0], "timestep": MODEL[1], "lq": list(lq.shape[-2:]), "threads": options.threads},
         "rows": summary(found),
-        "peak bytes of one more image": peaks,
+        "peak bytes of the first image": peaks,
         "left out": missing | failed,
         "versions": {name: version(name) for name in packages if importlib.util.find_spec(name)},
         "environment": provenance.environment("cpu"),

@@ -3,15 +3,18 @@
 Weights are float32: XNNPACK has integer ones for integer activations alone, which is another network, and dequantized
 while it runs they would leave convolutions to ExecuTorch's own kernels (measured: a quarter of the size, 45 times the
 time). XNNPACK gets layers one by one, because its partitioner joins neighbours in a time that grows with the square of
-their number: that of a network had not ended after five minutes of processor time.
+their number: that of a network had not ended after five minutes of processor time. Nor is the whole graph sorted again
+after each of them, see `_in_order`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -87,6 +90,24 @@ def _program(network: nn.Module, side: int, largest: int) -> bytes:
             exported = torch.export.export(network, (example,), dynamic_shapes=shapes)
             folded = constant_prop_pass(exported.run_decompositions({}))
             partitioner = XnnpackPartitioner(configs=layers, per_op_mode=True)
-            return to_edge_transform_and_lower(folded, partitioner=[partitioner]).to_executorch().buffer
+            with _in_order():
+                return to_edge_transform_and_lower(folded, partitioner=[partitioner]).to_executorch().buffer
     finally:
         logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _in_order() -> Iterator[None]:
+    """Let ExecuTorch leave a graph in its order when it takes a layer out of it.
+
+    It copies, sorts and compiles the whole graph for each layer, for partitions of several operations; one operation is
+    replaced in its place (torch.fx's insert_subgm). There is no option for it in executorch 1.5.1.
+    """
+    from executorch.exir.backend import backend_api
+
+    own = backend_api.create_submodule_from_nodes
+    backend_api.create_submodule_from_nodes = partial(own, skip_legalize_graph=True)
+    try:
+        yield
+    finally:
+        backend_api.create_submodule_from_nodes = own

@@ -1,6 +1,8 @@
 """Exported graphs: what the simulation computes, with integer weights, for all sizes; and what is told where not."""
 
 import importlib.util
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -111,6 +113,20 @@ def test_quantized_attention_products():
     simulated = inference_form(backbone)
     network, image = TracedNetwork(simulated), simulated.prepare(lq_images(1)[0])
     export_check.check_layers(simulated, lambda x: taps(network, x), image, 1e-6, "x")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Failed to load method forward, error: 0x:1")])
+def test_a_program_without_memory_is_one_line(monkeypatch, error):
+    """What executorch 1.5.1 raises then, at the program and at the method."""
+
+    def load_program(_):
+        raise error
+
+    runtime = types.SimpleNamespace(get=lambda: types.SimpleNamespace(load_program=load_program))
+    monkeypatch.setitem(sys.modules, "executorch", types.ModuleType("executorch"))
+    monkeypatch.setitem(sys.modules, "executorch.runtime", types.SimpleNamespace(Runtime=runtime))
+    with pytest.raises(QartsrError, match=r"cannot load the program \(.+\), which reserves memory for images of 512"):
+        executorch_file.run_executorch(b"")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.export_check import Run, picture_of
 from qartsr_lib.deploy.traced import TracedLayer, TracedNetwork, traced_input
 
@@ -49,10 +50,17 @@ def make_executorch(model: OneStepSR) -> tuple[Run, bytes]:
 
 
 def run_executorch(program: bytes | Path, names: Sequence[str] = ("image",)) -> Run:
-    """ExecuTorch's runtime on a CPU; `names` of the program's outputs in order."""
+    """ExecuTorch's runtime on a CPU; `names` of the program's outputs in order. QartsrError where it cannot load it."""
     from executorch.runtime import Runtime
 
-    loaded = Runtime.get().load_program(program)  # whose bytes its methods go on reading
+    try:
+        loaded = Runtime.get().load_program(program)  # whose bytes its methods go on reading
+        loaded.load_method("forward")
+    except (MemoryError, RuntimeError) as error:
+        raise QartsrError(
+            f"--format executorch: its runtime cannot load the program ({str(error) or 'no memory'}), which reserves "
+            f"memory for images of {LARGEST} pixels a side; free some, or take another format"
+        ) from error
 
     def run(image: torch.Tensor) -> dict[str, torch.Tensor]:
         found = loaded.load_method("forward").execute([image.contiguous()])

@@ -22,7 +22,7 @@ EPILOG = """examples:
   qartsr quantize --bits W4A4 --images photos/ --out quantized
   qartsr upscale photos/ --out upscaled --checkpoint quantized
   qartsr export --checkpoint quantized --out model.safetensors
-  qartsr upscale photos/ --out upscaled --checkpoint model.safetensors --runtime int8
+  qartsr upscale photos/ --out upscaled --checkpoint model.safetensors  # --runtime int8: of --method qartsr
   qartsr evaluate --sr upscaled --hr originals --metrics PSNR,SSIM,NIQE --out scores.csv
   qartsr reproduce --profile tiny
 
@@ -185,8 +185,8 @@ COMMANDS = {
         {
             "--checkpoint": _path("DIR|FILE", "a model that quantize wrote; for a graph also a packed file"),
             "--model": {"metavar": "|".join(SHIPPED), "help": "a quantized model that comes with the package instead"},
-            "--out": _needed("FILE|DIR", "file to write, ending in .safetensors, .onnx or .xml (beside it, a .bin), or "
-                             "the web page's folder"),
+            "--out": _needed("FILE|DIR", "file to write; ends in .safetensors, .onnx, .pte or .xml (and a .bin), or the "
+                             "web page's folder"),
             "--format": {"default": "packed", "metavar": "|".join(EXPORTS), "help": "what to write"},
         },
     ),

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from qartsr_lib import commands
 from qartsr_lib.base.lean_imports import choose_lean_imports
-from qartsr_lib.base.machine import positive, run_command
+from qartsr_lib.base.machine import named_path, positive, run_command
 from qartsr_lib.base.paths import VARIABLES
-from qartsr_lib.commands import EXPORTS, QUALITIES, SHIPPED
+from qartsr_lib.commands import EXPORTS, QUALITIES, SHIPPED, TRAINED
 
 EPILOG = """examples:
   qartsr upscale photo.jpg --out upscaled
@@ -37,7 +37,10 @@ TRIAL_METHOD = (
     "quantization method: fp (none, the default), maxmin, svdquant or another; trained ones get a short trial on the "
     "installed sample photographs here, so make a real model with quantize and use --checkpoint"
 )
-RUNTIME = "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU"
+RUNTIME = (
+    "how a FILE that export wrote computes: simulated in floating point (default), or in integers on a CPU "
+    "(models of quantize --method qartsr, or another without scales per group)"
+)
 EIGHT_BIT = "layers kept at 8 bits: identity-path, passionsr, first-last or sensitive"
 TILE = (
     "cut images into overlapping tiles of N x N input pixels, which bounds the memory; each is normalized by itself, "
@@ -141,7 +144,7 @@ COMMANDS = {
         "Write DIR/<input name>.png, exactly four times as wide and high as each input, in sRGB, and with its "
         "transparency if it has any. The same command again computes what is not there yet.",
         {
-            "inputs": {"nargs": "+"} | _path("INPUT", "image files, or folders of images"),
+            "inputs": {"nargs": "+", "type": named_path, "metavar": "INPUT", "help": "image files or folders"},
             "--out": _needed("DIR", "folder for the results"),
             "--overwrite": {"action": "store_true", "default": None, "help": OVERWRITE},
             "--backbone": {"help": "the model: embedded-scaled (default, as of quantize), embedded or osediff"},
@@ -159,7 +162,7 @@ COMMANDS = {
         "quantize a model on images of your own",
         commands.quantize,
         "Quantize a model, calibrated (and with a trained method finetuned) on images like those that it will upscale. "
-        "Interrupted, the same command continues after the last finished module.",
+        "Interrupted, the same command continues after the last finished module of a method that trains by modules.",
         {
             "--images": _needed("DIR", "folder of low-resolution images"),
             "--out": _needed("DIR", "folder for the quantized model"),
@@ -171,7 +174,7 @@ COMMANDS = {
             "--eight-bit": {"default": "identity-path", "metavar": "LIST", "help": EIGHT_BIT},
             "--ranges": {"default": "least-squares", "help": "of inputs: least-squares, min-max or first-batch"},
             "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
-            "--train-images": {"default": 512, "type": positive, "help": "crops passed through training"},
+            "--train-images": {"type": positive, "help": f"crops passed through training, if any (default: {TRAINED})"},
             "--seed": {"default": 0, "type": int, "help": "same seed, same model on one machine"},
         },
     ),

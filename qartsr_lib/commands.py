@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 import time
 
 from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.files import check_writable
 from qartsr_lib.base.lean_imports import import_networks
 from qartsr_lib.deploy.shipped import SHIPPED, shipped_model
 
-__all__ = ["EXPORTS", "QUALITIES", "SHIPPED", "evaluate", "export", "quantize", "upscale"]
+__all__ = ["EXPORTS", "QUALITIES", "SHIPPED", "TRAINED", "evaluate", "export", "quantize", "upscale"]
 
 CROP = 32  # side of quantize's calibration crops, as in the study
+TRAINED = 512  # crops passed through training, if nothing else is said
 KEPT_APART = 4  # further crops, on which quantize measures what it made
 #: Passes of full precision over a crop that quantizing takes: at all, for a calibration crop, for an image of training.
 #: No less than Groupwise took, the slowest: 670 with 16 crops (one thread), 1,110 with 64 (two); QArtSR trains in 6.
@@ -65,7 +68,7 @@ def quantize(options: argparse.Namespace) -> None:
     from qartsr_lib.images.datasets.calibration import low_quality_crops
     from qartsr_lib.images.image import list_images, psnr_y
     from qartsr_lib.methods import METHODS
-    from qartsr_lib.methods.checkpoint import save_quantized
+    from qartsr_lib.methods.checkpoint import DESCRIPTION, save_quantized
     from qartsr_lib.methods.rates import training_options
     from qartsr_lib.methods.setting import Setting
     from qartsr_lib.study.profiles import get_profile
@@ -76,12 +79,15 @@ def quantize(options: argparse.Namespace) -> None:
     method = METHODS.get(name)
     if name == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
+    if options.train_images is not None and not method.trains:
+        raise QartsrError(f"--train-images: {method.label} does not train; leave it out, or add --quality best")
+    check_writable(options.out, f"--out {options.out}")
     crops = low_quality_crops(options.images, options.crops + KEPT_APART, CROP).images
     apart, crops = crops[options.crops :], crops[: options.crops]
     if max(float(crop.std()) for crop in crops) < 1 / 255:
         raise QartsrError(f"--images {options.images}: all crops are of one colour; name a folder of photographs")
     setting = Setting(options.eight_bit, options.ranges)
-    profile = get_profile("tiny", train_images=options.train_images, setting=setting.options)
+    profile = get_profile("tiny", train_images=options.train_images or TRAINED, setting=setting.options)
     settings = dict(training_options(name, options.bits, profile))
     unfinished = options.out / "unfinished.pt"
     if method.trains:
@@ -89,6 +95,8 @@ def quantize(options: argparse.Namespace) -> None:
     backbone = load_backbone(options.backbone, options.timestep)
     for line in warnings_about(crops, len(list_images(options.images))):
         print(f"warning: {options.images}: {line}", file=sys.stderr)
+    if (options.out / DESCRIPTION).exists():
+        print(f"note: {options.out}: the model that is there is replaced when the new one is ready", file=sys.stderr)
     print(_expected(method, backbone, options.bits, setting, crops, settings.get("images", 0)), flush=True)
     try:
         result = method.build(backbone, options.bits, crops, seed=options.seed, **settings)
@@ -128,6 +136,7 @@ def export(options: argparse.Namespace) -> None:
     _choose_shipped(options)
     if options.checkpoint is None:
         raise QartsrError(f"--checkpoint: name a model that quantize wrote, or --model {'|'.join(SHIPPED)}")
+    check_writable(path if name == "web" else path.parent, f"--out {path}")
     import_networks()
     from qartsr_lib.deploy.packed_file import load_packed, save_packed
     from qartsr_lib.methods.checkpoint import load_quantized
@@ -145,7 +154,8 @@ def export(options: argparse.Namespace) -> None:
         distance = save_web(model, path) if web else save_exported(model, path, name)
         told = f"; {EXPORTS[name]} from the simulation: {distance}"
         if web:
-            told += f"\nonce: cd {path} && {FETCH}\nthen: python -m http.server -d {path}"
+            folder = shlex.quote(str(path))
+            told += f"\nonce: (cd {folder} && {FETCH})\nthen: python -m http.server -d {folder}"
             path /= MODEL
     files = (path, path.with_suffix(".bin")) if name == "openvino" else (path,)
     print(f"{path}: {sum(file.stat().st_size for file in files) / 1e6:.2f} MB{told}")

@@ -58,9 +58,12 @@ def test_wrong_options(photograph, tmp_path, capsys, extra, words):
     assert not (tmp_path / "out").exists()
 
 
+TRAINED = ("--method", "qartsr", "--train-images", "30")
+
+
 def _quantize(photograph, out, *extra):
     words = ["quantize", "--images", str(photograph.parent), "--out", str(out), "--bits", "W4A4", "--crops", "2"]
-    return main([*words, "--train-images", "30", *extra])
+    return main([*words, *extra])
 
 
 def test_quantize_and_upscale_with_the_checkpoint(photograph, tmp_path, capsys):
@@ -108,14 +111,14 @@ def test_wrong_options_of_a_packed_model(photograph, packed, tmp_path, capsys, e
 
 def test_a_runtime_needs_a_packed_model(photograph, tmp_path, capsys):
     assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--runtime", "int8"]) == 2
-    _one_line(capsys, "--runtime int8: needs --model, or --checkpoint FILE.safetensors")
+    _one_line(capsys, "--runtime int8: needs --checkpoint FILE.safetensors, which export writes (int8: of a model")
 
 
 @pytest.mark.slow
 def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path, monkeypatch, capsys):
     from qartsr_lib.training.finetuning import engine
 
-    assert _quantize(photograph, tmp_path / "whole", "--method", "qartsr") == 0
+    assert _quantize(photograph, tmp_path / "whole", *TRAINED) == 0
     save, calls = engine.save_state, []
 
     def stop_after_four(*arguments):
@@ -125,9 +128,9 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
             raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "save_state", stop_after_four)
-    assert _quantize(photograph, tmp_path / "parts", "--method", "qartsr") == 130
+    assert _quantize(photograph, tmp_path / "parts", *TRAINED) == 130
     assert (tmp_path / "parts" / "unfinished.pt").exists()
-    assert _quantize(photograph, tmp_path / "parts", "--method", "qartsr") == 0
+    assert _quantize(photograph, tmp_path / "parts", *TRAINED) == 0
     assert len(calls) > 4 and not (tmp_path / "parts" / "unfinished.pt").exists()
     whole, parts = (json.loads((tmp_path / name / "quantized.json").read_text()) for name in ("whole", "parts"))
     assert whole["tensors"]["sha256"] == parts["tensors"]["sha256"]
@@ -160,12 +163,28 @@ def test_quantize_refuses_images_of_one_colour(tmp_path, capsys):
 def test_qualities_of_quantize(photograph, tmp_path, capsys, monkeypatch, quality, label):
     monkeypatch.setattr(svdquant, "GRID", 2)
     monkeypatch.setattr(svdquant, "REFINEMENTS", 1)
-    assert _quantize(photograph, tmp_path / "q", "--quality", quality, "--train-images", "2") == 0
+    trained = ("--train-images", "2") if quality == "best" else ()
+    assert _quantize(photograph, tmp_path / "q", "--quality", quality, *trained) == 0
     told = capsys.readouterr()
     before, after = (line for line in told.out.splitlines() if label in line)
     size = re.search(r"([0-9.]+) bits per weight stored", before).group(1)
     assert f"{size} bits per weight stored" in after and re.search(r"stored; \d+ minutes at most$", before)
     assert "warning: " in told.err and "2 crops of 1 images are few" in told.err
+
+
+def test_quantize_tells_what_it_replaces_and_keeps_what_is_not_its_own(photograph, tmp_path, capsys):
+    out = tmp_path / "q"
+    for crops in ("2", "3"):
+        assert _quantize(photograph, out, "--method", "maxmin", "--crops", crops) == 0
+        (own := out / "tensors-mine.safetensors").touch()
+        said = capsys.readouterr().err
+        assert (f"note: {out}: the model that is there is replaced" in said) == (crops == "3")
+    assert own.exists() and len(list(out.glob("tensors-*"))) == 2
+    (tmp_path / "file").touch()
+    assert _quantize(photograph, tmp_path / "file", "--method", "maxmin") == 2
+    _one_line(capsys, f"--out {tmp_path / 'file'}: {tmp_path / 'file'} is a file; name another folder")
+    assert _quantize(photograph, out, "--train-images", "2") == 2
+    _one_line(capsys, "--train-images: Groupwise [untrained] does not train; leave it out, or add --quality best")
 
 
 @pytest.mark.parametrize("option", ["--train-images", "--crops"])

@@ -160,6 +160,20 @@ def _bomb(path):
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("white", [0, 1])
+def test_greys_whose_zero_is_white_are_turned_round(tmp_path, bits, white):
+    """Pillow 13.0.0 does that for 8 bits and leaves 16 as they are (TIFF 6.0, PhotometricInterpretation)."""
+    ramp = np.arange(0, 256, dtype=np.uint8)[None].repeat(4, 0)
+    stored = ramp if bits == 8 else ramp.astype(np.uint16) * 257
+    Image.fromarray(stored).save(path := tmp_path / "grey.tif")
+    entry = struct.pack("<HHII", 262, 3, 1, 1)  # tag, short, one value: black is zero
+    assert path.read_bytes().count(entry) == 1
+    path.write_bytes(path.read_bytes().replace(entry, entry[:8] + struct.pack("<I", white)))
+    expected = ramp if white else 255 - ramp
+    assert np.array_equal(decode(path).rgb, expected[..., None].repeat(3, 2))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

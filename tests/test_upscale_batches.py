@@ -139,12 +139,34 @@ def test_other_peoples_files_are_not_overwritten_unless_asked_for(photos, run, t
     assert Image.open(edited).size == (16, 16)
 
 
+def test_the_same_name_in_another_folder_is_another_input(photos, run, tmp_path):
+    (other := tmp_path / "other").mkdir()
+    (other / "p0.png").write_bytes((photos / "p1.png").read_bytes())
+    assert run(photos / "p0.png")[0] == 0
+    before = states(tmp_path / "out")
+    status, _, lines = run(other / "p0.png")
+    assert status == 2 and "p0.png, the result of another input; name another --out" in lines[0]
+    (other / "p0.png").write_bytes((photos / "p0.png").read_bytes())  # a copy, as when a folder was moved
+    status, out, lines = run(other / "p0.png")
+    assert status == 0 and "1 already there" in out and states(tmp_path / "out") == before
+    (photos / "p0.png").write_bytes((photos / "p1.png").read_bytes())  # edited in its place
+    assert run(photos / "p0.png")[0::2] == (0, []) and states(tmp_path / "out") != before
+    status, _, lines = run(photos / "p0.png", "--colour-fix", "adain")
+    assert status == 0 and "made with other settings or another version, is replaced" in lines[0]
+
+
+def test_an_empty_name_is_not_the_current_folder(run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("")
+    assert "argument INPUT: an empty name; name a file or folder" in capsys.readouterr().err
+
+
 def test_a_result_of_another_input_is_not_replaced(photos, run, tmp_path):
     Image.new("RGB", (4, 4)).save(photos / "p0.jpg")
     assert run(photos / "p0.png")[0] == 0
     before = (tmp_path / "out" / "p0.png").read_bytes()
     status, _, lines = run(photos / "p0.jpg")
-    assert status == 2 and "p0.png, the result of an input of another name; name another --out" in lines[0]
+    assert status == 2 and "p0.png, the result of another input; name another --out" in lines[0]
     assert (tmp_path / "out" / "p0.png").read_bytes() == before
     assert run(photos / "p0.jpg", "--overwrite")[0] == 0
 
@@ -174,7 +196,7 @@ def test_a_result_that_somebody_changed_is_somebodys(photos, run, tmp_path):
     changed = (out / "p1.png").read_bytes()
     for words in ([], ["--colour-fix", "adain"]):
         status, _, lines = run(photos, *words)
-        assert status == 1 and "was changed since" in lines[0] and (out / "p1.png").read_bytes() == changed
+        assert status == 1 and "was changed since" in lines[-1] and (out / "p1.png").read_bytes() == changed
 
 
 def test_settings_are_all_that_pixels_depend_on(photos, tmp_path):

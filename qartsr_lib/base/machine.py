@@ -24,13 +24,15 @@ def run_command(
     It is 2 for a QartsrError and 130 for Ctrl-C, both told in one line.
     """
     options = parser.parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show ends no run
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return run(options) or 0
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted; what is written is kept, and the same command goes on from there", file=sys.stderr)
         return 130
 
 
@@ -39,6 +41,13 @@ def positive(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: choose a whole number of at least 1")
     return int(text)
+
+
+def named_path(text: str) -> Path:
+    """Of argparse: a path; "" would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; name a file or folder")
+    return Path(text)
 
 
 def checked(device: str) -> str:

@@ -49,7 +49,10 @@ def int8_form(model: nn.Module) -> nn.Module:
         return isinstance(layer, InferenceLayer) and layer.is_integer
 
     if not replace_layers(converted, chosen, lambda _, layer: IntegerLayer(layer)):
-        raise QartsrError("--runtime int8: no layer of this model is an integer product; use --runtime simulate")
+        raise QartsrError(
+            "--runtime int8: no layer of this model is an integer product, as scales per group of channels have none; "
+            "use --runtime simulate, or a model of quantize --method qartsr"
+        )
     return converted.eval()
 
 

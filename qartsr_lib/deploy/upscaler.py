@@ -33,8 +33,8 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
                 f"--{name}: has no effect on {checkpoint}, which says what the model is; leave it out"
             )
     if options.runtime is not None and not packed:
-        needed = "--model, or --checkpoint FILE.safetensors, which export writes"
-        raise QartsrError(f"--runtime {options.runtime}: needs {needed}")
+        needed = "needs --checkpoint FILE.safetensors, which export writes"
+        raise QartsrError(f"--runtime {options.runtime}: {needed} (int8: of a model of quantize --method qartsr)")
     if packed:
         from qartsr_lib.deploy.packed_file import load_packed
         from qartsr_lib.deploy.runtimes import RUNTIMES

@@ -80,6 +80,10 @@ def _enlarged(alpha: np.ndarray) -> np.ndarray:
     return resize_bicubic(image, height, width).mul(255).round().to(torch.uint8)[0, 0].numpy()
 
 
+def _short_hash(text: str | Path) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
 def _settings(options: argparse.Namespace, model: torch.nn.Module, fix: str) -> str:
     """Hash of all that pixels depend on but the input: model, options and this program."""
     checkpoint = options.checkpoint
@@ -153,27 +157,32 @@ class Batch:
     def _stamp(self, path: Path, settings: str) -> str | None:
         """What the result of `path` will say that it was made from; None where that result is there."""
         with explained(path):
-            ending = hashlib.sha256(os.fsencode(path.suffix)).hexdigest()[:8]  # photo.jpg and photo.png are two
-            stamp = f"{ending} {sha256(path)} {settings}"
-        place = self.places[path]
+            content = sha256(path)
+        # photo.jpg and photo.png are two, and so are two folders' photo.jpg
+        ending, place_of_input = (_short_hash(text) for text in (path.suffix, path.resolve()))
+        stamp, place = f"{ending} {place_of_input} {content} {settings}", self.places[path]
         if place.is_dir():
             raise QartsrError(f"{path}: {place}, its result, is a folder; move that or name another --out")
         if self.options.overwrite or not os.path.lexists(place):
             return stamp
         there = read_stamp(place)
-        if there == stamp:
-            self.finished += 1
-            return None
         if there is None:
             raise QartsrError(
                 f"{path}: its result would replace {place}, which is no result of upscale or was changed since; "
                 "move that file, name another --out, or add --overwrite"
             )
-        if there.split(" ")[0] != ending:
+        before_ending, *before_place, before_content, before_settings = there.split(" ")
+        moved = before_place != [place_of_input] and before_content != content
+        if before_ending != ending or moved:
             raise QartsrError(
-                f"{path}: its result would replace {place}, the result of an input of another name; "
+                f"{path}: its result would replace {place}, the result of another input; "
                 "name another --out, or add --overwrite"
             )
+        if (before_content, before_settings) == (content, settings):
+            self.finished += 1
+            return None
+        if before_content == content:
+            self.notes.setdefault("an earlier result, made with other settings or another version, is replaced", []).append(str(path))
         return stamp
 
     def tell(self) -> None:

@@ -45,6 +45,7 @@ _GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 #: ICC colour space -> (modes of the images that it fits, mode in which it is applied).
 _SPACES = {"RGB": ((*_GREYS, "P", "PA", "RGB", "RGBA"), "RGB"), "GRAY": (_GREYS, "L"), "CMYK": (("CMYK",), "CMYK")}
 
+_PHOTOMETRIC, _BITS_PER_SAMPLE = 262, 258  # tags of TIFF
 _KIND, _KEYWORD = b"tEXt", b"qartsr\0"
 #: Bytes of a PNG's signature and its first chunk, behind which the stamp stands: length, kind, content, CRC.
 _HEAD = 33
@@ -77,7 +78,7 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
         image = opened if orientation(opened) == 1 else ImageOps.exif_transpose(opened)
         stored, alpha = image.mode, _alpha(image, deep)
         if image.mode.startswith("I"):
-            image, note = _eight_bits(image)
+            image, note = _eight_bits(image, _white(opened))
             notes.append(note)
         if image.mode[0] in "IF" or image.mode == "LAB":
             raise QartsrError(f"{path}: {_rangeless(image)}; save it as an RGB image of 8 bits")
@@ -164,9 +165,19 @@ def _alpha(image: Image.Image, deep: bool) -> np.ndarray | None:
     return None if alpha.min() == 255 else alpha
 
 
-def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
-    """16-bit greys as 8-bit ones (Pillow's own conversion clips at 255), others unchanged; a note or ""."""
+def _white(opened: Image.Image) -> int | None:
+    """The level of black of 16-bit greys whose 0 is white, else None: Pillow 13 turns round those of 8 bits alone."""
+    turned = opened.format == "TIFF" and opened.mode.startswith("I;16") and opened.tag_v2.get(_PHOTOMETRIC) == 0
+    return 2 ** opened.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] - 1 if turned else None
+
+
+def _eight_bits(image: Image.Image, white: int | None = None) -> tuple[Image.Image, str]:
+    """16-bit greys as 8-bit ones (Pillow's own conversion clips at 255), others unchanged; a note or "".
+
+    white: see `_white`.
+    """
     levels = np.asarray(image).astype(np.int64)
+    levels = levels if white is None else white - levels
     brightest = int(levels.max())
     if levels.min() < 0 or brightest > 65535:
         return image, ""

@@ -59,7 +59,7 @@ def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
         "tensors": {"file": final.name, "sha256": digest},
     }
     path = write_text(folder / DESCRIPTION, json.dumps(described, indent=2) + "\n")
-    for stale in set(folder.glob("tensors-*.safetensors")) - {final}:
+    for stale in set(folder.glob(f"tensors-{'[0-9a-f]' * 16}.safetensors")) - {final}:  # not a user's own files
         stale.unlink()
     return path
 

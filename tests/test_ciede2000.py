@@ -43,7 +43,8 @@ def test_the_published_pairs(one, other, difference):
     with np.errstate(all="ignore"):
         rgb = [lab2rgb(np.array(lab)) for lab in (one, other)]
     inside = all(0.001 < value < 0.999 for image in rgb for value in image)
-    if inside:  # a colour that sRGB has goes the whole way, from RGB
+    turn = abs(math.atan2(*one[:0:-1]) - math.atan2(*other[:0:-1]))
+    if inside and abs(turn - math.pi) > 0.01:  # between opposite hues it jumps (7.18 or 7.22), and rounding decides
         assert compute(flat(rgb[1]), flat(rgb[0])) == pytest.approx(difference, abs=2e-3)
 
 

@@ -182,8 +182,8 @@ def test_the_floor_of_a_low_bit_model_is_larger_than_of_full_precision(home):
     same = measure(cases[:1], profile, variants=(Variant(1), Variant(1)))
     assert (same[["table", "image"]] == 0).all(axis=None)  # the same rounding, the same numbers
     found = measure(cases, profile, variants=(Variant(1), Variant(1, 1))).set_index(["bits", "quantity"])
-    assert 0 < found.loc[("W32A32", "PSNR"), "table"] < 1e-3
-    assert found.loc[("W4A4", "PSNR"), "table"] > 10 * found.loc[("W32A32", "PSNR"), "table"]
+    full, low = (found.loc[(bits, "PSNR"), "table"] for bits in ("W32A32", "W4A4"))
+    assert 0 <= full < 1e-3 and low > max(10 * full, 1e-5)  # on AVX2 not one pixel of full precision changes
     assert ("W4A4", "error_z_h") in found.index
 
 

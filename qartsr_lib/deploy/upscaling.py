@@ -182,7 +182,8 @@ class Batch:
             self.finished += 1
             return None
         if before_content == content:
-            self.notes.setdefault("an earlier result, made with other settings or another version, is replaced", []).append(str(path))
+            note = "an earlier result, made with other settings or another version, is replaced"
+            self.notes.setdefault(note, []).append(str(path))
         return stamp
 
     def tell(self) -> None:

@@ -167,19 +167,19 @@ def prepared(folder: Path, lq: torch.Tensor, exported: bool) -> None:
 
 
 _entered: list[Call] = []  # of this process
-_peaks: list[int | None] = []
 
 
-def enter(name: str, folder: Path, lq: torch.Tensor, threads: int) -> None:
-    """Make this process a contestant, and run it twice."""
+def enter(name: str, folder: Path, lq: torch.Tensor, threads: int) -> int | None:
+    """Make this process a contestant, and run it three times; how far the first raised its memory, in bytes."""
     sys.stderr = io.StringIO()
     torch.set_num_threads(threads)
     keep_freed_memory()
     _, make, more = CONTESTANTS[name]
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         _entered.append(make(folder, lq.clone(), *more))
-        _peaks.append(peak_bytes_of(_entered[0]))
+        peak = peak_bytes_of(_entered[0])
     seconds(), seconds()
+    return peak
 
 
 def seconds() -> float:
@@ -190,25 +190,18 @@ def seconds() -> float:
     return time.perf_counter() - started
 
 
-def peak() -> int | None:
-    """How far the first image raised this process's memory at its highest, in bytes."""
-    return _peaks[0]
-
-
 def race(names: Sequence[str], folder: Path, lq: torch.Tensor, rounds: int, threads: int):
     """Seconds of every contestant, one number a round; peak memory; those that could not enter, with the reason."""
-    spawn, failed = multiprocessing.get_context("spawn"), {}
+    spawn, peaks, failed = multiprocessing.get_context("spawn"), {}, {}
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, spawn)) for name in names}
         for name in names:
             try:
-                processes[name].submit(enter, name, folder, lq, threads).result()
+                peaks[name] = processes[name].submit(enter, name, folder, lq, threads).result()
             except Exception as error:  # of another engine: the rest goes on
                 failed[name] = f"{type(error).__name__}: {error}"[:300]
-        racing = [name for name in names if name not in failed]
-        turns = [{name: processes[name].submit(seconds).result() for name in racing} for _ in range(rounds)]
-        peaks = {name: processes[name].submit(peak).result() for name in racing}
-    return {name: [turn[name] for turn in turns] for name in racing}, peaks, failed
+        turns = [{name: processes[name].submit(seconds).result() for name in peaks} for _ in range(rounds)]
+    return {name: [turn[name] for turn in turns] for name in peaks}, peaks, failed
 
 
 def summary(found: Mapping[str, Sequence[float]]) -> dict[str, dict[str, object]]:

@@ -125,7 +125,7 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 def _path(metavar: str, told: str) -> dict:
-    return {"type": Path, "metavar": metavar, "help": told}
+    return {"type": named_path, "metavar": metavar, "help": told}
 
 
 def _needed(metavar: str, told: str) -> dict:
@@ -144,7 +144,7 @@ COMMANDS = {
         "Write DIR/<input name>.png, exactly four times as wide and high as each input, in sRGB, and with its "
         "transparency if it has any. The same command again computes what is not there yet.",
         {
-            "inputs": {"nargs": "+", "type": named_path, "metavar": "INPUT", "help": "image files or folders"},
+            "inputs": {"nargs": "+"} | _path("INPUT", "image files, or folders of images"),
             "--out": _needed("DIR", "folder for the results"),
             "--overwrite": {"action": "store_true", "default": None, "help": OVERWRITE},
             "--backbone": {"help": "the model: embedded-scaled (default, as of quantize), embedded or osediff"},

@@ -45,7 +45,7 @@ Try = tuple[str, str, str, float]
 def run_look(
     data_root: str | Path | None, images: int = 256, methods: Sequence[str] | None = None, look: str = "first"
 ) -> pd.DataFrame:
-    """Run all tries of a look, write them and the winners over all looks; returns all of results/study/tries.csv.
+    """Run all tries of a look, write each, and the winners over all looks; returns all of results/study/tries.csv.
 
     Args:
         data_root: folder that holds BSDS500/train (calibration) and BSDS500/val; None for the environment's DATA_ROOT.
@@ -67,7 +67,8 @@ def run_look(
         cells = second_look(methods, read_measurement("study", "tries"))
     else:
         cells = other_setting(methods)
-    run_tries(cells, images, root).write("tries", by=("dataset", *KEY))
+    for cell in cells:  # each is written at once: hours of them may be interrupted
+        run_tries([cell], images, root).write("tries", by=("dataset", *KEY))
     tries = read_measurement("study", "tries")
     write_text(CHOSEN, json.dumps(choose(tries), indent=1, sort_keys=True) + "\n")
     return tries

@@ -172,6 +172,13 @@ _PROFILES = (
 )
 PROFILES = {profile.name: profile for profile in _PROFILES}
 _KINDS = {"int": (int, "a whole number"), "bool": (bool, "true or false"), "str": (str, "a text")}
+#: Type of a field -> types in one of its items, and what they are.
+_ITEMS = {
+    "tuple[int, ...]": ((int,), "whole numbers"),
+    "tuple[str, ...]": ((str,), "texts"),
+    "tuple[tuple[str, int], ...]": ((str, int), "pairs of a text and a whole number"),
+    "tuple[tuple[str, str], ...]": ((str, str), "pairs of texts"),
+}
 
 
 def get_profile(name: str, **overrides: object) -> Profile:
@@ -195,7 +202,11 @@ def get_profile(name: str, **overrides: object) -> Profile:
             raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be {text}")
         if kinds[field].startswith("tuple"):
             items = value if isinstance(value, (list, tuple)) else (value,)
-            value = tuple(tuple(item) if isinstance(item, list) else item for item in items)
+            items = tuple(tuple(item) if isinstance(item, list) else item for item in items)
+            types, text = _ITEMS.get(kinds[field], (None, ""))
+            if types and any(tuple(map(type, i if isinstance(i, tuple) else (i,))) != types for i in items):
+                raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be a list of {text}")
+            value = items
         changes[field] = value
     return dataclasses.replace(PROFILES[name], **changes)
 

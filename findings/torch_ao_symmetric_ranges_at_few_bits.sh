@@ -18,7 +18,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 unset PYTHONPATH
 "${PYTHON:-python3}" -m venv venv
-venv/bin/pip install --quiet torch==2.15.0 numpy==2.5.1
+venv/bin/pip install --quiet torch==2.15.0 numpy==2.4.6
 cat >check.py <<'PYTHON'
 import torch
 from torch.ao.quantization.observer import MinMaxObserver, PerChannelMinMaxObserver

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS, groupwise
+from qartsr_lib.methods.base import stored_bits
 from qartsr_lib.methods.svdquant import RELEASED_SETTING
 from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.quant.granularity import PerChannel
@@ -89,6 +91,7 @@ def test_every_ingredient_brings_the_layer_nearer_and_without_any_it_is_svdquant
 def test_options_of_the_untrained_method_are_checked():
     method = METHODS.get("groupwise-untrained")
     assert method.scheme(group=32).weight_granularity.size == 32 and method.scheme() == groupwise.SETTING
+    assert METHODS.get("groupwise-per-channel").scheme().weight_granularity == PerChannel(0)
     with pytest.raises(QartsrError, match="no option 'rank'"):
         method.check_options({"rank": 1})
 
@@ -111,6 +114,14 @@ def test_inference_form_and_stored_bits(name):
     assert torch.allclose(exported(images[0]), net(images[0]), atol=1e-5)
     _, released, _ = converted(name, RELEASED_SETTING)
     assert report(net).stored_bits.tolist() == report(released).stored_bits.tolist(), "F is merged"
+
+
+@pytest.mark.parametrize("bits", ["W4A4", "W2A2"])
+def test_with_a_scale_per_channel_it_stores_no_more_than_the_papers_rows(bits):
+    backbone = load_backbone("embedded-scaled", 1)
+    names = ("groupwise-per-channel", "svdquant", "qartsr")
+    ours, *theirs = (stored_bits(METHODS.get(name), backbone, bits) for name in names)
+    assert 0.97 * max(theirs) < ours <= min(theirs)
 
 
 def test_training_starts_where_the_untrained_one_ends():

@@ -6,7 +6,8 @@
    here with all 2^b codes; inputs with a scale per pixel and 64 channels.
 2. What Q_W sees is fitted to what Q_A gives: W^ = argmin |W^ Q_A(x~) - (W~ - L) x~|^2 + LAMBDA |W^ - W~ + L|^2, which
    makes up for the error of the input (GPTAQ, arXiv:2504.02692), and rounded column by column with the error fed to the
-   columns that are left (GPTQ, arXiv:2210.17323). "Groupwise [untrained]" ends here.
+   columns that are left (GPTQ, arXiv:2210.17323). "Groupwise [untrained]" ends here; with a scale per output channel
+   alone it stores no more than SVDQuant and QArtSR do.
 3. L, F (as QArtSR, Eq. 9; F starts at zero, so that training starts from 2) and the scales of Q_W are trained end to
    end by the image loss.
 """
@@ -21,9 +22,9 @@ from torch import nn
 
 from qartsr_lib.methods.base import METHODS, CalibratedMethod, register_layers
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
-from qartsr_lib.methods.svdquant import GROUP, RELEASED_SETTING, DynamicLayer
+from qartsr_lib.methods.svdquant import RELEASED_SETTING, DynamicLayer
 from qartsr_lib.methods.trained import TrainedMethod
-from qartsr_lib.quant.granularity import broadcast_along
+from qartsr_lib.quant.granularity import PerChannel, PerGroup, broadcast_along
 from qartsr_lib.quant.layers import LayerConfig
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.training.finetuning.phases import Term
@@ -189,14 +190,18 @@ class Groupwise(TrainedMethod):
 
 
 class UntrainedGroupwise(CalibratedMethod):
-    """Options: the layer's own, and `group`, of how many input channels share a scale of the weight."""
+    """Options: the layer's own, and `group`, of how many input channels share a scale of each position of a kernel."""
 
     options = ("fit", "feedback", "windows", "group")
 
-    def scheme(self, *, group: int = GROUP, **own):
-        granularity = replace(self.setting.weight_granularity, size=group)
+    def scheme(self, *, group: int | None = None, **own):
+        granularity = PerGroup(group, per_position=True) if group else self.setting.weight_granularity
         return replace(self.setting, weight_granularity=granularity, layer_options=tuple(own.items()))
 
 
 METHODS.register("groupwise")(Groupwise("groupwise", "Groupwise"))
-METHODS.register("groupwise-untrained")(UntrainedGroupwise("groupwise-untrained", "Groupwise [untrained]", SETTING))
+for _name, _label, _granularity in (
+    ("groupwise-untrained", "Groupwise [untrained]", SETTING.weight_granularity),
+    ("groupwise-per-channel", "Groupwise [untrained, a scale per channel]", PerChannel()),
+):
+    METHODS.register(_name)(UntrainedGroupwise(_name, _label, replace(SETTING, weight_granularity=_granularity)))

@@ -24,6 +24,7 @@ VARIANTS: dict[str, tuple[str, Options]] = {
     "both, 4 windows of an image": (_OURS, (("windows", 4),)),
     "both, a scale per 32 channels": (_OURS, (("group", 32),)),
     "both, a scale per 128 channels": (_OURS, (("group", 128),)),
+    "both, a scale per output channel": ("groupwise-per-channel", ()),
     "both: Groupwise [untrained]": (_OURS, ()),
 }
 BITS = ("W4A4", "W3A3", "W2A2")

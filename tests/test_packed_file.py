@@ -40,12 +40,13 @@ def file(model, tmp_path):
 
 
 def described(file, change=None):
-    """The description in `file`, rewritten with `change` applied where one is given."""
+    """The description in `file`, rewritten with `change` applied where one is given, and without its hash then."""
     from safetensors import safe_open
 
     with safe_open(str(file), framework="pt") as opened:
         found = json.loads(opened.metadata()["qartsr"])
     if change is not None:
+        found.pop("description_sha256")
         change(found)
         save_file(load_file(file), str(file), {"qartsr": json.dumps(found)})
     return found
@@ -137,6 +138,14 @@ def test_damaged(file):
     whole = bytearray(file.read_bytes())
     whole[-3] ^= 0x10
     file.write_bytes(whole)
+    with pytest.raises(QartsrError, match="damaged"):
+        load_packed(file)
+
+
+def test_damaged_description(file):
+    whole = file.read_bytes()
+    assert whole.count(b'\\"timestep\\":500') == 1
+    file.write_bytes(whole.replace(b'\\"timestep\\":500', b'\\"timestep\\":501'))
     with pytest.raises(QartsrError, match="damaged"):
         load_packed(file)
 

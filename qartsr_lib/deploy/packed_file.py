@@ -34,6 +34,7 @@ FORMAT = "qartsr-packed-model"
 VERSION = 1
 NETWORKS = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
 _KEY = "qartsr"
+_OWN_HASH = "description_sha256"  # which files of before 2026-11-30 lack
 
 
 def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
@@ -65,6 +66,7 @@ def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
         "attention": _attention(packed),
         "sha256": _digest(tensors),
     }
+    described[_OWN_HASH] = _description_digest(described)
     metadata = {_KEY: json.dumps(described, separators=(",", ":"))}
     write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
     return packed
@@ -220,8 +222,14 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _description_digest(described: Mapping) -> str:
+    """Over all entries but itself, in the order of their names."""
+    rest = {name: value for name, value in described.items() if name != _OWN_HASH}
+    return hashlib.sha256(json.dumps(rest, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
+
+
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The description and the tensors in a file, checked against their hash."""
+    """The description and the tensors in a file, checked against their hashes."""
     if not path.is_file():
         raise QartsrError(f"{path}: no such file; make it with qartsr export")
     try:
@@ -236,6 +244,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise QartsrError(f"{path}: truncated or not a safetensors file; export it again") from error
-    if described.get("sha256") != _digest(tensors):
+    own = _description_digest(described)
+    if described.get("sha256") != _digest(tensors) or described.get(_OWN_HASH, own) != own:
         raise QartsrError(f"{path}: damaged (its hash differs); export it again")
     return described, tensors

@@ -337,6 +337,7 @@ def test_our_own_questions_are_marked_in_the_projects_rules():
         "groupwise-ahead",
         "groupwise-untrained-ahead",
         "groupwise-other-model",
+        "groupwise-no-more-bits",
     }
     assert {claim.id for claim in claims.load_rules().claims if claim.claim.startswith("Our question")} <= own
     assert claims.load_rules().changes

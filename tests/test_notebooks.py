@@ -115,8 +115,8 @@ def test_lint_settings_of_the_profile_can_be_overridden(notebook):
     assert "OVERRIDES = {}" in cell.source
 
 
-#: Tiny's images, and eight times the budget of five methods, would take minutes.
-SHORTER = {"00": {"IMAGES": 2}, "11": {"OVERRIDES": {"methods": ["lsq"]}}}
+#: Tiny's images, eight times the budget of five methods, and QArtSR under six settings would take minutes.
+SHORTER = {"00": {"IMAGES": 2}, "11": {"OVERRIDES": {"methods": ["lsq"]}}, "14": {"OVERRIDES": {"methods": ["maxmin"]}}}
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,11 @@ def test_lint_settings_of_the_profile_can_be_overridden(notebook):
 
 
 #: Tiny's images, eight times the budget of five methods, and QArtSR under six settings would take minutes.
-SHORTER = {"00": {"IMAGES": 2}, "11": {"OVERRIDES": {"methods": ["lsq"]}}, "14": {"OVERRIDES": {"methods": ["maxmin"]}}}
+SHORTER = {
+    "00": {"IMAGES": 2},
+    "11": {"OVERRIDES": {"methods": ["lsq"]}},
+    "14": {"OVERRIDES": {"methods": ["maxmin"], "train_images": 1}},
+}
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ class Profile:
     max_images: int | None = None  # per data set, by a fixed stride; None for all
     #: Larger photographs are cropped at their centre to this many HR pixels a side; None for whole ones.
     max_side: int | None = None
-    component_bits: tuple[str, ...] = ("W4A4", "W2A2")  # of notebook 03, with training steps of a single layer
+    component_bits: tuple[str, ...] = ("W4A4", "W2A2")  # of a single layer (03) and of knobs (02)
     component_steps: int = 300
     timed_dataset: str = "samples"  # on whose images notebook 07 compares ways of computing
     timed_side: int = 128  # its image in low-quality pixels
@@ -124,7 +124,7 @@ _PROFILES = (
         finetune_models=(("embedded", 1),),
         finetune_metrics=("PSNR", "SSIM"),
         finetune_bits=("W4A4",), ablation_bits=("W4A4",), component_bits=("W4A4",),
-        train_images=4, max_images=1, finetune_images=1, component_steps=5,
+        train_images=2, max_images=1, finetune_images=1, max_side=192, finetune_side=192, component_steps=5,
         deployed=(("maxmin", "W4A4"),),
         timed_side=32, timing_rounds=2, timed_floats=("fp32", "bf16"),
     ),

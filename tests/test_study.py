@@ -223,6 +223,11 @@ def test_absent_data_sets_are_skipped_and_named(home, tmp_path, capsys):
         run_table(grid(replace(profile, datasets=("RealSR",)), ()), profile, data_root=tmp_path, parts=fake_parts())
 
 
+def test_settings_that_leave_nothing_are_told(home):
+    with pytest.raises(QartsrError, match="parts: the settings of profile 'smoke' leave nothing to measure"):
+        run_table([], PROFILE, parts=fake_parts(), label="parts")
+
+
 def test_broken_pair_stops_before_anything_is_computed(home, tmp_path):
     for folder, size in (("LR", 8), ("HR", 31)):
         (tmp_path / "Urban100" / folder).mkdir(parents=True)

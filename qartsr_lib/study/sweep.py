@@ -21,6 +21,7 @@ import pandas as pd
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.base import Pair, available_data, fingerprint
 from qartsr_lib.images.datasets.calibration import calibration_list
@@ -85,10 +86,12 @@ def run_table(
         workers: "" or "1" for this process, else see `parallel.connected`.
 
     Raises:
-        QartsrError: broken data, unknown names, missing weights, full disk, workers that differ.
+        QartsrError: no experiment at all, broken data, unknown names, missing weights, full disk, workers that differ.
     """
     if len(set(experiments)) != len(experiments):
         raise ValueError("the same experiment is listed twice")
+    if not experiments:
+        raise QartsrError(f"{label}: the settings of profile {profile.name!r} leave nothing to measure; see OVERRIDES")
     root = paths.data_root(data_root)
     asked = [experiment.dataset for experiment in experiments]
     pairs, skipped = available_data(asked, root, profile.max_images, profile.max_side)

@@ -106,3 +106,9 @@ def test_a_rate_chosen_under_a_setting_serves_it_alone_and_others_take_the_defau
         largest = max(rate for _, rate in METHODS.get(name).rates)
         tried = sorted({factor * largest for *_, factor in rates.other_setting([name])})
         assert tried == pytest.approx([3e-3 * share for share in rates.OTHER_SETTING], rel=0.01), name
+
+
+def test_a_share_of_the_budget_without_an_image_is_told():
+    assert dict(training_options("lsq", "W4A4", get_profile("smoke", train_images=2), 0.5))["images"] == 1
+    with pytest.raises(QartsrError, match="train_images is 1, and 0.5 of it is no image; choose more"):
+        training_options("lsq", "W4A4", get_profile("smoke", train_images=1), 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.setting import DEFAULT, Setting
 
@@ -26,13 +27,15 @@ def chosen_rate(method: str, bits: str, setting: Setting = DEFAULT) -> float:
 def training_options(method: str, bits: str, profile, share: float = 1.0) -> Options:
     """Options of `method` by a study.profiles.Profile: its Setting, and the Budget of a trained one.
 
-    The budget is `share` of the profile's images.
+    The budget is `share` of the profile's images; a QartsrError where that is none.
     """
     if not METHODS.get(method).trains:
         return profile.setting
-    setting = Setting(**dict(profile.setting))
+    setting, images = Setting(**dict(profile.setting)), round(share * profile.train_images)
+    if images < 1:
+        raise QartsrError(f"train_images is {profile.train_images}, and {share:g} of it is no image; choose more")
     return (
-        ("images", round(share * profile.train_images)),
+        ("images", images),
         ("batch", profile.train_batch),
         ("rate", 1.0 if profile.published_rates else chosen_rate(method, bits, setting)),
         ("image_loss", profile.image_loss),

@@ -64,3 +64,9 @@ def test_no_label_hides_another():
         boxes = [text.get_window_extent() for text in axis.texts]
         assert len(boxes) == 6
         assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+
+
+@pytest.mark.parametrize("floats", [["fp32"], ["fp32", "bf16", "fp16"]])
+def test_floats_that_cannot_be_compared_are_told(floats):
+    with pytest.raises(QartsrError, match=r"timed_floats is \['fp32'.*'fp32' and 'bf16' have to be there"):
+        measurement.measure_deployment(None, ("embedded", 1), [], "samples", [], None, 1, floats=floats)

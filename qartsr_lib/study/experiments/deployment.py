@@ -79,7 +79,13 @@ def measure_deployment(
         dataset, pairs: on which images are compared and PSNR is taken.
         lq: (1, 3, h, w), the photograph that is timed.
         floats: names in FLOAT to time, "fp32" and "bf16" among them.
+
+    Raises:
+        QartsrError: `floats` names another, or lacks one of these two, which all is compared with.
     """
+    if set(floats) - set(FLOAT) or not {"fp32", "bf16"} <= set(floats):
+        known = ", ".join(map(repr, FLOAT))
+        raise QartsrError(f"timed_floats is {list(floats)}: choose from {known}; 'fp32' and 'bf16' have to be there")
     backbone, full = load_backbone(*cell), FULL_PRECISION
     whole = tensor_bytes(backbone)
     fixed = {"dataset": dataset, "backbone": cell[0], "timestep": cell[1]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from fnmatch import fnmatchcase
@@ -53,6 +54,12 @@ def test_lint_cells_are_flat(notebook):
     for cell in code_cells(notebook):
         statements = [type(line) for line in parsed(cell).body]
         assert not {ast.If, ast.For, ast.While, ast.Try, ast.With} & set(statements), cell.source[:60]
+
+
+def test_lint_cells_have_ids_of_their_own(notebook):
+    """nbformat renames doubles in memory, so that every save would change the file."""
+    ids = [cell["id"] for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    assert len(set(ids)) == len(ids)
 
 
 def test_lint_no_outputs(notebook):

@@ -124,7 +124,7 @@ _PROFILES = (
         finetune_models=(("embedded", 1),),
         finetune_metrics=("PSNR", "SSIM"),
         finetune_bits=("W4A4",), ablation_bits=("W4A4",), component_bits=("W4A4",),
-        train_images=2, max_images=1, finetune_images=1, max_side=192, finetune_side=192, component_steps=5,
+        train_images=2, max_images=1, finetune_images=1, component_steps=5,
         deployed=(("maxmin", "W4A4"),),
         timed_side=32, timing_rounds=2, timed_floats=("fp32", "bf16"),
     ),

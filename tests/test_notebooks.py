@@ -125,6 +125,8 @@ def test_lint_settings_of_the_profile_can_be_overridden(notebook):
 #: Tiny's images, eight times the budget of five methods, and QArtSR under six settings would take minutes.
 SHORTER = {
     "00": {"IMAGES": 2},
+    "02": {"OVERRIDES": {"max_side": 192}},  # and pictures beside their originals when both are cropped
+    "05": {"OVERRIDES": {"finetune_side": 192}},
     "11": {"OVERRIDES": {"methods": ["lsq"]}},
     "14": {"OVERRIDES": {"methods": ["maxmin"], "train_images": 1}},
 }

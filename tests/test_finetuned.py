@@ -1,6 +1,7 @@
 """Tables 3 and 4: which cells, which options, which rows of which version."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from qartsr_lib.methods.rates import CHOSEN, chosen_rate
 from qartsr_lib.methods.setting import DEFAULT
 from qartsr_lib.show import tables as reports
 from qartsr_lib.study import contrasts
-from qartsr_lib.study.experiments import grids, rates
+from qartsr_lib.study.experiments import grids, rates, setting_grids
 from qartsr_lib.study.profiles import PROFILES, SEVEN_METHODS, get_profile
 
 STUDY = get_profile("study", datasets=["samples"])
@@ -175,3 +176,19 @@ def test_longer_training_changes_the_budget_alone():
     assert not any(e.label.endswith("images]") for e in grids.budget_grid(STUDY, []))
     effects = contrasts.budget_effects(["lsq"], (8,))
     assert [(a.method, b.method) for a, b in effects["What a longer training gains"]] == [("LSQ [8x images]", "LSQ")]
+
+
+def test_the_best_setting_is_trained_longer_by_every_trained_method_alike():
+    study = replace(STUDY, train_images=10, budget_curve=(4, 16))
+    labels, longest = {}, {}
+    for experiment in setting_grids.budget_grid(study):
+        if experiment.method == "fp" or "min-max" in experiment.label:
+            continue
+        images = dict(experiment.options)["images"]
+        assert experiment.label.endswith(f", {images // 10}x images]"), "no two budgets share a name in the table"
+        labels.setdefault(experiment.label, set()).add((experiment.backbone, experiment.bits))
+        longest.setdefault(experiment.method, set()).add(images)
+    trained = {name for name in STUDY.methods if METHODS.get(name).trains}
+    assert longest == dict.fromkeys(trained, {80}) | {"qartsr": {40, 80, 160}}
+    assert len(set(map(frozenset, labels.values()))) == 1, "both models and the same bit widths"
+    assert {model for model, _ in next(iter(labels.values()))} == {"embedded", "embedded-scaled"}

@@ -68,6 +68,7 @@ class Profile:
     finetune_side: int | None = None
     deployed: tuple[tuple[str, str], ...] = ()  # (method, bits) of models that are written to files and timed
     train_images: int = 32  # budget of a trained method, images passed forward and backward
+    budget_curve: tuple[int, ...] = ()  # multiples of train_images that notebook 14 trains QArtSR for, beside 8
     train_batch: int = 1  # images per step
     image_loss: str = "vae-features+mse"  # in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none
     teacher: str = "float32"  # precision in which trained methods imitate full precision, see `methods.trained.Budget`
@@ -147,7 +148,7 @@ _PROFILES = (
         deployed=tuple(itertools.product(("qartsr", "maxmin", "svdquant"), ("W8A8", "W4A4", "W2A2"))),
         finetune_images=30,
         finetune_side=320,  # as large as the samples; whole photographs would take days
-        train_images=256,
+        train_images=256, budget_curve=(4, 16),
         image_loss="lpips+mse",
         networks=("DAT-light", "SPAN", "Real-ESRGAN"),
         timed_dataset="RealSR",

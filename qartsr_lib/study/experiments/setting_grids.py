@@ -22,8 +22,8 @@ SETTINGS = (
 #: Methods under all of SETTINGS, where the profile has them: nothing but ranges, the finest quantizer, and QArtSR.
 COMPARED = ("maxmin", "svdquant-released", "qartsr")
 LONGER = 8  # times the budget: for QArtSR under the two ends of SETTINGS, for LONGER_RIVALS under BEST
-#: The method that the paper's list of 8-bit layers is from, and the trained one nearest to QArtSR at 2 bits.
-LONGER_RIVALS = ("passionsr", "lsq-qat")
+#: All other trained methods of Table 3: the one that the paper's list of 8-bit layers is from, and by rank at 2 bits.
+LONGER_RIVALS = ("passionsr", "lsq-qat", "efficientdm", "q-dm", "lsq")
 
 
 def setting_grid(profile: Profile) -> list[Experiment]:
@@ -38,10 +38,14 @@ def setting_grid(profile: Profile) -> list[Experiment]:
 
 
 def budget_grid(profile: Profile) -> list[Experiment]:
-    """Rows with LONGER times the budget (QArtSR, and LONGER_RIVALS of the profile), otherwise as `setting_grid`."""
-    rivals = [(method, BEST) for method in LONGER_RIVALS if method in profile.methods]
-    cells = product(profile.ablation_bits, [("qartsr", DEFAULT), ("qartsr", BEST), *rivals])
-    return _grid(profile, [_row(profile, method, bits, setting, LONGER) for bits, (method, setting) in cells])
+    """Rows with LONGER times the budget (QArtSR, and LONGER_RIVALS of the profile), otherwise as `setting_grid`.
+
+    QArtSR under BEST has profile.budget_curve, too: where doubling LONGER gains less than 0.1 dB, it was long enough.
+    """
+    rivals = [(method, BEST, LONGER) for method in LONGER_RIVALS if method in profile.methods]
+    curve = [("qartsr", BEST, factor) for factor in (LONGER, *profile.budget_curve)]
+    cells = product(profile.ablation_bits, [("qartsr", DEFAULT, LONGER), *curve, *rivals])
+    return _grid(profile, [_row(profile, method, bits, *cell) for bits, (method, *cell) in cells])
 
 
 def setting_label(method: str, setting: Setting, factor: int = 1) -> str:

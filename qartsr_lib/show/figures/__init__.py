@@ -2,6 +2,7 @@
 """Figures of the study: every function returns a matplotlib Figure, `save` writes it."""
 
 from qartsr_lib.show.figures.anatomy import channel_ranges, component_bars, layer_errors
+from qartsr_lib.show.figures.budget import budget_curves
 from qartsr_lib.show.figures.claims import claim_bars
 from qartsr_lib.show.figures.cost import cost_by_block, cost_components, deployment_scatter, time_by_block
 from qartsr_lib.show.figures.pictures import photograph_blocks, stage_grid

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qartsr_lib.images.metrics import lower_is_better
-from qartsr_lib.show.figures.style import colour, styled, subplots
+from qartsr_lib.show.figures.style import colour, empty, styled, subplots
 from qartsr_lib.study.paper import BICUBIC, OUTSIDE
 
 HIGHLIGHT, PLAIN, FOREIGN = "#2166ac", "#92a8c0", "#bdbdbd"
@@ -29,7 +29,7 @@ def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, titl
     results = results.assign(**results[numbers].astype(float).replace([np.inf, -np.inf], np.nan))
     shown = [metric for metric in metrics if results.loc[results["metric"] == metric, "value"].notna().any()]
     if not shown:
-        return _empty(f"no values at {bits}")
+        return empty(f"no values at {bits}")
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = subplots(rows, columns, (2.9 * columns, 2.3 * rows), sharey=True)
@@ -69,13 +69,6 @@ def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str) -> 
     axis.grid(axis="y", visible=False)
 
 
-def _empty(text: str) -> Figure:
-    figure, ((axis,),) = subplots(1, 1, (4, 1))
-    axis.text(0.5, 0.5, text, ha="center", va="center")
-    axis.axis("off")
-    return figure
-
-
 @styled
 def quality_against_bits(frame: pd.DataFrame, metric: str) -> Figure:
     """A metric against the bit width, one line per T with its interval; rows: methods, columns: backbones.
@@ -111,7 +104,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], title: s
         points = [point for point in points if np.isfinite(point[1]) and point[1] > 0]
         lines |= {label: np.array(points, dtype=float).T} if points else {}
     if not lines:
-        return _empty("no training")
+        return empty("no training")
     figure, ((axis,),) = subplots(1, 1, (6.4, 3.4))
     for label, (images, losses) in lines.items():
         (line,) = axis.plot(images, losses, alpha=0.25, lw=0.8)

@@ -46,6 +46,14 @@ def subplots(rows: int, columns: int, size: tuple[float, float], **options) -> t
     return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
 
 
+def empty(text: str) -> Figure:
+    """A small figure that says why there is nothing to show."""
+    figure, ((axis,),) = subplots(1, 1, (4, 1))
+    axis.text(0.5, 0.5, text, ha="center", va="center")
+    axis.axis("off")
+    return figure
+
+
 def legend_below(figure: Figure, columns: int) -> None:
     """One legend for all axes, of what the first shows."""
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)

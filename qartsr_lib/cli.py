@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from qartsr_lib import commands
 from qartsr_lib.base.lean_imports import choose_lean_imports
-from qartsr_lib.base.machine import named_path, positive, run_command
+from qartsr_lib.base.machine import named_path, positive, run_command, seed
 from qartsr_lib.base.paths import VARIABLES
 from qartsr_lib.commands import EXPORTS, QUALITIES, SHIPPED, TRAINED
 
@@ -42,6 +42,7 @@ RUNTIME = (
     "(models of quantize --method qartsr, or another without scales per group)"
 )
 EIGHT_BIT = "layers kept at 8 bits: identity-path, passionsr, first-last or sensitive"
+RANGES = "of inputs: least-squares, min-max or first-batch; nothing to methods whose scales come from each image"
 TILE = (
     "cut images into overlapping tiles of N x N input pixels, which bounds the memory; each is normalized by itself, "
     "so contrasts change slowly between them (default: whole up to 512 x 512, else 256; a FILE of export: 256); "
@@ -172,10 +173,10 @@ COMMANDS = {
             "--backbone": {"default": "embedded-scaled", "help": "the model: embedded or embedded-scaled"},
             "--timestep": {"default": 1, "type": int, "help": TIMESTEP},
             "--eight-bit": {"default": "identity-path", "metavar": "LIST", "help": EIGHT_BIT},
-            "--ranges": {"default": "least-squares", "help": "of inputs: least-squares, min-max or first-batch"},
+            "--ranges": {"default": "least-squares", "help": RANGES},
             "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
             "--train-images": {"type": positive, "help": f"crops passed through training, if any (default: {TRAINED})"},
-            "--seed": {"default": 0, "type": int, "help": "same seed, same model on one machine"},
+            "--seed": {"default": 0, "type": seed, "help": "same seed, same model on one machine"},
         },
     ),
     "export": Command(

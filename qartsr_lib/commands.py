@@ -71,12 +71,15 @@ def quantize(options: argparse.Namespace) -> None:
     from qartsr_lib.methods.checkpoint import DESCRIPTION, save_quantized
     from qartsr_lib.methods.rates import training_options
     from qartsr_lib.methods.setting import Setting
+    from qartsr_lib.quant.scheme import parse_bits
     from qartsr_lib.study.profiles import get_profile
 
     if options.quality not in QUALITIES:
         raise QartsrError(f"--quality {options.quality}: choose one of {', '.join(QUALITIES)}")
     name = options.method or QUALITIES[options.quality]
     method = METHODS.get(name)
+    if parse_bits(options.bits).is_full_precision:
+        raise QartsrError(f"--bits {options.bits}: is full precision; choose 2 to 8 bits, such as W4A4")
     if name == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
     if options.train_images is not None and not method.trains:
@@ -145,9 +148,10 @@ def export(options: argparse.Namespace) -> None:
         save_packed(load_quantized(options.checkpoint), path)
     else:
         from qartsr_lib.deploy.export import check_export, save_exported
-        from qartsr_lib.deploy.web import FETCH, MODEL, save_web
+        from qartsr_lib.deploy.web import FETCH, MODEL, check_web, save_web
 
-        web = name == "web"
+        if web := name == "web":
+            check_web(path)
         check_export("onnx" if web else name, path / MODEL if web else path)  # before the model is loaded
         packed = options.checkpoint.suffix == ".safetensors"
         model = load_packed(options.checkpoint) if packed else load_quantized(options.checkpoint)
@@ -166,6 +170,8 @@ def evaluate(options: argparse.Namespace) -> None:
     import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
     from qartsr_lib.images.evaluate import evaluate_folders
 
+    if options.weights is not None and not options.weights.is_dir():
+        raise QartsrError(f"--weights {options.weights}: no such folder; name one with metric weights")
     names = [name.strip() for name in options.metrics.split(",") if name.strip()]
     frame = evaluate_folders(options.sr, options.hr, names, options.out, weights_dir=options.weights)
     for name, rows in frame.groupby("metric", sort=False):

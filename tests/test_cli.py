@@ -332,3 +332,25 @@ def test_export_of_a_file_and_no_crops_are_told(photograph, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["quantize", "--images", str(tmp_path), "--out", out, "--crops", "0"])
     assert "--crops: 0: choose a whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seed", "-1"], "--seed: -1: choose a whole number from 0 to 2**63 - 1"),
+        (["--seed", str(2**63)], f"--seed: {2**63}: choose a whole number from 0 to 2**63 - 1"),
+        (["--bits", "W32A32"], "--bits W32A32: is full precision; choose 2 to 8 bits, such as W4A4"),
+    ],
+)
+def test_seeds_and_bits_that_cannot_be_are_told_before_anything_is_read(tmp_path, capsys, words, told):
+    try:
+        status = main(["quantize", "--images", str(tmp_path / "absent"), "--out", str(tmp_path / "q"), *words])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2 and told in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_weights_that_is_not_there_is_told_first(tmp_path, capsys):
+    words = ["--sr", "absent", "--hr", "absent", "--out", str(tmp_path / "a.csv"), "--weights", str(tmp_path / "w")]
+    assert main(["evaluate", *words]) == 2
+    assert f"--weights {tmp_path / 'w'}: no such folder" in capsys.readouterr().err

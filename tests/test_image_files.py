@@ -28,18 +28,22 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 
 
-def png16(path, array, extra=b""):
-    """16 bits per channel, which Pillow does not write for colours."""
-    kind = {2: 0, 3: {1: 0, 2: 4, 3: 2, 4: 6}.get(array.shape[-1])}[array.ndim]
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, kind, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
-    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+def png(path, size, depth, kind, rows, extra=b""):
+    """A PNG of packed rows, in kinds that Pillow does not write; size: (height, width)."""
+    header = struct.pack(">IIBBBBB", *size[::-1], depth, kind, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", content) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
-    return chunk
+
+
+def png16(path, array, extra=b""):
+    """16 bits per channel."""
+    kind = {2: 0, 3: {1: 0, 2: 4, 3: 2, 4: 6}.get(array.shape[-1])}[array.ndim]
+    png(path, array.shape[:2], 16, kind, [row.astype(">u2").tobytes() for row in array], extra)
 
 
 def encoded(linear):
@@ -115,7 +119,6 @@ def test_transparency_of_every_kind(tmp_path, pixels):
     palette.save(tmp_path / "bytes.png", transparency=b"\xff\x00")
     palette.save(tmp_path / "p.gif", transparency=1)
     key = np.where(alpha[..., None] == 0, (300, 5000, 65535), 40000).astype(np.uint16)
-    chunk = png16(tmp_path / "rgb16.png", key)
     png16(tmp_path / "rgb16.png", key, chunk(b"tRNS", struct.pack(">3H", 300, 5000, 65535)))
     png16(tmp_path / "grey16.png", key[..., 0], chunk(b"tRNS", struct.pack(">H", 300)))
     paths = list_images(tmp_path)
@@ -127,6 +130,56 @@ def test_transparency_of_every_kind(tmp_path, pixels):
             assert np.array_equal(found.rgb, pixels)
     Image.fromarray(pixels).convert("RGBA").save(tmp_path / "opaque.png")
     assert decode(tmp_path / "opaque.png").alpha is None
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("transparent", ["black", "white"])
+def test_a_transparent_grey_of_few_bits(tmp_path, bits, transparent):
+    white, side = 2**bits - 1, 8
+    row = int("".join(f"{level:0{bits}b}" for level in [white] * 4 + [0] * 4), 2).to_bytes(bits, "big")
+    key = white if transparent == "white" else 0
+    png(tmp_path / "a.png", (3, side), bits, 0, [row] * 3, chunk(b"tRNS", struct.pack(">H", key)))
+    found = decode(tmp_path / "a.png")
+    half = np.repeat([0, 255], 4) if transparent == "white" else np.repeat([255, 0], 4)
+    assert np.array_equal(found.rgb[..., 0], np.tile(np.repeat([255, 0], 4), (3, 1)))
+    assert np.array_equal(found.alpha, np.tile(half, (3, 1)))
+
+
+def test_a_transparent_colour_of_16_bits_is_told_to_take_its_neighbours_along(tmp_path):
+    colours = np.array([[[0x8000] * 3, [0x80FF, 0x8001, 0x8010], [0x9000] * 3]], np.uint16)
+    png16(tmp_path / "a.png", colours, chunk(b"tRNS", struct.pack(">3H", *[0x8000] * 3)))
+    found = decode(tmp_path / "a.png")
+    assert found.alpha.tolist() == [[0, 0, 255]] and any("next to it" in note for note in found.notes)
+
+
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_photograph_is_turned_whatever_else_its_exif_data_hold(tmp_path, pixels, orientation):
+    tags = struct.pack("<HHIHH", 0x112, 3, 1, orientation, 0) + struct.pack("<HHII", 0x128, 4, 1, 2**32 - 1)
+    odd = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)  # a resolution's unit is no such number
+    Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True, exif=odd)
+    expected = UPRIGHT[orientation](pixels)
+    found = decode(tmp_path / "a.webp")
+    assert np.array_equal(found.rgb, expected) and found.notes == ()
+    assert header_size(tmp_path / "a.webp") == expected.shape[1::-1]
+
+
+def test_the_size_of_a_png_that_xmp_turns(tmp_path, pixels):
+    words = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d xmlns:tiff="t" tiff:Orientation="6"/></x:xmpmeta>'
+    rows = [row.tobytes() for row in pixels]
+    png(tmp_path / "a.png", pixels.shape[:2], 8, 2, rows, chunk(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + words))
+    assert decode(tmp_path / "a.png").rgb.shape == (20, 12, 3) and header_size(tmp_path / "a.png") == (12, 20)
 
 
 def test_the_first_of_several_frames_is_used_and_told(tmp_path, pixels):

@@ -1,5 +1,6 @@
 """Exported graphs: what the simulation computes, with integer weights, for all sizes; and what is told where not."""
 
+import errno
 import importlib.util
 import sys
 import types
@@ -13,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base import files
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import executorch_file, export, export_check
@@ -179,6 +181,36 @@ def test_formats_endings_and_packages_are_told(model, tmp_path, capsys, monkeypa
     with pytest.raises(QartsrError, match="the model to export is not quantized"):
         export.save_exported(smaller_backbone(), tmp_path / "a.xml", "openvino")
     assert not list(tmp_path.iterdir())
+
+
+OLD, NEW = ["old graph", "old weights"], ["new graph", "new weights"]
+
+
+def test_weights_beside_a_graph_stay_where_the_graph_cannot_be_written(tmp_path, monkeypatch):
+    path, weights = tmp_path / "a.xml", tmp_path / "a.bin"
+    path.write_text(OLD[0]), weights.write_text(OLD[1])
+    model = OneStepSR.__new__(OneStepSR)
+    torch.nn.Module.__init__(model)
+
+    def save(graph, temporary):
+        temporary.write_text(NEW[0]), temporary.with_suffix(".bin").write_text(NEW[1])
+
+    fake = export.FORMATS["openvino"]._replace(packages=(), make=lambda _: (None, None), save=save, run=lambda _: None)
+    monkeypatch.setitem(export.FORMATS, "openvino", fake)
+    monkeypatch.setattr(export, "_simulated", lambda model, _: model)
+    for name in ("picture_of", "check_layers", "check_picture"):
+        monkeypatch.setattr(export, name, lambda *_: None)
+
+    def full(temporary):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(QartsrError, match="the disk is full"):
+        patch.setattr(files, "flush", full)  # what write_atomically calls; the weights were flushed before
+        export.save_exported(model, path, "openvino")
+    there = [path, weights]
+    assert sorted(tmp_path.iterdir()) == sorted(there) and [file.read_text() for file in there] == OLD
+    export.save_exported(model, path, "openvino")
+    assert sorted(tmp_path.iterdir()) == sorted(there) and [file.read_text() for file in there] == NEW
 
 
 def exported(model, folder, name):

@@ -104,7 +104,9 @@ def test_a_folder_of_folders_is_refused_by_name(run, tmp_path, home):
 
 def test_a_file_named_twice_is_one_and_clashing_names_are_counted(photos, run, tmp_path):
     (tmp_path / "link.png").symlink_to(photos / "p0.png")
-    assert run(photos, photos / "p0.png", tmp_path / "link.png")[1].startswith("3 image(s) written")
+    _, told, lines = run(photos, photos / "p0.png", tmp_path / "link.png")
+    assert told.startswith("3 image(s) written")
+    assert lines == [f"note: {tmp_path / 'link.png'}: left out: the same file as {photos / 'p0.png'}"]
     other = tmp_path / "other"
     for number in range(2):
         write_png(other / f"p{number}.png", torch.zeros(1, 3, 4, 4))

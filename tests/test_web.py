@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -109,6 +110,7 @@ def test_a_photograph_in_the_browser_is_the_simulations(browser, served, tmp_pat
         pytest.importorskip(package)
     folder, address = served
     model = quantized(smaller_backbone(), "maxmin", "W4A4")
+    (folder / "model.json").write_text("{}")
     told = web.save_web(model, folder)
     about = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(about | {"tile": SIDE}))
@@ -198,3 +200,71 @@ def test_no_model_is_no_page(tmp_path, monkeypatch):
     with pytest.raises(QartsrError, match="model.onnx: not written"):
         web.save_web(None, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_of_something_else_stays(tmp_path, capsys):
+    (tmp_path / "index.html").write_text("my own page")
+    assert main(["export", "--model", "w4a4", "--format", "web", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'index.html'}: is there, and would be replaced" in capsys.readouterr().err
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["my own page"]
+    (tmp_path / "model.json").write_text("{}")
+    web.check_web(tmp_path)
+
+
+#: Runs app.js without a browser: A, slow to decode, is chosen, and B before A is there. Prints what is shown last.
+CHOSEN_TWICE = """
+import fs from "fs";
+const wait = (ms) => new Promise((done) => setTimeout(done, ms)), elements = {}, heard = {};
+fs.mkdirSync("package/dist", { recursive: true });
+fs.writeFileSync("package.json", JSON.stringify({ type: "module" }));
+fs.writeFileSync("package/dist/ort.wasm.min.mjs", `
+  export const env = { wasm: {} };
+  export class Tensor { constructor(type, data) { this.data = data; } }
+  const run = async ({ upscaled }) => ({ image: { data: upscaled.data } });
+  export const InferenceSession = { create: async () => ({ run }) };`);
+const element = (id) => (elements[id] ??= {
+  style: { setProperty() {} }, removeAttribute() {},
+  addEventListener(name, act) { heard[id] = act; },
+  getContext: () => ({
+    fillRect() {}, putImageData() {}, drawImage(bitmap) { elements[id].shown = bitmap.name; },
+    getImageData: (x, y, width, height) => ({ width, height, data: new Uint8ClampedArray(4 * width * height) }),
+  }),
+  toBlob(use) { use(`${this.width} x ${this.height}`); },
+});
+const classes = { add() { elements.status.failed = true; }, remove() {} };
+globalThis.document = { getElementById: element, body: { classList: classes }, addEventListener() {} };
+globalThis.fetch = async () => ({ json: async () => ({ factor: 4, multiple: 16, tile: 128 }) });
+globalThis.ImageData = class {
+  constructor(width, height) {
+    Object.assign(this, { width, height, data: new Uint8ClampedArray(4 * width * height) });
+  }
+};
+globalThis.createImageBitmap = async ({ name, size, ms }) => {
+  await wait(ms);
+  if (!size) throw new Error("no image");
+  return { name, width: size[0], height: size[1] };
+};
+URL.createObjectURL = (blob) => blob;
+URL.revokeObjectURL = () => {};
+await import("./app.js");
+const [first] = process.argv.slice(2).map(JSON.parse);
+heard.file({ target: { files: [{ name: "A.jpg", size: first, ms: 100 }] } });
+await wait(10);
+heard.file({ target: { files: [{ name: "B.jpg", size: [30, 20], ms: 1 }] } });
+await wait(1500);
+const { before, after, download, status } = elements;
+const canvas = [before.shown, after.width, after.height];
+console.log(JSON.stringify([...canvas, download.download, download.href, !status.failed]));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize("first", [[20, 90], None])
+def test_of_two_photographs_the_last_is_shown_and_saved(tmp_path, first):
+    for name in ("app.js", "picture.js"):
+        shutil.copy(web.PAGE / name, tmp_path)
+    (tmp_path / "run.mjs").write_text(CHOSEN_TWICE)
+    words = ["node", "run.mjs", json.dumps(first)]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == ["B.jpg", 120, 80, "B_x4.png", "120 x 80", True]

@@ -43,6 +43,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """Of argparse: a whole number that every random generator here takes."""
+    if not text.strip().isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text}: choose a whole number from 0 to 2**63 - 1")
+    return int(text)
+
+
 def named_path(text: str) -> Path:
     """Of argparse: a path; "" would be the current folder."""
     if not text:

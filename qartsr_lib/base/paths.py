@@ -19,6 +19,9 @@ VARIABLES = {
 }
 
 
+_SOURCES = Path(__file__).resolve().parents[2]
+
+
 def variable(name: str) -> str | None:
     """The value of one of VARIABLES now; None where it is not set, or empty."""
     assert name in VARIABLES, f"{name}: write in VARIABLES what it says"
@@ -33,8 +36,12 @@ def home() -> Path:
 
 def checkout() -> Path:
     """The checkout that this package lies in; the working folder for an installed package."""
-    folder = Path(__file__).resolve().parents[2]
-    return folder if (folder / "pyproject.toml").is_file() else Path.cwd()
+    return _SOURCES if (_SOURCES / "pyproject.toml").is_file() else Path.cwd()
+
+
+def loops_dir() -> Path:
+    """Compiled loops, whatever QARTSR_HOME says: in the checkout; the user's cache folder for an installed package."""
+    return (_SOURCES / ".cache" if checkout() == _SOURCES else Path.home() / ".cache" / "qartsr") / "loops"
 
 
 def results_dir(profile: str) -> Path:

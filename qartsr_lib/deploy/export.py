@@ -18,7 +18,7 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import write_atomically
+from qartsr_lib.base.files import flush, write_atomically
 from qartsr_lib.deploy.executorch_file import make_executorch, run_executorch
 from qartsr_lib.deploy.export_check import Distance, Run, check_layers, check_picture, picture_of
 from qartsr_lib.deploy.layer import InferenceLayer, inference_form
@@ -103,18 +103,22 @@ def save_exported(model: OneStepSR, path: str | Path, name: str) -> Distance:
     check_layers(simulated, run, image, kind.limit, path)
 
     found: list[Distance] = []
+    beside: list[Path] = []
 
     def write(temporary: Path) -> None:
+        beside.append(temporary.with_suffix(".bin"))
         kind.save(graph, temporary)
-        weights = temporary.with_suffix(".bin")
-        try:
-            found.append(check_picture(simulated, kind.run(temporary), image, path))
-            if weights.exists():
-                os.replace(weights, path.with_suffix(".bin"))
-        finally:
-            weights.unlink(missing_ok=True)
+        found.append(check_picture(simulated, kind.run(temporary), image, path))
+        if beside[0].exists():
+            flush(beside[0])
 
-    write_atomically(path, write)
+    try:
+        write_atomically(path, write)
+        if beside[0].exists():
+            os.replace(beside[0], path.with_suffix(".bin"))
+    finally:
+        for weights in beside:
+            weights.unlink(missing_ok=True)
     return found[0]
 
 

@@ -50,8 +50,8 @@ def int8_form(model: nn.Module) -> nn.Module:
 
     if not replace_layers(converted, chosen, lambda _, layer: IntegerLayer(layer)):
         raise QartsrError(
-            "--runtime int8: no layer of this model is an integer product, as scales per group of channels have none; "
-            "use --runtime simulate, or a model of quantize --method qartsr"
+            "--runtime int8: no layer of this model is an integer product, as scales per group of channels and "
+            "activations of 32 bits have none; use --runtime simulate, or a model of quantize --method qartsr"
         )
     return converted.eval()
 

@@ -42,7 +42,9 @@ def find_inputs(items: Sequence[Path], out: Path) -> tuple[list[Path], dict[Path
         elif left_out:
             notes.append(f"{item}: left out: {left_out}")
         for path in images:
-            paths.setdefault(os.path.realpath(path), path)
+            first = paths.setdefault(os.path.realpath(path), path)
+            if first != path:
+                notes.append(f"{path}: left out: the same file as {first}")
     return list(paths.values()), failures, notes
 
 

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from qartsr_lib.backbones.base import OneStepSR
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.deploy.export import save_exported
 from qartsr_lib.deploy.export_check import Distance
@@ -17,12 +18,24 @@ from qartsr_lib.deploy.export_check import Distance
 PAGE = Path(__file__).resolve().parent / "web_page"
 VERSION = "1.30.0"
 FETCH = f"npm pack onnxruntime-web@{VERSION} && tar -xzf onnxruntime-web-{VERSION}.tgz"
-MODEL = "model.onnx"
+MODEL, ABOUT = "model.onnx", "model.json"
 TILE = 128  # side of the page's tiles, low-quality pixels: seconds and 1 GB each, where a browser may have 4 GB
 
 
+def check_web(folder: Path) -> None:
+    """Refuse a folder with files of the page's names and without model.json: they are of something else."""
+    names = (MODEL, *(file.name for file in PAGE.iterdir()))
+    other = next((name for name in sorted(names) if (folder / name).exists()), None)
+    if other and not (folder / ABOUT).exists():
+        raise QartsrError(f"{folder / other}: is there, and would be replaced; move it, or name another folder")
+
+
 def save_web(model: OneStepSR, folder: Path) -> Distance:
-    """Write the page of a quantized model into `folder`; errors and what is returned are `save_exported`'s."""
+    """Write the page of a quantized model into `folder`; errors are those of `check_web` and `save_exported`.
+
+    What is returned is `save_exported`'s.
+    """
+    check_web(folder)
     found = save_exported(model, folder / MODEL, "onnx")
     for file in PAGE.iterdir():
         write_text(folder / file.name, file.read_text(encoding="utf-8"))
@@ -34,5 +47,5 @@ def save_web(model: OneStepSR, folder: Path) -> Distance:
         "tile": TILE,
         "fetch": FETCH,
     }
-    write_text(folder / "model.json", json.dumps(about, indent=1) + "\n")
+    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
     return found

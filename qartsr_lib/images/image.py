@@ -62,10 +62,14 @@ def read_image(path: str | Path, profiles: bool = True) -> torch.Tensor:
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """(width, height) of what `read_image` makes of a file; decodes nothing."""
+    """(width, height) of what `read_image` makes of a file; decodes nothing.
+
+    An orientation behind the pixels of a PNG, where few programs write it, is not seen.
+    """
     with explained(path), Image.open(path) as opened:
         # Pillow turns TIFF itself, and decodes a PNG to look for an orientation behind its pixels.
-        looked_for = opened.format != "TIFF" and (opened.format != "PNG" or "exif" in opened.info)
+        before = opened.format != "PNG" or bool({"exif", "XML:com.adobe.xmp"} & opened.info.keys())
+        looked_for = opened.format != "TIFF" and before
         sideways = looked_for and orientation(opened) in (5, 6, 7, 8)
         return opened.size[::-1] if sideways else opened.size
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import putchunk
 
 from qartsr_lib.base.errors import QartsrError
@@ -38,6 +38,20 @@ _DRAWING = "an XML file or SVG drawing; export it as PNG"
 #: First bytes of what is no image, in small letters -> what it is.
 _OTHERS = {b"<svg": _DRAWING, b"<?xml": _DRAWING, b"%pdf": "a PDF; export its pages as PNG"}
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"BM", b"RIFF")
+
+#: Orientation of EXIF -> what turns the pixels upright. Pillow's exif_transpose also writes the whole EXIF block anew,
+#: and fails where any other tag in it is odd.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: Raw mode of a grey PNG with few bits -> what Pillow multiplies its levels by, but not the one that is transparent.
+_WIDENED = {"L;2": 85, "L;4": 17}
 
 #: Levels by which a profile may differ from sRGB and still count as sRGB; the writings of sRGB differ by 1.
 _SAME = 2
@@ -74,8 +88,12 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
             raise QartsrError(f"{path}: {_TOO_LARGE}")
         notes = [_frames(opened)]
         deep = opened.mode in ("RGB", "RGBA", "LA") and ";16" in str(opened.tile[:1])
+        widened = _WIDENED.get(opened.tile[0].args if opened.format == "PNG" and opened.tile else "", 1)
         opened.load()
-        image = opened if orientation(opened) == 1 else ImageOps.exif_transpose(opened)
+        if widened > 1 and isinstance(opened.info.get("transparency"), int):
+            opened.info["transparency"] *= widened
+        turn = _UPRIGHT.get(orientation(opened))
+        image = opened if turn is None else opened.transpose(turn)
         stored, alpha = image.mode, _alpha(image, deep)
         if image.mode.startswith("I"):
             image, note = _eight_bits(image, _white(opened))
@@ -84,6 +102,8 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
             raise QartsrError(f"{path}: {_rangeless(image)}; save it as an RGB image of 8 bits")
         if image.mode not in ("L", "CMYK"):
             image = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")  # P to RGB at once may warn
+        if deep and alpha is not None and isinstance(opened.info.get("transparency"), tuple):
+            notes.append("of its transparent colour 8 of 16 bits are read: colours next to it are transparent too")
         if deep:
             notes.append(_dark(8 + int(np.asarray(image).max()).bit_length()))
         icc = opened.info.get("icc_profile") if profiles else None

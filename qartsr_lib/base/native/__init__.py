@@ -56,13 +56,13 @@ def at(*tensors: torch.Tensor | None) -> list[int | None]:
 
 
 def _built(folder: Path, command: list[str]) -> Path:
-    """The library in the checkout's cache, under a name that tells sources, compiler and this CPU's instructions."""
+    """The library in `paths.loops_dir`, under a name that tells sources, compiler and this CPU's instructions."""
     files = (*folder.iterdir(), *SHARED_HEADERS.iterdir())
     sources = sorted(path for path in files if path.suffix in (".cpp", ".h"))
     macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
     digest = hashlib.sha256(macros + repr(command[2:]).encode())  # without compiler and include folder
     digest.update(b"".join(source.read_bytes() for source in sources))
-    path = paths.checkout() / ".cache" / "loops" / f"{digest.hexdigest()[:24]}.so"
+    path = paths.loops_dir() / f"{digest.hexdigest()[:24]}.so"
     if not path.is_file():
         units = [str(source) for source in sources if source.suffix == ".cpp"]
         write_atomically(path, lambda temporary: _run([*command, *units, "-o", str(temporary)]))

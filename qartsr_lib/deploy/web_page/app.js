@@ -34,13 +34,14 @@ const decode = async (file) => {
   return bitmap;
 };
 
-const upscale = async (file) => {
-  const mine = ++newest, factor = about.factor;
+const upscale = async (file, mine) => {
+  const factor = about.factor;
   show("download", false);
   byId("progress").removeAttribute("value");
   show("work");
   say("Reading the photograph");
   const bitmap = await decode(file), before = byId("before"), after = byId("after");
+  if (mine !== newest) return;
   Object.assign(before, { width: bitmap.width, height: bitmap.height });
   Object.assign(after, { width: bitmap.width * factor, height: bitmap.height * factor });
   const pen = before.getContext("2d", { willReadFrequently: true });
@@ -79,8 +80,10 @@ const upscale = async (file) => {
 
 const take = ([file]) => {
   if (!file) return;
+  const mine = ++newest;
   document.body.classList.remove("failed");
-  upscale(file).catch((error) => {
+  upscale(file, mine).catch((error) => {
+    if (mine !== newest) return;
     newest++;
     document.body.classList.add("failed");
     show("work");

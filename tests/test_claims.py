@@ -212,6 +212,15 @@ def test_checks_that_could_not_hold_decide_nothing():
     assert (fewer["missing"] == "").all() and max(holm(fewer["p"])) < 0.05, "ten decide among fifty"
 
 
+def test_few_photographs_decide_among_many_checks_that_are_clearer():
+    clear = pd.DataFrame({"n": 30, "p": 1e-9, "check": "clear", "missing": ""}, index=range(1000))
+    few = pd.DataFrame({"n": 10, "p": 2.0**-10, "check": "few", "missing": ""}, index=range(20))
+    frame = pd.concat([clear, few], ignore_index=True)
+    assert (ledger._with_power(frame, 0.05)["missing"] == "").all() and max(holm(frame["p"])) < 0.05
+    more = pd.concat([frame, few.assign(p=0.5), few.assign(p=0.6)], ignore_index=True)
+    assert (ledger._with_power(more, 0.05)["missing"] != "").sum() == 60 and min(holm(more["p"])[1000:]) >= 0.05
+
+
 RULES = """
 level = 0.05
 min_images = {minimum}

@@ -1,15 +1,20 @@
 """Timing processes and what notebook 07 makes of them."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.runtimes import peak_bytes_of
+from qartsr_lib.images.datasets.base import available_data
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
+from qartsr_lib.study.evaluator import FULL_PRECISION
 from qartsr_lib.study.experiments import deployment as measurement
 from qartsr_lib.study.experiments.deployment import latencies, race
+from qartsr_lib.study.profiles import get_profile
 
 
 def test_ratio_is_of_the_same_round():
@@ -70,3 +75,19 @@ def test_no_label_hides_another():
 def test_floats_that_cannot_be_compared_are_told(floats):
     with pytest.raises(QartsrError, match=r"timed_floats is \['fp32'.*'fp32' and 'bf16' have to be there"):
         measurement.measure_deployment(None, ("embedded", 1), [], "samples", [], None, 1, floats=floats)
+
+
+@pytest.mark.parametrize("change", [{"n_calibration": 3}, {"seeds": (7,)}, {"finetune_side": 64}])
+def test_another_calibration_seed_or_crop_is_another_question(home, monkeypatch, change):
+    """What is asked, without an answer: `measure_questions` is not called further than that."""
+    asked = []
+    monkeypatch.setattr(measurement, "measure_questions", lambda _, questions, measure: asked.append(questions))
+    plain = get_profile("tiny", n_calibration=2)
+    for profile in (plain, replace(plain, **change)):
+        shown = profile.for_finetuning()
+        pairs = available_data(["samples"], None, 1, shown.max_side)[0]["samples"]
+        models = [("maxmin", "W4A4")]
+        measurement.measure_deployment(profile, ("embedded", 1), models, "samples", pairs, torch.rand(1, 3, 8, 8), 1)
+    first, second = (questions["maxmin", "W4A4"] for questions in asked)
+    assert first != second
+    assert (asked[0][FULL_PRECISION] != asked[1][FULL_PRECISION]) == ("finetune_side" in change)

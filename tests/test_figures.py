@@ -88,15 +88,15 @@ def test_budget_curves_show_the_gap_to_full_precision_over_the_images():
     setting = "identity-path, least-squares"
     cells = [
         ("FP", "W32A32", 30.0, 0),
-        (f"QArtSR [{setting}]", "W2A2", 29.5, 128),
-        (f"QArtSR [{setting}, 8x images]", "W2A2", 29.75, 1024),
+        (f"QArtSR [{setting}]", "W2A2", 29.5, 256),
+        (f"QArtSR [{setting}, 8x images]", "W2A2", 29.75, 2048),
         (f"MaxMin [{setting}]", "W2A2", 25.0, 0),
         ("QArtSR [passionsr, min-max, 8x images]", "W2A2", 1.0, 1024),
         (f"LSQ [{setting}]", "W4A4", 29.9, 128),  # nothing longer at W4A4
     ]
     rows = pd.DataFrame(cells, columns=["method", "bits", "value", "steps"])
     rows = rows.assign(dataset="RealSR", backbone="embedded", metric="PSNR")
-    (axis,) = figures.budget_curves(rows, "PSNR", setting, batch=2).axes
+    (axis,) = figures.budget_curves(rows, "PSNR", setting).axes
     drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
     assert axis.get_title() == "embedded, RealSR: W2A2"
     assert drawn["QArtSR"] == ([256, 2048], [-0.5, -0.25]) and drawn["MaxMin"] == ([0, 1], [-5.0, -5.0])

@@ -11,6 +11,7 @@ from torch import nn
 
 from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.lsq import StepQuantizer
 from qartsr_lib.methods.svdquant import RELEASED_SETTING, WITHOUT_SKIPPED, _candidates
 from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.quant.dynamic import TokenQuantizer
@@ -84,6 +85,22 @@ def test_lsq_gradient_of_the_step():
         (gradient,) = torch.autograd.grad(quantizer(x).sum(), quantizer.step_units)
         scale = 1 / (24 * 15) ** 0.5
         assert float(gradient / quantizer.unit) == pytest.approx(24 * expected * scale, rel=1e-4, abs=1e-6)
+
+
+def test_a_learned_offset_is_whole_steps_where_zero_points_are_integers():
+    config = QuantizerConfig(4, zero_point="integer")
+    quantizer = StepQuantizer(config, (2, 12), "layer.input")
+    quantizer.set_range(torch.tensor(-0.7), torch.tensor(0.8))  # 15 steps of 0.1; the code of zero is 7
+    with torch.no_grad():
+        quantizer.offset_units.mul_(0.93)  # 6.51 steps
+        quantizer.step_units.mul_(1.07)  # 6.08 of the new ones
+    step, offset = (found.item() for found in quantizer.qparams(torch.zeros(2, 12)))
+    assert step == pytest.approx(0.107) and -offset / step == pytest.approx(6, abs=1e-5)
+    (gradient,) = torch.autograd.grad(quantizer(torch.full((2, 12), 99.0)).sum(), quantizer.offset_units)
+    assert gradient.item() > 0, "clipped values move with the offset"
+    with torch.no_grad():
+        quantizer.offset_units.mul_(-1)
+    assert quantizer.qparams(torch.zeros(2, 12))[1].item() == 0, "there is no code below the first"
 
 
 def test_lora_updates_the_quantized_weight():

@@ -79,3 +79,26 @@ def test_data_root(tmp_path, monkeypatch):
     assert paths.data_root() == tmp_path.resolve()
     with pytest.raises(QartsrError, match="no such folder"):
         paths.data_root(Path(tmp_path, "absent"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"seeds": []}, "setting seeds of profile 'tiny' is empty; name at least one"),
+        ({"finetune_bits": []}, "finetune_bits of profile 'tiny' is empty"),
+        ({"seeds": [0, 1, 0]}, "seeds of profile 'tiny' names 0 twice; name it once"),
+        ({"methods": ["lsq", "lsq"]}, "methods of profile 'tiny' names 'lsq' twice"),
+        ({"finetune_models": [["embedded", 1], ["embedded", 1]]}, r"names \('embedded', 1\) twice"),
+        ({"outside": "outputs"}, "outside of profile 'tiny' is 'outputs' and must be a mapping of names to folders"),
+        ({"outside": ["outputs"]}, "must be a mapping of names to folders"),
+        ({"setting": [["eightbit", "first-last"]]}, "names 'eightbit'; did you mean 'eight_bit'"),
+    ],
+)
+def test_lists_that_no_notebook_can_use_are_told(overrides, told):
+    with pytest.raises(QartsrError, match=told):
+        get_profile("tiny", **overrides)
+
+
+def test_lists_that_may_be_empty():
+    assert get_profile("tiny", finetune_models=[], networks=[], budget_curve=[]).finetune_models == ()
+    assert get_profile("tiny", setting=[["eight_bit", "first-last"]]).setting == (("eight_bit", "first-last"),)

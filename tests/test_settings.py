@@ -198,3 +198,14 @@ def test_the_best_setting_is_the_one_with_the_highest_mean():
 def test_the_default_setting_is_the_shared_one(backbone):
     scheme = Setting().scheme(SHARED_SETTING, backbone, "W4A4")
     assert scheme == SHARED_SETTING.at("W4A4", backbone.eight_bit_layers)
+
+
+def test_what_notebook_13_writes_is_part_of_a_models_question(home, monkeypatch):
+    monkeypatch.setattr(setting, "SENSITIVE", home / "sensitive.json")
+    sensitive, other = (("eight_bit", "sensitive"),), (("eight_bit", "first-last"),)
+    found = []
+    for layers in (["a"], ["a", "b"]):
+        setting.SENSITIVE.write_text(json.dumps({"embedded": layers}))
+        found.append(setting.measured_layers(sensitive, "embedded"))
+        assert setting.measured_layers(other, "embedded") == {}
+    assert found == [{"sensitive_layers": ("a",)}, {"sensitive_layers": ("a", "b")}]

@@ -6,6 +6,7 @@ import torch
 from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.images.datasets.calibration import CalibrationList
+from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
 from qartsr_lib.study.experiments import timestep as choice_of_t
 from qartsr_lib.study.experiments.timestep import measure_timesteps, timestep_table, write_choice
@@ -43,3 +44,17 @@ def test_the_highest_mean_is_chosen():
     table = timestep_table(frame)
     assert list(table.columns) == ["T = 1000", "T = 1", "chosen"]
     assert list(table.loc[("b", "W4A4")]) == [21.0, 20.0, 1000]
+
+
+def test_the_choice_is_made_under_the_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("QARTSR_HOME", str(tmp_path))
+    backbone = tiny_backbone()
+    monkeypatch.setattr(choice_of_t, "load_backbone", lambda name, timestep: backbone)
+    images = CalibrationList("photos", lq_images(1), "hash")
+    setting = (("eight_bit", "identity-path"), ("ranges", "least-squares"))
+    plain, own = (measure_timesteps("tiny", ["embedded"], [1], ["W4A4"], images, chosen) for chosen in ((), setting))
+    built = METHODS.get("maxmin").build(backbone, "W4A4", images.images, **dict(setting)).backbone
+    with torch.no_grad():
+        wanted = psnr(*(luma(model.upscale(images.images[0])) for model in (built, backbone)))
+    assert own.table["psnr_fp"][0] == pytest.approx(wanted, abs=1e-4) != pytest.approx(plain.table["psnr_fp"][0])
+    assert own.table["run_id"][0] != plain.table["run_id"][0]

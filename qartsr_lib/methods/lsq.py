@@ -18,7 +18,7 @@ from qartsr_lib.methods.base import METHODS, register_layers
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.learned import power_of_two
-from qartsr_lib.quant.primitives import SCALE_FLOOR
+from qartsr_lib.quant.primitives import SCALE_FLOOR, round_ste
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.training.finetuning.phases import Term
 
@@ -42,12 +42,16 @@ class StepQuantizer(Quantizer):
         self.offset_units = nn.Parameter(torch.full_like(self.scale, torch.nan))
 
     def qparams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Step size (kept positive) and offset, differentiable."""
+        """Step size (kept positive) and offset (whole steps where zero-points are integers), differentiable."""
         super().qparams(x)  # un-calibrated: tells so
         share = x.numel() / self.scale.numel() * self.code_range[1]
         factor = 1.0 / math.sqrt(share) if self.scales_gradients else 1.0
-        step = _with_gradient_times(self.step_units, factor) * self.unit
-        return step.clamp(min=SCALE_FLOOR), _with_gradient_times(self.offset_units, factor) * self.unit
+        step = (_with_gradient_times(self.step_units, factor) * self.unit).clamp(min=SCALE_FLOOR)
+        offset = _with_gradient_times(self.offset_units, factor) * self.unit
+        if self.config.zero_point == "integer":
+            lowest, highest = self.code_range
+            offset = -round_ste(-offset / step).clamp(0, highest - lowest) * step
+        return step, offset
 
     @torch.no_grad()
     def set_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:

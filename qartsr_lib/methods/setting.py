@@ -7,7 +7,7 @@ study. Every method takes them as options, with the defaults of `Setting`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -54,13 +54,18 @@ def identity_path(backbone: nn.Module) -> tuple[str, ...]:
 @EIGHT_BIT_LISTS.register("sensitive")
 def sensitive(backbone: nn.Module) -> tuple[str, ...]:
     """The layers measured to be sensitive, at no more stored bits than "identity-path"; QartsrError if not measured."""
+    return sensitive_layers(backbone.name)
+
+
+def sensitive_layers(name: str) -> tuple[str, ...]:
+    """Of the backbone called `name`; see `sensitive`."""
     known = json.loads(SENSITIVE.read_text(encoding="utf-8")) if SENSITIVE.exists() else {}
-    if backbone.name not in known:
+    if name not in known:
         raise QartsrError(
-            f"eight_bit=sensitive: the layers of {backbone.name!r} were not measured (notebook 13 does it for "
+            f"eight_bit=sensitive: the layers of {name!r} were not measured (notebook 13 does it for "
             f"{', '.join(known) or 'no backbone yet'}); choose another list"
         )
-    return tuple(known[backbone.name])
+    return tuple(known[name])
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,11 @@ DEFAULT = Setting()
 #: The best on BSDS500/val (notebook 13).
 BEST = Setting("identity-path", "least-squares")
 SETTING_OPTIONS = tuple(field.name for field in fields(Setting))
+
+
+def measured_layers(options: Iterable[tuple[str, object]], name: str) -> dict[str, tuple[str, ...]]:
+    """What `options` alone do not tell of a model of the backbone called `name`: the list that notebook 13 writes."""
+    return {"sensitive_layers": sensitive_layers(name)} if ("eight_bit", "sensitive") in options else {}
 
 
 def split_options(options: Mapping[str, object]) -> tuple[Setting, dict[str, object]]:

@@ -29,6 +29,7 @@ from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.methods import METHODS, Method
 from qartsr_lib.methods.checkpoint import DESCRIPTION, load_quantized, save_quantized
+from qartsr_lib.methods.setting import measured_layers
 from qartsr_lib.study.measured import answered, entry_key
 from qartsr_lib.study.profiles import Profile
 
@@ -190,12 +191,13 @@ class Evaluator:
 
     def model_key(self, experiment: Experiment) -> dict[str, Any]:
         """All that determines a quantized model, apart from the environment and the library's source."""
-        return vars(replace(experiment, dataset="", label="")) | {
+        named = vars(replace(experiment, dataset="", label="")) | {
             "weights": self.weights_sha256(experiment),
             "options": sorted(experiment.options),
             "calibration": None if experiment.method in NO_CALIBRATION else self.calibration.sha256,
             "evaluation": EVALUATION,
         }
+        return named | measured_layers(experiment.options, experiment.backbone)
 
     def weights_sha256(self, experiment: Experiment) -> str:
         """The backbone's weight hash; remembered, so that a sweep found in the cache loads no model twice."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,14 @@ _PROFILES = (
     ),
 )
 PROFILES = {profile.name: profile for profile in _PROFILES}
-_KINDS = {"int": (int, "a whole number"), "bool": (bool, "true or false"), "str": (str, "a text")}
+_KINDS = {
+    "int": (int, "a whole number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a text"),
+    "Mapping[str, str | Mapping[str, str]]": (Mapping, "a mapping of names to folders"),
+}
+#: Lists whose first item all notebooks take.
+_NEVER_EMPTY = ("seeds", "finetune_bits")
 #: Type of a field -> types in one of its items, and what they are.
 _ITEMS = {
     "tuple[int, ...]": ((int,), "whole numbers"),
@@ -207,9 +215,24 @@ def get_profile(name: str, **overrides: object) -> Profile:
             types, text = _ITEMS.get(kinds[field], (None, ""))
             if types and any(tuple(map(type, i if isinstance(i, tuple) else (i,))) != types for i in items):
                 raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be a list of {text}")
+            _check_items(f"setting {field} of profile {name!r}", field, items)
             value = items
         changes[field] = value
     return dataclasses.replace(PROFILES[name], **changes)
+
+
+def _check_items(named: str, field: str, items: tuple) -> None:
+    if field in _NEVER_EMPTY and not items:
+        raise QartsrError(f"{named} is empty; name at least one")
+    if twice := [item for item, count in Counter(items).items() if count > 1]:
+        raise QartsrError(f"{named} names {twice[0]!r} twice; name it once")
+    if field == "setting":
+        from qartsr_lib.methods.setting import SETTING_OPTIONS  # takes seconds, as it needs PyTorch
+
+        for option, _ in items:
+            if option not in SETTING_OPTIONS:
+                advice = did_you_mean(option, SETTING_OPTIONS) or f"choose from {', '.join(SETTING_OPTIONS)}"
+                raise QartsrError(f"{named} names {option!r}; {advice}")
 
 
 def missing_weights(profile: Profile) -> list[Missing]:

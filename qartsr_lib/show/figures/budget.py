@@ -20,7 +20,7 @@ TICKS = (-10, -3, -1, -0.3, -0.1, -0.05, 0, 0.05, 0.1, 0.3, 1, 3, 10)
 
 
 @styled
-def budget_curves(rows: pd.DataFrame, metric: str, setting: str, batch: int = 1) -> Figure:
+def budget_curves(rows: pd.DataFrame, metric: str, setting: str) -> Figure:
     """A metric minus full precision's against the training images: a line per trained method, untrained ones level.
 
     Panels: a backbone and data set (rows), a bit width (columns), those alone where something was trained longer. The
@@ -29,7 +29,6 @@ def budget_curves(rows: pd.DataFrame, metric: str, setting: str, batch: int = 1)
     Args:
         rows: by the results contract, methods by `setting_grids.setting_label`; the others but FP are left out.
         setting: Setting.label of the rows that are shown.
-        batch: images per step.
     """
     cells = rows[rows["metric"] == metric].dropna(subset=["value"])
     levels = cells[cells["method"] == "FP"].set_index(["backbone", "dataset"])["value"].astype(float)
@@ -47,7 +46,7 @@ def budget_curves(rows: pd.DataFrame, metric: str, setting: str, batch: int = 1)
         for axis, bits in zip(line, widths, strict=True):
             part = cells[(cells["backbone"] == place[0]) & (cells["dataset"] == place[1]) & (cells["bits"] == bits)]
             for name, points in part.groupby("name", sort=False):
-                gap = points.set_index(points["steps"] * batch)["value"].astype(float).sort_index() - levels[place]
+                gap = points.set_index("steps")["value"].astype(float).sort_index() - levels[place]
                 if looks[name]["trained"]:
                     axis.plot(gap.index, gap, label=name, **looks[name]["style"])
                 else:

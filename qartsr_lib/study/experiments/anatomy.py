@@ -18,6 +18,7 @@ from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import FinetuneLayer
+from qartsr_lib.methods.setting import Setting
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING
@@ -168,17 +169,20 @@ def errors_over_the_network(
         cell: (backbone, T).
         trained: bits -> QArtSR's result.
         images: how many calibration crops.
-        options: bits -> with which it was trained.
+        options: bits -> with which it was trained, on the profile's first seed.
     """
-    backbone, questions = load_backbone(*cell), {}
+    backbone, setting, seed, questions = load_backbone(*cell), dict(profile.setting), profile.seeds[0], {}
     for bits in trained:
         asked = {"measurement": "anatomy, layers", "bits": bits, "options": [list(option) for option in options[bits]]}
+        asked |= {"seed": seed} if seed else {}  # 0 in records that name none
         questions[bits] = _question(backbone, cell, calibration, images, asked)
 
     def measure(bits: str) -> pd.DataFrame:
         models = {
-            "MaxMin": METHODS.get("maxmin").build(backbone, bits, calibration.images).backbone,
-            "Eq. (9) before training": METHODS.get("qartsr").untrained(backbone, bits, calibration.images),
+            "MaxMin": METHODS.get("maxmin").build(backbone, bits, calibration.images, **setting).backbone,
+            "Eq. (9) before training": METHODS.get("qartsr").untrained(
+                backbone, bits, calibration.images, seed, Setting(**setting)
+            ),
             "QArtSR": trained[bits],
         }
         order: dict[str, None] = {}  # the layers in order of inference

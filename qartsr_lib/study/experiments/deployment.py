@@ -29,7 +29,8 @@ from qartsr_lib.base.lean_imports import lean_process
 from qartsr_lib.deploy.int8 import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory, peak_bytes_of
-from qartsr_lib.images.datasets.base import Pair
+from qartsr_lib.images.datasets.base import Pair, fingerprint
+from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.evaluate import evaluate_pairs
 from qartsr_lib.images.image import read_image, to_uint8, write_png
 from qartsr_lib.methods import METHODS
@@ -92,13 +93,18 @@ def measure_deployment(
     shared = {"measurement": "deployment", "rounds": rounds, "deploy_sha256": provenance.folder_sha256("deploy")}
     shared |= fixed | {"images": [pair.id for pair in pairs], "low_quality": list(lq.shape[-2:])}
     options = {model: training_options(*model, profile) for model in models}
+    data = {"name": dataset, "images": len(pairs), "sha256": fingerprint(pairs)}
+    calibration = calibration_list(profile, data_root)
+    seen = {"calibration": {"name": calibration.name, "sha256": calibration.sha256}}
     questions = {}
     for model in (full, *models):
         named = {"method": METHODS.get(model[0]).label, "bits": model[1]}
         own = {"runtimes": list(floats)}
         if model != full:
             own = {"options": [list(pair) for pair in options[model]], "int8_weights": weights_of_8_bits()}
-        questions[model] = {"parameters": shared | named | own, "weights_sha256": backbone.weights_sha256}
+            own["seed"] = profile.seeds[0]
+        question = {"parameters": shared | named | own, "weights_sha256": backbone.weights_sha256, "data": data}
+        questions[model] = question if model == full else question | seen
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         if model == full:

@@ -26,6 +26,7 @@ from qartsr_lib.base.lean_imports import lean_process
 from qartsr_lib.deploy import blocks, int8
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory
+from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.study import sweep as study
@@ -70,9 +71,11 @@ def measure_passes(
     shared |= {"backbone": cell[0], "timestep": cell[1], "low_quality": list(lq.shape[-2:])}
     options = {model: training_options(*model, profile) for model in models}
     questions, spawned = {}, multiprocessing.get_context("spawn")
+    calibration = calibration_list(profile, data_root)
     for model in (FULL_PRECISION, *models):
         named = {"method": METHODS.get(model[0]).label, "bits": model[1]}
-        named |= {"options": [list(pair) for pair in options.get(model, ())]}
+        named |= {"options": [list(pair) for pair in options.get(model, ())], "seed": profile.seeds[0]}
+        named |= {"calibration_sha256": calibration.sha256}
         questions[model] = {"parameters": shared | named, "weights_sha256": backbone.weights_sha256}
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:

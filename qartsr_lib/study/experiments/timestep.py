@@ -15,6 +15,7 @@ from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
+from qartsr_lib.methods.rates import Options
 from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.results import KEYS, read_measurement
 
@@ -32,12 +33,14 @@ def measure_by_image(
     rows: Callable[[OneStepSR, Any, dict[str, OneStepSR]], list[dict]],
     calibration: CalibrationList,
     facts: Mapping[str, object],
+    setting: Options = (),
 ) -> Measured:
     """`rows`(full precision, image, bits -> MaxMin) of every cell (backbone, T) and image, under `dataset`.
 
     Args:
         parameters: of the measurement, "measurement" and any "bits" among them.
         facts: what else determines the rows, beside the weights.
+        setting: of MaxMin; `parameters` have to name it.
     """
     questions = {
         (name, timestep): {
@@ -50,7 +53,8 @@ def measure_by_image(
 
     def measure(cell: Cell) -> pd.DataFrame:
         full, found, build = load_backbone(*cell), [], METHODS.get("maxmin").build
-        models = {bits: build(full, bits, calibration.images).backbone for bits in parameters.get("bits", ())}
+        widths = parameters.get("bits", ())
+        models = {bits: build(full, bits, calibration.images, **dict(setting)).backbone for bits in widths}
         with torch.no_grad():
             for image in progress(images, f"{parameters['measurement']}, {cell[0]} T={cell[1]}"):
                 found += rows(full, image, models)
@@ -66,10 +70,12 @@ def measure_timesteps(
     timesteps: Sequence[int],
     bits: Sequence[str],
     calibration: CalibrationList,
+    setting: Options = (),
 ) -> Measured:
     """PSNR-Y in dB between MaxMin's image and full precision's, per calibration image; cached cell by cell.
 
-    Rows dataset (the calibration list's name), backbone, timestep, bits, image (its index), psnr_fp.
+    Rows dataset (the calibration list's name), backbone, timestep, bits, image (its index), psnr_fp. `setting`: of
+    `methods.setting.Setting` by name, what differs from its defaults.
     """
 
     def rows(full: OneStepSR, numbered: tuple[int, torch.Tensor], models: dict[str, OneStepSR]) -> list[dict]:
@@ -79,8 +85,9 @@ def measure_timesteps(
 
     cells, images = list(product(backbones, timesteps)), list(enumerate(calibration.images))
     asked = {"measurement": "choice of T", "method": "maxmin", "bits": list(bits)}
+    asked |= {"setting": [list(option) for option in setting]} if setting else {}
     facts = {"calibration": {"name": calibration.name, "sha256": calibration.sha256}}
-    return measure_by_image(profile, asked, cells, calibration.name, images, rows, calibration, facts)
+    return measure_by_image(profile, asked, cells, calibration.name, images, rows, calibration, facts, setting)
 
 
 def write_choice(choice: Measured, name: str, keep: bool = False) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr_y, read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import Options
+from qartsr_lib.methods.setting import measured_layers
 from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.training.finetuning.losses import perceptual_and_squared
@@ -69,7 +70,10 @@ def run_trials(
     backbones = {cell: load_backbone(*cell) for cell in {(t.backbone, t.timestep) for t in trials.values()}}
     questions = {
         cell: {
-            "parameters": {"measurement": name} | vars(trial) | {"options": dict(trial.options)},
+            "parameters": {"measurement": name}
+            | vars(trial)
+            | {"options": dict(trial.options)}
+            | measured_layers(trial.options, trial.backbone),
             "weights_sha256": backbones[trial.backbone, trial.timestep].weights_sha256,
             "calibration": {"name": calibration.name, "sha256": calibration.sha256},
             "data": {"name": VALIDATION, "crop": CROP, "sha256": [remembered_sha256(path) for path in files]},

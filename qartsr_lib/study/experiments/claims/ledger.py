@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from qartsr_lib.base.errors import QartsrError
@@ -171,12 +172,14 @@ def _findings(claim: Claim, rules: Rules, profile: str) -> Iterable[Finding]:
 def _with_power(checks: pd.DataFrame, level: float) -> pd.DataFrame:
     """Checks on so few photographs that none could hold among so many, whatever its effect, decide nothing.
 
-    The signed-rank test of n pairs has no smaller one-sided p than 2^-n, and Holm's correction multiplies the smallest.
+    The signed-rank test of n pairs has no smaller one-sided p than 2^-n, which Holm's correction multiplies by the
+    number of checks whose p is not smaller.
     """
     checks = checks.copy()
     while True:
-        tested = checks["p"].notna()
-        powerless = tested & (0.5 ** checks["n"] * tested.sum() >= level)
+        tested, least = checks["p"].notna(), 0.5 ** checks["n"]
+        smaller = np.searchsorted(np.sort(checks["p"].dropna()), least)
+        powerless = tested & (least * (tested.sum() - smaller) >= level)
         if not powerless.any():
             return checks
         fewest = powerless & (checks["n"] == checks.loc[powerless, "n"].min())

@@ -16,6 +16,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods import rates as chosen_rates
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import BEST, DEFAULT, Setting
+from qartsr_lib.show import tables as reports
 from qartsr_lib.study.experiments import rates, trials
 from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.profiles import get_profile
@@ -112,3 +113,23 @@ def test_a_share_of_the_budget_without_an_image_is_told():
     assert dict(training_options("lsq", "W4A4", get_profile("smoke", train_images=2), 0.5))["images"] == 1
     with pytest.raises(QartsrError, match="train_images is 1, and 0.5 of it is no image; choose more"):
         training_options("lsq", "W4A4", get_profile("smoke", train_images=1), 0.5)
+
+
+def test_the_spread_of_seeds_is_of_the_chosen_rates(home, monkeypatch):
+    ran = []
+
+    def run(tried, key, root, name):
+        ran.extend(tried.items())
+        ((method, bits, seed),) = tried
+        row = {"dataset": "d", "method": method, "bits": bits, "seed": seed, "psnr_fp": 40.0 + seed, "run_id": "r"}
+        return Measured("study", pd.DataFrame([row]), [])
+
+    monkeypatch.setattr(rates, "run_trials", run)
+    rows = rates.run_spread(home, 3, ["lsq-qat"])
+    assert [cell for cell, _ in ran] == [("lsq-qat", bits, seed) for bits in rates.BITS for seed in (0, 1, 2)]
+    for (method, bits, seed), trial in ran:
+        options = dict(trial.options)
+        assert options["seed"] == seed and options["rate"] == chosen_rates.chosen_rate(method, bits, BEST)
+        assert (options["images"], options["eight_bit"]) == (3, BEST.eight_bit)
+    ((_, table),) = reports.spread_sections(rows)
+    assert table.iloc[0].tolist() == ["LSQ [QAT]", "W4A4", "40.00", "41.00", "42.00", "2.00"] and len(table) == 2

@@ -13,7 +13,7 @@ _MODULES = {
     "pictures": "figure1_blocks figure3_blocks figure6_blocks full_precision_crops loss_histories quantized_crops",
     "quality": "absent_note mean_psnr quality_sections ranks table1_sections table3_sections table4_note "
     "table4_sections timestep_effect",
-    "rates": "ingredient_sections rate_sections setting_sections",
+    "rates": "ingredient_sections rate_sections setting_sections spread_sections",
     "render": "save_table save_text to_html to_markdown",
     "setting": "Setting cell_title settings table_parts",
     "theorem": "encoder_table error_table law_table theorem_verdict",

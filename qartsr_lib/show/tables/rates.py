@@ -32,6 +32,15 @@ def rate_sections(tries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return sections
 
 
+def spread_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """[(title, text table)] of results/study/spread.csv: a line per method and bit width, a column per seed."""
+    means = rows.pivot_table("psnr_fp", ["method", "bits"], "seed", "mean", sort=False)
+    table = means.rename(columns="seed {}".format).assign(spread=means.max(axis=1) - means.min(axis=1))
+    table = table.map("{:.2f}".format).rename_axis(columns=None).reset_index()
+    table["method"] = table["method"].map(lambda method: METHODS.get(method).label)
+    return [("PSNR-Y to full precision's image, dB, by seed", table)]
+
+
 def setting_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """[(title, text table)] of results/study/settings.csv: a line per setting, a column per method and bit width."""
     order = means(rows).index[::-1]

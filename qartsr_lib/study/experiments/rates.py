@@ -35,6 +35,8 @@ SECOND_LOOK = (0.3, 3)
 OTHER_SETTING, LIKE = (0.03, 0.1, 0.3, 1), "qartsr"
 BITS = ("W4A4", "W2A2")
 KEY = ("method", "bits", "setting", "factor")
+#: How far one training can be trusted: the rates chosen under BEST, from each of these seeds.
+SPREAD_METHODS, SPREAD_SEEDS, SPREAD_KEY = ("qartsr", "lsq-qat"), (0, 1, 2), ("method", "bits", "seed")
 LOOKS = ("first", "second", "other setting")
 SETTINGS = {setting.label: setting for setting in (DEFAULT, BEST)}
 
@@ -53,9 +55,7 @@ def run_look(
         methods: None for all trained ones; rows and rates of the others stay.
         look: one of LOOKS; "second" goes around the first's winners, which have to be there.
     """
-    root, methods = paths.data_root(data_root), methods or trained_methods()
-    if root is None:
-        raise QartsrError("DATA_ROOT: name the folder that holds BSDS500")
+    root, methods = _root(data_root), methods or trained_methods()
     if look not in LOOKS:
         raise QartsrError(f"look {look!r}: choose {', '.join(map(repr, LOOKS))}")
     for name in methods:
@@ -72,6 +72,28 @@ def run_look(
     tries = read_measurement("study", "tries")
     write_text(CHOSEN, json.dumps(choose(tries), indent=1, sort_keys=True) + "\n")
     return tries
+
+
+def run_spread(
+    data_root: str | Path | None, images: int = 256, methods: Sequence[str] = SPREAD_METHODS
+) -> pd.DataFrame:
+    """Train `methods` from each of SPREAD_SEEDS, write each result; returns all of results/study/spread.csv.
+
+    Arguments as of `run_look`.
+    """
+    root, study = _root(data_root), replace(get_profile("study"), train_images=images, setting=BEST.options)
+    for method, bits, seed in product(methods, BITS, SPREAD_SEEDS):
+        options = (*training_options(method, bits, study), ("seed", seed))
+        run = run_trials({(method, bits, seed): Trial(method, bits, options)}, SPREAD_KEY, root, "spread")
+        run.write("spread", by=("dataset", *SPREAD_KEY))
+    return read_measurement("study", "spread")
+
+
+def _root(data_root: str | Path | None) -> Path:
+    root = paths.data_root(data_root)
+    if root is None:
+        raise QartsrError("DATA_ROOT: name the folder that holds BSDS500")
+    return root
 
 
 def trained_methods() -> list[str]:

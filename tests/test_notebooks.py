@@ -89,6 +89,10 @@ WRITERS |= {"show_table": (1, ".md"), "show_text": (1, ".md"), "show_figure": (1
 WRITERS |= {"show_figures": (1, "_*.png"), "show_photographs": (0, "_*.png")}
 
 
+#: Functions that write a table of their own.
+OWN = {"run_look": "tries", "run_spread": "spread"}
+
+
 def written(notebook: Path) -> set[str]:
     """Files that the code names; what is filled in stands as *."""
     found = set()
@@ -96,8 +100,7 @@ def written(notebook: Path) -> set[str]:
     for call in calls:
         if ast.unparse(call) == "ledger.write()":
             found |= {"claims.csv", "claims_checks.csv"}
-        if "run_look" in ast.unparse(call.func):
-            found.add("tries.csv")
+        found |= {f"{table}.csv" for run, table in OWN.items() if run in ast.unparse(call.func)}
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
         place, suffix = WRITERS.get(name, (0, ""))
         if suffix and len(call.args) > place:

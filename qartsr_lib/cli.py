@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from qartsr_lib import commands
 from qartsr_lib.base.lean_imports import choose_lean_imports
-from qartsr_lib.base.machine import named_path, positive, run_command, seed
+from qartsr_lib.base.machine import named_path, positive, run_command, whole
 from qartsr_lib.base.paths import VARIABLES
 from qartsr_lib.commands import EXPORTS, QUALITIES, SHIPPED, TRAINED
 
@@ -176,7 +176,7 @@ COMMANDS = {
             "--ranges": {"default": "least-squares", "help": RANGES},
             "--crops": {"default": 64, "type": positive, "help": "number of calibration crops of 32x32 pixels"},
             "--train-images": {"type": positive, "help": f"crops passed through training, if any (default: {TRAINED})"},
-            "--seed": {"default": 0, "type": seed, "help": "same seed, same model on one machine"},
+            "--seed": {"default": 0, "type": whole, "help": "same seed, same model on one machine"},
         },
     ),
     "export": Command(

@@ -9,6 +9,7 @@ from torch import nn
 
 from qartsr_lib.backbones import load_backbone, schedule
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
+from qartsr_lib.backbones.features import pretrained_distance
 from qartsr_lib.base.errors import QartsrError
 
 RECIPES, TIMESTEPS = ("embedded", "embedded-scaled"), (1000, 500, 1)
@@ -130,6 +131,20 @@ def folder(tmp_path, monkeypatch):
         shutil.copy(PACKAGED_WEIGHTS / name, tmp_path)
     monkeypatch.setenv("QARTSR_BACKBONE_WEIGHTS", str(tmp_path))
     return tmp_path
+
+
+def test_a_unet_is_never_given_another_folders_vae(folder):
+    (folder / "vae.safetensors").unlink()
+    with pytest.raises(QartsrError, match="no such file, and embedded-T0001.safetensors needs the VAE"):
+        load_backbone("embedded", 1)
+    shipped = load_file(PACKAGED_WEIGHTS / "vae.safetensors")
+    save_file({key: value * 1.5 for key, value in shipped.items()}, folder / "vae.safetensors")
+    own, other = load_backbone("embedded", 1), load_backbone("embedded-scaled", 1)
+    key = "encoder.conv_in.weight"
+    assert torch.equal(other.vae.state_dict()[key], shipped[key].float()), "the package's, whole"
+    assert torch.equal(own.vae.decoder.conv_in.weight, (shipped["decoder.conv_in.weight"] * 1.5).float())
+    found = pretrained_distance("cpu").first.weight
+    assert torch.equal(found, shipped[key].float()), "a metric's numbers are of one network"
 
 
 def test_damaged_weights_name_the_file(folder):

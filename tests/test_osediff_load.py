@@ -202,12 +202,33 @@ def test_without_text_encoder_passionsrs_embedding_serves_the_empty_prompt(home,
         load(base, file)
     embedding = torch.randn(77, 16)
     torch.save(embedding, tmp_path / "empty_context_embedding.pt")
-    assert torch.equal(load(base, file).prompt_embedding[0], embedding)
+    first = load(base, file)
+    assert torch.equal(first.prompt_embedding[0], embedding)
+    torch.save(embedding + 1, tmp_path / "empty_context_embedding.pt")
+    assert load(base, file).weights_sha256 != first.weights_sha256, "another embedding makes other pictures"
     with pytest.raises(QartsrError, match="the prompt cannot be embedded"):
         load(base, file, prompt="cat")
-    torch.save(torch.randn(77, 8), tmp_path / "empty_context_embedding.pt")
-    with pytest.raises(QartsrError, match="no text embedding of width 16"):
+    for wrong in (torch.randn(77, 8), torch.randn(2, 77, 16)):
+        torch.save(wrong, tmp_path / "empty_context_embedding.pt")
+        with pytest.raises(QartsrError, match="no text embedding of width 16"):
+            load(base, file)
+    torch.save(embedding.fill_(torch.nan), tmp_path / "empty_context_embedding.pt")
+    with pytest.raises(QartsrError, match="empty_context_embedding.pt: embedding holds NaN or infinity; get it again"):
         load(base, file)
+
+
+def test_another_text_encoder_is_another_model(home, tmp_path):
+    file = write_checkpoint(tmp_path / "osediff.pkl")
+    base = write_base(tmp_path / "base")
+    first = load(base, file)
+    again = load(base, file)
+    (weights,) = (base / "text_encoder").glob("*.safetensors")
+    state = load_file(weights)
+    key = next(name for name in state if name.endswith("token_embedding.weight"))
+    save_file(state | {key: state[key] + 1}, weights, {"format": "pt"})
+    other = load(base, file)
+    assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
+    assert not torch.equal(first.prompt_embedding, other.prompt_embedding)
 
 
 def test_default_places_and_timesteps(home, weights, base, file, tmp_path, monkeypatch):

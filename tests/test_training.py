@@ -1,5 +1,7 @@
 """Training: batches by step alone, resuming, and the recipes' starting points."""
 
+import json
+
 import pytest
 import torch
 from generated_images import generated_image
@@ -10,6 +12,8 @@ from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import list_images, luma, psnr, upscale_bicubic, write_png
+from qartsr_lib.training import command
+from qartsr_lib.training.embedded import pipeline
 from qartsr_lib.training.embedded.loop import Crops, Schedule, train
 from qartsr_lib.training.embedded.pipeline import Validation
 from qartsr_lib.training.embedded.stages import (
@@ -71,6 +75,8 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path):
             _fit(tmp_path / "parts", stop_at)
     resumed = _fit(tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    lines = [json.loads((tmp_path / name / "history.jsonl").read_text()) for name in ("whole", "parts")]
+    assert lines[0]["loss"] == lines[1]["loss"] and lines[1]["step"] == 30, "the mean is of all steps"
     assert float((whole.weight - 1).abs().max()) < 0.5  # it did learn
 
 
@@ -182,3 +188,26 @@ def test_psnr_and_luma_closed_forms():
 
 def test_schedule_of_the_prior_covers_all_noise_levels():
     assert schedule.NUM_STEPS == len(schedule.alphas_cumprod()) == 1000
+
+
+def test_a_folder_is_of_one_set_of_photographs_and_options(photographs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "Crops", lambda *_: pytest.fail("began"))
+    words = ["--images", photographs[0].parent, "--out", tmp_path / "out"]
+
+    def told(*more):
+        assert command.embedded([str(word) for word in (*words, *more)]) == 2
+        return capsys.readouterr().err
+
+    assert "timestep 2000: outside 1..1000" in told("--timesteps", 1, 2000) and not (tmp_path / "out").exists()
+    pipeline._begin(tmp_path / "out", {"steps_scale": 1.0, "seed": 0, "images": pipeline._contents(photographs)})
+    assert "begun.json: was begun with --seed 0; use that again, or name another --out" in told("--seed", 7)
+    assert "was begun with --steps-scale 1.0" in told("--steps-scale", 0.5)
+    write_png(tmp_path / "others" / "a.png", torch.rand(1, 3, 8, 8))
+    assert "was begun with other photographs" in told("--images", tmp_path / "others")
+
+
+@pytest.mark.parametrize("number", ["nan", "0", "-1", "inf", "half"])
+def test_a_share_of_the_steps_is_above_zero(number, capsys):
+    with pytest.raises(SystemExit):
+        command.embedded(["--images", "absent", "--out", "absent", "--steps-scale", number])
+    assert f"--steps-scale: {number}: choose a number above 0" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """TRQ: OSEDiff's training and the distillation, a few steps on the tiny pipeline, and files that the backbone reads."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,9 +114,19 @@ def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tm
     with monkeypatch.context() as patched:
         patched.setattr(loop, "_save", save_and_stop)
         assert run(folder, tmp_path, *rate, steps=8) == 130
-    for option, value, begun in (("--crop", "56", "crop 64"), ("--regularizer", "released", "regularizer paper")):
+    fewer = shutil.copytree(folder / "images", tmp_path / "fewer")
+    (fewer / "0.png").unlink()
+    for option, value, begun in (
+        ("--crop", "56", "crop 64"),
+        ("--regularizer", "released", "regularizer paper"),
+        ("--prompt", "cat", "prompt "),
+        ("--image-loss", "lpips+mse", "image_loss vae-features+mse"),
+        ("--images", fewer, "other photographs"),
+    ):
         assert run(folder, tmp_path, *rate, option, value, steps=8) == 2
         assert f"was begun with {begun}; use that again" in capsys.readouterr().err
+    assert run(folder, tmp_path, *rate, steps=1) == 2
+    assert "--steps 1: 2 are done; choose more, or remove" in capsys.readouterr().err
     older = torch.load(tmp_path / "unfinished.pt", weights_only=True)
     older["config"].pop("regularizer")  # as the first versions wrote it
     kept = (tmp_path / "unfinished.pt").read_bytes()
@@ -124,6 +135,8 @@ def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tm
     assert "unfinished.pt: damaged, or of another version; remove it" in capsys.readouterr().err
     (tmp_path / "unfinished.pt").write_bytes(kept)
     assert run(folder, tmp_path, *rate, steps=8) == 0
+    assert run(folder, tmp_path, *rate, steps=9) == 2
+    assert "osediff-T0001.pkl: is there, without unfinished.pt to continue from" in capsys.readouterr().err
     one, other = (torch.load(out / "osediff-T0001.pkl", weights_only=True) for out in (whole, tmp_path))
     for entry in ("state_dict_unet", "state_dict_vae"):
         assert all(torch.equal(value, other[entry][key]) for key, value in one[entry].items())
@@ -242,12 +255,41 @@ def test_pairs_are_a_function_of_their_number(folder):
         (["--images", "nowhere"], "nowhere: no such folder"),
         (["--base", "./nowhere"], "nowhere: no such folder"),
         (["--variant", "distil", "--teacher", "absent.pkl"], "absent.pkl: no such file"),
+        (["--workers", "-1"], "--workers: -1: choose a whole number"),
+        (["--seed", "-1"], "--seed: -1: choose a whole number"),
+        (["--learning-rate", "-1"], "--learning-rate: -1: choose a number above 0"),
+        (["--learning-rate", "nan"], "--learning-rate: nan: choose a number above 0"),
     ],
 )
 def test_wrong_options(home, folder, tmp_path, capsys, extra, words):
-    assert run(folder, tmp_path / "out", *extra) == 2
+    try:
+        status = run(folder, tmp_path / "out", *extra)
+    except SystemExit as ended:  # of argparse
+        status = ended.code
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("error: ") and words in lines[-1] and not (tmp_path / "out").exists()
+    assert status == 2 and "error: " in lines[-1] and words in lines[-1] and not (tmp_path / "out").exists()
+
+
+def test_no_file_of_another_is_replaced(home, folder, tmp_path, capsys):
+    released = shutil.copy(folder / "osediff.pkl", tmp_path)
+    before = (tmp_path / "osediff.pkl").read_bytes()
+    assert run(folder, tmp_path, "--timestep", "1000") == 2
+    assert "osediff.pkl: is there, without unfinished.pt to continue from; move it" in capsys.readouterr().err
+    (tmp_path / "unfinished.pt").touch()
+    assert run(folder, tmp_path, "--timestep", "1000", "--teacher", released, variant="distil") == 2
+    assert "osediff.pkl: is the teacher's; name another --out" in capsys.readouterr().err
+    assert run(folder, folder / "osediff.pkl") == 2 and "is a file; name another folder" in capsys.readouterr().err
+    assert (tmp_path / "osediff.pkl").read_bytes() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_photograph_is_one_line(home, folder, tmp_path, capsys, workers):
+    images = shutil.copytree(folder / "images", tmp_path / "images")
+    for path in images.iterdir():
+        path.write_bytes(path.read_bytes()[:-300])  # the headers are whole
+    assert run(folder, tmp_path / "out", "--images", images, "--workers", workers, steps=1) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert ".png: not a readable image: damaged" in line and line.startswith(f"error: {images}")
 
 
 def test_losses_that_explode_are_told(home, folder, tmp_path, capsys):

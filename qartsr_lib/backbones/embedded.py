@@ -99,10 +99,13 @@ def weights_name(recipe: str, timestep: int) -> str:
 def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = None) -> OneStepSR:
     """Assemble a backbone from the shared VAE and the file of `recipe` and `timestep`.
 
-    Files are looked for in `folder`, in QARTSR_BACKBONE_WEIGHTS, then in the package; a QartsrError where one is
-    missing, damaged or not finite, or does not fit the architecture.
+    The latter is looked for in `folder`, in QARTSR_BACKBONE_WEIGHTS, then in the package, the VAE beside it; a
+    QartsrError where one is missing, damaged or not finite, or does not fit the architecture.
     """
-    vae_path, path = _find("vae.safetensors", folder), _find(weights_name(recipe, timestep), folder)
+    path = _find(weights_name(recipe, timestep), folder)
+    vae_path = path.with_name("vae.safetensors")  # not another folder's: the UNet was trained on its latents
+    if not vae_path.is_file():
+        raise QartsrError(f"{vae_path}: no such file, and {path.name} needs the VAE that it was trained with; add it")
     vae_state, state = _read(vae_path), _read(path)
     unet_state = {key.removeprefix("unet."): value for key, value in state.items() if key.startswith("unet.")}
     vae_state |= {key.removeprefix("vae."): value for key, value in state.items() if key.startswith("vae.")}

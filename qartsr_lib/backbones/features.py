@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qartsr_lib.backbones.base import load_backbone
+from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS, load_embedded
 from qartsr_lib.images.image import DISTANCES
 
 
@@ -79,6 +79,7 @@ class FeatureDistance(RememberingDistance):
 
 @DISTANCES.register("embedded VAE")
 def pretrained_distance(device: torch.device | str) -> FeatureDistance:
-    """FeatureDistance on the encoder that `embedded-scaled` shares with all T."""
-    encoder = load_backbone("embedded-scaled", 1, device).vae.encoder
+    """FeatureDistance on the encoder that the shipped `embedded-scaled` shares with all T, whatever users trained."""
+    encoder = load_embedded("embedded-scaled", 1, PACKAGED_WEIGHTS).vae.encoder
+    encoder = encoder.to(device).to(memory_format=torch.channels_last)
     return FeatureDistance(encoder).eval().requires_grad_(False)

@@ -27,7 +27,7 @@ from qartsr_lib.backbones.osediff_files import (
 from qartsr_lib.backbones.osediff_model import Inference, OSEDiff
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import stable_hash
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError, check_finite
 from qartsr_lib.base.files import sha256, write_atomically
 
 FOLDER = "osediff"
@@ -71,8 +71,8 @@ def load_osediff(
     trained_at = int(notes["timestep"])
     _check_timestep(file, trained_at, timestep)
     unet, vae = (_network(name, folder, tensors) for name in NETWORKS)
-    embedding = _embedding(folder, file, prompt, unet.config.cross_attention_dim)
-    digest = hashlib.sha256(f"{notes['sha256']} {prompt}".encode()).hexdigest()
+    embedding, made_from = _embedding(folder, file, prompt, unet.config.cross_attention_dim)
+    digest = hashlib.sha256(f"{notes['sha256']} {made_from} {prompt}".encode()).hexdigest()
     return OSEDiff(trained_at, vae, unet, embedding, inference, digest)
 
 
@@ -154,22 +154,32 @@ def _read(path: Path) -> Kept:
         return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
 
 
-def _embedding(base: Path, file: Path, prompt: str, width: int) -> torch.Tensor:
-    """The prompt's embedding by the text encoder, or (empty prompt) from PassionSR's file: (1, tokens, `width`)."""
+def _embedding(base: Path, file: Path, prompt: str, width: int) -> tuple[torch.Tensor, str]:
+    """The prompt's embedding by the text encoder, or (empty prompt) from PassionSR's file: (1, tokens, `width`).
+
+    And a hash of the files that it was made from, the same on every machine.
+    """
     cached = file.parent / EMPTY_EMBEDDING
     if not prompt and not (base / "text_encoder").is_dir() and cached.is_file():
         found = load_tensors(cached)
-        if not isinstance(found, torch.Tensor) or found.ndim not in (2, 3) or found.shape[-1] != width:
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else ()
+        if shape[-1:] != (width,) or len(shape) not in (2, 3) or shape[:-2] not in ((), (1,)):
             raise QartsrError(f"{cached}: no text embedding of width {width}; remove the file or get it again")
-        return found.float().reshape(1, -1, width)
+        check_finite([("embedding", found)], cached, "get it again")
+        return found.float().reshape(1, -1, width), sha256(cached)
     sources = sorted(path for part in ("text_encoder", "tokenizer") for path in (base / part).glob("*.*"))
-    kept, _ = _kept(prompt, sources, lambda: ({"embedding": embed_prompt(base, prompt)}, {}))
+
+    def make() -> Kept:
+        hashes = {path.relative_to(base).as_posix(): sha256(path) for path in sources}
+        return {"embedding": embed_prompt(base, prompt)}, {"sha256": stable_hash(hashes)}
+
+    kept, notes = _kept(f"embedding and hash: {prompt}", sources, make)
     embedding = kept["embedding"].clone()
     if embedding.shape[-1] != width:
         raise QartsrError(
             f"{base}: text embeddings have width {embedding.shape[-1]}, the UNet needs {width}; use one base model"
         )
-    return embedding
+    return embedding, notes["sha256"]
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,11 +44,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def seed(text: str) -> int:
-    """Of argparse: a whole number that every random generator here takes."""
+def whole(text: str) -> int:
+    """Of argparse: a whole number of at least 0 that random generators take."""
     if not text.strip().isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text}: choose a whole number from 0 to 2**63 - 1")
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Of argparse: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: choose a number above 0")
+    return number
 
 
 def named_path(text: str) -> Path:

@@ -107,7 +107,7 @@ class Runs:
 def _origin(record: Mapping[str, Any]) -> str:
     git, machine = record.get("git") or {}, record.get("environment") or {}
     versions = machine.get("versions") or {}
-    parts = [git.get("revision", "unknown")[:12] + " with uncommitted changes" * bool(git.get("dirty"))]
+    parts = [(git.get("revision") or "unknown")[:12] + " with uncommitted changes" * bool(git.get("dirty"))]
     parts += [text.format(machine[key]) for key, text in MACHINE.items() if key in machine]
     return ", ".join(parts + [f"{key} {versions[key]}" for key in ("torch", "pyiqa") if key in versions])
 

@@ -6,11 +6,11 @@ On several GPUs the latter is `accelerate launch -m qartsr_lib train trq`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
-from qartsr_lib.base.machine import positive, run_command
+from qartsr_lib.base.machine import above_zero, positive, run_command, whole
 from qartsr_lib.training.trq.config import NEGATIVE_PROMPT, TrqConfig
 
 
@@ -26,9 +26,9 @@ def embedded(arguments: Sequence[str] | None = None) -> int:
     recipes = "embedded, embedded-scaled, embedded-frozen (default: those that are shipped, the first two)"
     add("--recipes", nargs="+", metavar="NAME", help=recipes)
     add("--timesteps", nargs="+", type=int, metavar="T", help="labels, 1..1000 (default: the paper's, 1000 500 1)")
-    add("--steps-scale", type=float, default=1.0, help="multiply every stage's number of steps")
+    add("--steps-scale", type=above_zero, default=1.0, help="multiply every stage's number of steps")
     add("--device", default="cpu", help="cpu, or cuda for a GPU")
-    add("--seed", type=int, default=0)
+    add("--seed", type=whole, default=0)
     add("--threads", type=positive, help="CPU threads (default: PyTorch's)")
 
     def run(options: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def trq(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     for option in fields(TrqConfig):
         needed = option.default is MISSING
-        kind = {"type": int, "required": True} if needed else {"type": type(option.default), "default": option.default}
+        kind = {"type": int, "required": True} if needed else {"type": _type_of(option), "default": option.default}
         add(f"--{option.name.replace('_', '-')}", **kind, **option.metadata)
     add("--images", type=Path, required=True, metavar="DIR", help="photographs of at least the crop's size")
     add("--base", metavar="DIR", help="Stable Diffusion 2.1-base (default: in the folder of weights)")
@@ -55,7 +55,7 @@ def trq(arguments: Sequence[str] | None = None) -> int:
     add("--image-loss", default="lpips+mse", help="of osediff: a name in finetuning.losses.IMAGE_LOSSES")
     add("--prompt", default="", help="one for all images; the quantized models are used with an empty one")
     add("--negative-prompt", default=NEGATIVE_PROMPT, help="of osediff")
-    add("--workers", type=int, default=2, help="processes that make training pairs")
+    add("--workers", type=whole, default=2, help="processes that make training pairs")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
 
@@ -65,3 +65,9 @@ def trq(arguments: Sequence[str] | None = None) -> int:
         train_trq(options)
 
     return run_command(parser, run, arguments)
+
+
+def _type_of(option: Field) -> Callable[[str], object]:
+    """Of argparse: of an option of TrqConfig that has a default."""
+    kinds = {int: whole, float: above_zero}  # what is too small is told by TrqConfig
+    return kinds.get(type(option.default), type(option.default))

@@ -115,13 +115,13 @@ def train(
     parameters = [parameter.requires_grad_(True) for parameter in parameters]
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    checkpoint, first = folder / "checkpoint.pt", 0
+    checkpoint, first, losses, before = folder / "checkpoint.pt", 0, [], 0.0
     if checkpoint.exists():
         with saved_state(checkpoint) as state:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
-            first = state["step"]
-    losses, started, steps = [], time.monotonic(), range(first, schedule.steps)
+            first, losses, before = state["step"], state.get("losses", losses), state.get("seconds", before)
+    started, steps = time.monotonic() - before, range(first, schedule.steps)
     workers = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)  # make batches, where they can fork
     workers = workers if "fork" in multiprocessing.get_all_start_methods() else 0
     batches = DataLoader(steps, batch_size=None, collate_fn=batch, num_workers=workers)
@@ -141,6 +141,7 @@ def train(
             append_line(folder / "history.jsonl", record | (validate() if validate else {}))
             losses.clear()
         if done % schedule.checkpoint_every == 0 or done == schedule.steps:
-            save_state(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done})
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            save_state(checkpoint, state | {"losses": losses, "seconds": time.monotonic() - started})
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from qartsr_lib.backbones.base import OneStepSR, shortcuts
 from qartsr_lib.backbones.embedded import RECIPES, SHIPPED_RECIPES, load_embedded, weights_name
-from qartsr_lib.backbones.schedule import PAPER_TIMESTEPS
+from qartsr_lib.backbones.schedule import PAPER_TIMESTEPS, timestep_index
 from qartsr_lib.backbones.sizes import backbone_size, time_shares
 from qartsr_lib.base import provenance
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import write_atomically, write_text
+from qartsr_lib.base.files import check_writable, remembered_sha256, write_atomically, write_text
 from qartsr_lib.base.machine import checked
 from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr, psnr_y, read_image, upscale_bicubic
@@ -37,13 +38,15 @@ SCHEDULES = {
     "embedded-scaled": Schedule(steps=600, learning_rate=6e-4, batch_size=8),
     "embedded-frozen": Schedule(steps=2000, learning_rate=1.2e-3, batch_size=8),
 }
+BEGUN = "begun.json"
 _METRICS = {"psnr_y": psnr_y, "psnr_rgb": psnr}
 
 
 def train_all(options: argparse.Namespace) -> None:
     """Run the stages that `options` (see `training.command.embedded`) ask for, and write training.json.
 
-    A stage whose weights are in the output folder is not run again.
+    A stage whose weights are in the output folder is not run again. A QartsrError where they were begun by other
+    options or photographs.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -56,7 +59,10 @@ def train_all(options: argparse.Namespace) -> None:
         name: replace(schedule, steps=max(1, round(schedule.steps * options.steps_scale)), seed=options.seed)
         for name, schedule in SCHEDULES.items()
     }
+    for timestep in timesteps:
+        timestep_index(timestep)
     photographs = list_images(options.images)
+    _begin(out, {"steps_scale": options.steps_scale, "seed": options.seed, "images": _contents(photographs)})
     crops = Crops(photographs)
     validation = Validation(list_images(options.validation)[:24]) if options.validation else None
     if validation:
@@ -82,6 +88,23 @@ def train_all(options: argparse.Namespace) -> None:
         "schedules": {name: asdict(schedule) for name, schedule in schedules.items()},
     }
     write_text(out / "training.json", json.dumps(record | _found(out, models, validation), indent=1) + "\n")
+
+
+def _contents(photographs: Sequence[Path]) -> str:
+    return hashlib.sha256("".join(remembered_sha256(path) for path in photographs).encode()).hexdigest()
+
+
+def _begin(out: Path, asked: Mapping[str, object]) -> None:
+    """Note in `out` what decides its weights; a QartsrError where something else is noted."""
+    check_writable(out, f"--out {out}")
+    path = out / BEGUN
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in asked.items():
+            if begun.get(name) != value:
+                told = "other photographs" if name == "images" else f"--{name.replace('_', '-')} {begun.get(name)}"
+                raise QartsrError(f"{path}: was begun with {told}; use that again, or name another --out")
+    write_text(path, json.dumps(asked) + "\n")
 
 
 def _stage(out: Path, name: str, make: Callable[[], stages.State]) -> stages.State:
@@ -144,7 +167,7 @@ def _means(images: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, flo
 
 def _found(folder: Path, models: Sequence[OneStepSR], validation: Validation | None) -> Mapping[str, object]:
     """Of training.json: times, histories and validation quality of what was trained in `folder`."""
-    done = [path for path in sorted(folder.glob("*.json")) if path.stem != "training"]
+    done = [path for path in sorted(folder.glob("*.json")) if path.name not in ("training.json", BEGUN)]
     bounds = {"bicubic": validation.score(upscale_bicubic)} if validation else {}
     frozen = [model for model in models if not RECIPES[model.name].trains_encoder]
     if validation and frozen:  # which hold the pretrained VAE unchanged

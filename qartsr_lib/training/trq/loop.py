@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from qartsr_lib.backbones.osediff import FOLDER, NETWORKS, embed_prompt, load_osediff, weights_name
-from qartsr_lib.backbones.osediff_checkpoint import write_checkpoint
+from qartsr_lib.backbones.osediff_checkpoint import RELEASED_TIMESTEP, write_checkpoint
 from qartsr_lib.backbones.osediff_files import load_network, resolve_base
 from qartsr_lib.backbones.schedule import timestep_index
 from qartsr_lib.base import paths
+from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.files import check_writable
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.image import list_images
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
@@ -43,25 +45,28 @@ def train_trq(options: argparse.Namespace) -> None:
     timestep_index(options.timestep)
     images, base = list_images(options.images), resolve_base(options.base)
     config = TrqConfig(**{field.name: getattr(options, field.name) for field in fields(TrqConfig)})
+    folder = options.out or paths.weights_dir() / FOLDER
+    _check_target(folder, config, options.teacher)
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate, cpu=options.cpu
     )
     generator, objective = _generator_and_objective(options, config, base, accelerator.device)
-    folder = options.out or paths.weights_dir() / FOLDER
     networks: list[nn.Module] = [generator]
     if objective.regularizer is not None:
         networks.append(objective.regularizer.to(accelerator.device))
     optimizers = [
         torch.optim.AdamW(trained(network).values(), lr=config.learning_rate, weight_decay=1e-2) for network in networks
     ]
-    done = _resume(folder / UNFINISHED, networks, optimizers, config)
+    named = asdict(config) | {name: getattr(options, name) for name in ("image_loss", "prompt", "negative_prompt")}
+    named["images"] = stable_hash([(path.name, path.stat().st_size) for path in images])
+    done = _resume(folder / UNFINISHED, networks, optimizers, named)
     per_step = config.batch * config.accumulate * accelerator.num_processes
     data = DegradedCrops(images, config.crop, config.seed, done * per_step, (config.steps - done) * per_step)
     loader = DataLoader(data, config.batch, num_workers=options.workers, drop_last=True)
     *prepared, loader = accelerator.prepare(*networks, *optimizers, loader)
     models, optimizers = prepared[: len(networks)], prepared[len(networks) :]
     step, started = done, time.monotonic()
-    for number, batch in enumerate(progress(loader, f"TRQ T={config.timestep}", len(loader))):
+    for number, batch in enumerate(progress(_told(loader), f"TRQ T={config.timestep}", len(loader))):
         seed = config.seed, done * config.accumulate + number, accelerator.process_index
         with accelerator.accumulate(*models):  # generator first, then the regularizer on what it made, as released
             with accelerator.autocast():
@@ -78,12 +83,31 @@ def train_trq(options: argparse.Namespace) -> None:
         step += 1
         if accelerator.is_main_process and (step % config.checkpoint_every == 0 or step == config.steps):
             record = {"step": step, **terms, "seconds": round(time.monotonic() - started, 1)}
-            _save(folder, networks, optimizers, config, record)
+            _save(folder, networks, optimizers, named, record)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (folder / UNFINISHED).unlink(missing_ok=True)
     file = folder / weights_name(config.timestep)
     print(f"{file} written; use it with --backbone osediff --osediff {file}")
+
+
+def _check_target(folder: Path, config: TrqConfig, teacher: str | None) -> None:
+    """Refuse now what would be lost after hours, or lose another's work."""
+    check_writable(folder, f"--out {folder}")
+    file = folder / weights_name(config.timestep)
+    of_teacher = Path(teacher or paths.weights_dir() / FOLDER / weights_name(RELEASED_TIMESTEP))
+    if config.variant == "distil" and file.resolve() == of_teacher.resolve():
+        raise QartsrError(f"{file}: is the teacher's; name another --out")
+    if file.exists() and not (folder / UNFINISHED).exists():
+        raise QartsrError(f"{file}: is there, without {UNFINISHED} to continue from; move it, or name another --out")
+
+
+def _told(batches: Iterable[Any]) -> Iterator[Any]:
+    """`batches`, with one line where a worker cannot read a photograph: torch would show its whole traceback."""
+    try:
+        yield from batches
+    except QartsrError as error:
+        raise QartsrError(str(error).strip().splitlines()[-1].rpartition("QartsrError: ")[2]) from None
 
 
 def _generator_and_objective(
@@ -115,15 +139,19 @@ def _update(loss: torch.Tensor, network: nn.Module, optimizer: Any, accelerator:
 
 
 def _save(
-    folder: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any], config: TrqConfig, record: dict[str, Any]
+    folder: Path,
+    networks: Sequence[nn.Module],
+    optimizers: Sequence[Any],
+    named: dict[str, Any],
+    record: dict[str, Any],
 ) -> None:
-    """The backbone's file first, then what a later run continues from."""
+    """The backbone's file first, then what a later run continues from; `named`: all options that decide the weights."""
     model = networks[0].model
-    extra = asdict(config) | {"done": record["step"]}
-    write_checkpoint(folder / weights_name(config.timestep), model.unet, model.vae, extra)
+    extra = named | {"done": record["step"]}
+    write_checkpoint(folder / weights_name(named["timestep"]), model.unet, model.vae, extra)
     state = {
         "step": record["step"],
-        "config": asdict(config),
+        "config": named,
         "trained": [{name: value.detach().cpu() for name, value in trained(network).items()} for network in networks],
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
@@ -131,15 +159,17 @@ def _save(
     append_line(folder / "history.jsonl", record)
 
 
-def _resume(path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any], config: TrqConfig) -> int:
+def _resume(path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any], named: dict[str, Any]) -> int:
     """Load an earlier run's state; returns the number of steps that it did."""
     if not path.exists():
         return 0
     with saved_state(path) as state:
-        for name, value in asdict(config).items():
-            begun = f"{path}: was begun with {name} {state['config'][name]}"
+        for name, value in named.items():
             if state["config"][name] != value and name not in ("steps", "checkpoint_every"):
-                raise QartsrError(f"{begun}; use that again, or remove the file to start anew")
+                begun = "other photographs" if name == "images" else f"{name} {state['config'][name]}"
+                raise QartsrError(f"{path}: was begun with {begun}; use that again, or remove the file to start anew")
+        if named["steps"] < state["step"]:
+            raise QartsrError(f"--steps {named['steps']}: {state['step']} are done; choose more, or remove {path}")
         for network, saved in zip(networks, state["trained"], strict=True):
             if trained(network).keys() != saved.keys():
                 raise KeyError("names")

@@ -11,9 +11,12 @@ from quant_stand_in import lq_images, tiny_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
+from qartsr_lib.images.metrics import METRICS, MetricSpec
 from qartsr_lib.methods import METHODS, lsgquant, svdquant
+from qartsr_lib.methods.base import CalibratedMethod
 from qartsr_lib.methods.checkpoint import load_quantized, save_quantized
 from qartsr_lib.methods.trained import TrainedMethod
+from qartsr_lib.quant.scheme import SHARED_SETTING
 from qartsr_lib.quant.states import QuantState, quant_modules
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
 
@@ -225,3 +228,20 @@ def test_a_packed_file_has_the_bits_of_its_model(name, backbone, images, tmp_pat
     loaded = load_packed(tmp_path / "model.safetensors")
     assert torch.equal(loaded.upscale(images[0]), packed.upscale(images[0]))
     assert loaded.name == backbone.name and loaded.timestep == backbone.timestep
+
+
+def test_what_is_wrong_with_an_entry_is_told_when_it_is_registered():
+    label = METHODS.get("maxmin").label
+    for name, method, told in (
+        ("mine", CalibratedMethod("other", "Mine", SHARED_SETTING), "'mine' cannot be registered: it calls itself"),
+        ("mine", CalibratedMethod("mine", label, SHARED_SETTING), "its label 'MaxMin' is that of 'maxmin'"),
+    ):
+        with pytest.raises(QartsrError, match=told):
+            METHODS.register(name)(method)
+    for spec, told in (
+        (MetricSpec("mae", "FR", False, "", dict), "'MAE' cannot be registered: it calls itself 'mae'"),
+        (MetricSpec("MAE", "fr", False, "", dict), "kind 'fr' is neither 'FR' nor 'NR'"),
+    ):
+        with pytest.raises(QartsrError, match=told):
+            METRICS.register("MAE")(spec)
+    assert "mine" not in METHODS and "MAE" not in METRICS

@@ -102,3 +102,13 @@ def test_lists_that_no_notebook_can_use_are_told(overrides, told):
 def test_lists_that_may_be_empty():
     assert get_profile("tiny", finetune_models=[], networks=[], budget_curve=[]).finetune_models == ()
     assert get_profile("tiny", setting=[["eight_bit", "first-last"]]).setting == (("eight_bit", "first-last"),)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_images", 3), ("max_side", 64), ("metrics", ["PSNR"])])
+def test_notebooks_of_tables_3_and_4_tell_which_setting_they_read(name, value):
+    profile = get_profile("tiny", **{name: value})
+    with pytest.raises(QartsrError, match=f"reads finetune_{name.removeprefix('max_')}, not {name}; give it that"):
+        profile.for_finetuning()
+    own = {f"finetune_{name.removeprefix('max_')}": value}
+    shown = get_profile("tiny", **own).for_finetuning()
+    assert getattr(shown, name) == (tuple(value) if name == "metrics" else value) and shown.for_finetuning() == shown

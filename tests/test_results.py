@@ -222,3 +222,23 @@ def test_damaged_table_is_named(home, content):
 def test_absent_table(home):
     with pytest.raises(QartsrError, match="no such table"):
         results.read_table("tiny", "table9")
+
+
+def test_a_part_takes_no_metrics_from_the_rows_that_it_makes_anew(home):
+    results.check_part("tiny", "table3", rows("a"), images("a"))  # no table yet
+    results.write_table("tiny", "table3", rows("a"), images("a"))
+    results.check_part("tiny", "table3", rows("a", metrics=("LPIPS", "MAE", "PSNR")), images("a"))
+    results.check_part("tiny", "table3", rows("a", bits=("W2A2",), metrics=("PSNR",)), images("a"))
+    with pytest.raises(QartsrError, match="table3.csv: has LPIPS of rows that this part makes anew"):
+        results.check_part("tiny", "table3", rows("a", bits=("W4A4",), metrics=("PSNR", "MAE")), images("a"))
+
+
+def test_rows_of_a_part_are_over_the_images_of_the_others(home):
+    results.write_table("tiny", "table3", rows("a"), images("a"))
+    part = images("a").assign(bits="W2A2")
+    fewer = part[part["image"] == "a"]
+    results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), part)
+    results.check_part("tiny", "table3", rows("b", bits=("W2A2",)), fewer.assign(dataset="b"))
+    results.check_part("tiny", "table3", rows("a"), fewer)  # no other rows stay
+    with pytest.raises(QartsrError, match="rows of a are over 2 images, this part's over 1 .1 of them the same"):
+        results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), fewer)

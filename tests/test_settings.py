@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS, setting, svdquant
+from qartsr_lib.methods.base import CalibratedMethod
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import EIGHT_BIT_LISTS, IDENTITY_PATH, Setting
 from qartsr_lib.quant.layers import QuantLayer
@@ -209,3 +211,10 @@ def test_what_notebook_13_writes_is_part_of_a_models_question(home, monkeypatch)
         found.append(setting.measured_layers(sensitive, "embedded"))
         assert setting.measured_layers(other, "embedded") == {}
     assert found == [{"sensitive_layers": ("a",)}, {"sensitive_layers": ("a", "b")}]
+
+
+@pytest.mark.parametrize("own", [{"ranges": "least-squares"}, {"zero_point": "integer"}, {"eight_bit_layers": ("a",)}])
+def test_what_all_methods_share_is_no_methods_own(backbone, images, own):
+    method = CalibratedMethod("mine", "Mine", replace(SHARED_SETTING, **own))
+    with pytest.raises(QartsrError, match=f"a method's setting has {next(iter(own))} .*, which all methods share"):
+        method.build(backbone, "W4A4", images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from qartsr_lib.base.errors import QartsrError, did_you_mean
@@ -16,11 +16,14 @@ class Registry(Generic[T]):
     """A table of plug-ins: one file in `package` plus one `register` call adds an entry.
 
     Its modules are imported at the first look-up of what is not there yet; "" where that is done elsewhere.
-    `kind` is what an entry is, for messages ("metric").
+    `kind` is what an entry is, for messages ("metric"); `check`: what is wrong with a new one, by its name, itself and
+    those that are there, or "".
     """
 
-    def __init__(self, kind: str, package: str = "") -> None:
-        self.kind = kind
+    def __init__(
+        self, kind: str, package: str = "", check: Callable[[str, T, Mapping[str, T]], str] = lambda *_: ""
+    ) -> None:
+        self.kind, self._check = kind, check
         self._package = package
         self._entries: dict[str, T] = {}
 
@@ -30,6 +33,8 @@ class Registry(Generic[T]):
         def store(entry: T) -> T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
+            if wrong := self._check(name, entry, self._entries):
+                raise QartsrError(f"{self.kind} {name!r} cannot be registered: {wrong}")
             self._entries[name] = entry
             return entry
 

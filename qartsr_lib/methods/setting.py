@@ -15,7 +15,7 @@ from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.quant.scheme import QuantScheme, variant
+from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, variant
 
 #: Name -> function(backbone) -> fnmatch patterns of the full names of the layers that stay at 8 bits.
 EIGHT_BIT_LISTS: Registry[Callable[[nn.Module], tuple[str, ...]]] = Registry("list of 8-bit layers")
@@ -83,7 +83,13 @@ class Setting:
     zero_point: str = "real"
 
     def scheme(self, scheme: QuantScheme, backbone: nn.Module, bits: str) -> QuantScheme:
-        """A method's `scheme` for `backbone` at `bits`."""
+        """A method's `scheme` for `backbone` at `bits`; a QartsrError where it decides one of these factors itself."""
+        for name in ("ranges", "zero_point", "eight_bit_layers"):
+            if (own := getattr(scheme, name)) != getattr(SHARED_SETTING, name):
+                raise QartsrError(
+                    f"a method's setting has {name} {own!r}, which all methods share; leave it out, and give it to "
+                    "build or to a profile's setting (ranges, zero_point, eight_bit)"
+                )
         chosen = variant(scheme, ranges=self.ranges, zero_point=self.zero_point)
         return chosen.at(bits, EIGHT_BIT_LISTS.get(self.eight_bit)(backbone))
 

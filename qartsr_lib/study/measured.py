@@ -39,9 +39,13 @@ class Measured:
     ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         """Merge into results/<profile>/<name>.csv, with per-image values and run records; see `results.write_table`.
 
+        A QartsrError where the other rows cannot stand beside these, see `results.check_part`.
+
         Returns (table, per-image values): these, or with `keep`, where this is a part of a sweep's table whose other
         rows stay, those of the whole.
         """
+        if keep:
+            results.check_part(self.profile, name, self.table, self.per_image)
         by = results.KEYS if keep else by
         results.write_table(self.profile, name, self.table, self.per_image, self.records, by, front)
         if not keep:

@@ -44,6 +44,10 @@ class BackboneFile:
     timestep: int | None = None  # label T whose rows alone need it; None where every row does
 
 
+#: Settings -> those that stand in their place in the notebooks of Tables 3 and 4.
+_OF_FINETUNING = {"metrics": "finetune_metrics", "max_images": "finetune_images", "max_side": "finetune_side"}
+
+
 @dataclass(frozen=True)
 class Profile:
     """One column of settings that every notebook reads."""
@@ -97,9 +101,11 @@ class Profile:
     downloads: bool = False
 
     def for_finetuning(self) -> Profile:
-        """This profile with the metrics and images of Tables 3 and 4."""
-        shared = {"metrics": self.finetune_metrics, "max_images": self.finetune_images, "max_side": self.finetune_side}
-        return dataclasses.replace(self, **shared)
+        """This profile with the metrics and images of Tables 3 and 4; a QartsrError where an override gave others."""
+        for name, read in _OF_FINETUNING.items():
+            if getattr(self, name) not in (getattr(PROFILES[self.name], name), getattr(self, read)):
+                raise QartsrError(f"OVERRIDES: this notebook reads {read}, not {name}; give it that")
+        return dataclasses.replace(self, **{name: getattr(self, read) for name, read in _OF_FINETUNING.items()})
 
 
 _BENCHMARKS = ("RealSR", "Urban100", "DIV2K_val")

@@ -82,6 +82,34 @@ def write_table(
     return path
 
 
+def check_part(profile: str, table: str, frame: pd.DataFrame, per_image: pd.DataFrame) -> None:
+    """Refuse a part of a table that others' rows cannot stand beside, see `Measured.write`.
+
+    A QartsrError where rows that it replaces have metrics that it lacks, or rows that it leaves are over other images.
+    """
+    path = paths.results_dir(profile) / f"{table}.csv"
+    if not path.is_file():
+        return
+    new, old = as_text(frame), read_cells(path, COLUMNS)
+    replaced = set(new[list(KEYS)].itertuples(index=False, name=None))
+    again = pd.Series([row in replaced for row in old[list(KEYS)].itertuples(index=False, name=None)], dtype=bool)
+    if lost := sorted(set(old.loc[again, "metric"]) - set(new["metric"])):
+        raise QartsrError(f"{path}: has {', '.join(lost)} of rows that this part makes anew; give it these, too")
+    if not any((path.parent / "per_image" / table).glob("*.csv")):
+        return
+    others = read_per_image(profile, table)
+    names = others[list(KEYS)].astype(str).itertuples(index=False, name=None)
+    others = others[[row not in replaced for row in names]]
+    for dataset in new["dataset"].unique():
+        there = set(others.loc[others["dataset"] == dataset, "image"].astype(str))
+        here = set(per_image.loc[per_image["dataset"] == dataset, "image"].astype(str))
+        if there and here and there != here:
+            raise QartsrError(
+                f"{path}: its other rows of {dataset} are over {len(there)} images, this part's over {len(here)} "
+                f"({len(there & here)} of them the same); give it the same, by finetune_images"
+            )
+
+
 def read_table(profile: str, table: str) -> pd.DataFrame:
     """A table of `COLUMNS` (else a QartsrError), NUMBERS as numbers; empty values are NaN, empty notes ""."""
     frame = read_cells(paths.results_dir(profile) / f"{table}.csv", COLUMNS)

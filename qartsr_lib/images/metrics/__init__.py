@@ -49,7 +49,13 @@ class MetricSpec:
     ceiling: float | None = None  # the highest value, where a constant in the formula sets one that images reach
 
 
-METRICS: Registry[MetricSpec] = Registry("metric", __package__)
+def _wrong(name: str, spec: MetricSpec, _: Mapping[str, MetricSpec]) -> str:
+    if spec.name != name:
+        return f"it calls itself {spec.name!r}; use one name"
+    return "" if spec.kind in ("FR", "NR") else f"kind {spec.kind!r} is neither 'FR' nor 'NR'"
+
+
+METRICS: Registry[MetricSpec] = Registry("metric", __package__, _wrong)
 
 
 def lower_is_better(name: str) -> bool:
@@ -124,7 +130,7 @@ def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, fold
         return None, f"image too small: {_size(sr)}, {spec.name} needs {spec.minimum_side} pixels on each side"
     try:
         with _one_thread() if spec.one_thread else contextlib.nullcontext():
-            value = compute(sr, hr)
+            value = float(compute(sr, hr))
     except (RuntimeError, ValueError, ArithmeticError) as error:
         # constant images make the statistics of some metrics singular; an hours-long study goes on
         _log.warning("%s failed on one image", spec.name, exc_info=error)

@@ -101,5 +101,9 @@ def test_budget_curves_show_the_gap_to_full_precision_over_the_images():
     assert axis.get_title() == "embedded, RealSR: W2A2"
     assert drawn["QArtSR"] == ([256, 2048], [-0.5, -0.25]) and drawn["MaxMin"] == ([0, 1], [-5.0, -5.0])
     assert set(drawn) == {"QArtSR", "MaxMin", "_child2"}, "full precision's line has no name"
+    more = rows[rows["bits"] == "W4A4"].assign(method=f"LSQ [{setting}, 8x images]", steps=2048, dataset="Urban100")
+    whole = pd.concat([rows, more, rows[:1].assign(dataset="Urban100")]).sort_values("bits", ascending=False)
+    titles = [axis.get_title() for axis in figures.budget_curves(whole, "PSNR", setting).axes]
+    assert titles == [f"embedded, {name}: {bits}" for name in ("RealSR", "Urban100") for bits in ("W4A4", "W2A2")]
     alone = rows[~rows["method"].str.contains("8x")]
     assert "two budgets" in figures.budget_curves(alone, "PSNR", setting).axes[0].texts[0].get_text()

@@ -38,7 +38,7 @@ def budget_curves(rows: pd.DataFrame, metric: str, setting: str) -> Figure:
     if panels.empty or levels.empty:
         return empty("no method was trained for two budgets")
     places = list(dict.fromkeys(zip(panels["backbone"], panels["dataset"], strict=True)))
-    widths = list(dict.fromkeys(panels["bits"]))
+    widths = [bits for bits in dict.fromkeys(cells["bits"]) if bits in set(panels["bits"])]
     size = (4.2 * len(widths), 2.6 * len(places))
     figure, axes = subplots(len(places), len(widths), size, sharex=True, sharey=True)
     looks = _looks(cells)

@@ -33,7 +33,7 @@ def compiled(folder: Path, arguments: Mapping[str, Sequence], *options: str) -> 
     for flags in FLAGS:
         try:
             loaded = ctypes.CDLL(str(_built(folder, [compiler, *SHARED, *options, *flags])))
-        except (OSError, QartsrError, subprocess.SubprocessError):
+        except (OSError, QartsrError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: no home folder
             continue
         for name, types in arguments.items():
             function = getattr(loaded, name)

@@ -199,7 +199,7 @@ def test_a_folder_is_of_one_set_of_photographs_and_options(photographs, tmp_path
         return capsys.readouterr().err
 
     assert "timestep 2000: outside 1..1000" in told("--timesteps", 1, 2000) and not (tmp_path / "out").exists()
-    pipeline._begin(tmp_path / "out", {"steps_scale": 1.0, "seed": 0, "images": pipeline._contents(photographs)})
+    pipeline._begin(tmp_path / "out", {"--steps-scale": 1.0, "--seed": 0, "images": pipeline._contents(photographs)})
     assert "begun.json: was begun with --seed 0; use that again, or name another --out" in told("--seed", 7)
     assert "was begun with --steps-scale 1.0" in told("--steps-scale", 0.5)
     write_png(tmp_path / "others" / "a.png", torch.rand(1, 3, 8, 8))

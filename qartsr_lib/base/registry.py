@@ -17,7 +17,7 @@ class Registry(Generic[T]):
 
     Its modules are imported at the first look-up of what is not there yet; "" where that is done elsewhere.
     `kind` is what an entry is, for messages ("metric"); `check`: what is wrong with a new one, by its name, itself and
-    those that are there, or "".
+    those that are there, or "". One that has a `name` is called by it.
     """
 
     def __init__(
@@ -33,7 +33,9 @@ class Registry(Generic[T]):
         def store(entry: T) -> T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            if wrong := self._check(name, entry, self._entries):
+            own = getattr(entry, "name", name)
+            wrong = f"it calls itself {own!r}; use one name" if own != name else self._check(name, entry, self._entries)
+            if wrong:
                 raise QartsrError(f"{self.kind} {name!r} cannot be registered: {wrong}")
             self._entries[name] = entry
             return entry

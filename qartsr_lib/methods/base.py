@@ -146,9 +146,7 @@ def check_calibration_images(images: list[torch.Tensor]) -> None:
             raise QartsrError(f"calibration image {index}: shape {tuple(image.shape)}, but (1, 3, h, w) is needed")
 
 
-def _wrong(name: str, method: Method, others: Mapping[str, Method]) -> str:
-    if method.name != name:
-        return f"it calls itself {method.name!r}; use one name"
+def _wrong(_: str, method: Method, others: Mapping[str, Method]) -> str:
     same = [other for other, known in others.items() if known.label == method.label]
     return f"its label {method.label!r} is that of {same[0]!r}, and tables tell methods apart by it" if same else ""
 

@@ -91,15 +91,13 @@ def check_part(profile: str, table: str, frame: pd.DataFrame, per_image: pd.Data
     if not path.is_file():
         return
     new, old = as_text(frame), read_cells(path, COLUMNS)
-    replaced = set(new[list(KEYS)].itertuples(index=False, name=None))
-    again = pd.Series([row in replaced for row in old[list(KEYS)].itertuples(index=False, name=None)], dtype=bool)
-    if lost := sorted(set(old.loc[again, "metric"]) - set(new["metric"])):
+    replaced = _keys_of(new, KEYS)
+    if lost := sorted(set(old.loc[_among(old, KEYS, replaced), "metric"]) - set(new["metric"])):
         raise QartsrError(f"{path}: has {', '.join(lost)} of rows that this part makes anew; give it these, too")
     if not any((path.parent / "per_image" / table).glob("*.csv")):
         return
     others = read_per_image(profile, table)
-    names = others[list(KEYS)].astype(str).itertuples(index=False, name=None)
-    others = others[[row not in replaced for row in names]]
+    others = others[~_among(others, KEYS, replaced)]
     for dataset in new["dataset"].unique():
         there = set(others.loc[others["dataset"] == dataset, "image"].astype(str))
         here = set(per_image.loc[per_image["dataset"] == dataset, "image"].astype(str))
@@ -220,11 +218,20 @@ def _merge(path: Path, new: pd.DataFrame, by: Sequence[str], front: Sequence[str
         old = read_cells(path)
         if not set(by) <= set(old.columns):
             raise QartsrError(f"{path}: is not a results table; restore it from git or remove it")
-        replaced = set(new[list(by)].itertuples(index=False, name=None))
-        kept = old[[row not in replaced for row in old[list(by)].itertuples(index=False, name=None)]]
+        kept = old[~_among(old, by, _keys_of(new, by))]
         new = pd.concat([new, kept], ignore_index=True).fillna("") if len(kept) else new
     front = [column for column in front if column in new]
     write_text(path, _in_order(new[[*front, *new.columns.drop(front)]]).to_csv(index=False, lineterminator="\n"))
+
+
+def _keys_of(frame: pd.DataFrame, columns: Sequence[str]) -> set[tuple[str, ...]]:
+    return set(frame[list(columns)].astype(str).itertuples(index=False, name=None))
+
+
+def _among(frame: pd.DataFrame, columns: Sequence[str], keys: set[tuple[str, ...]]) -> np.ndarray:
+    """Which rows have one of `keys` in `columns`, (rows,) bool."""
+    rows = frame[list(columns)].astype(str).itertuples(index=False, name=None)
+    return np.array([row in keys for row in rows], dtype=bool)
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,17 @@ def saved_state(path: Path) -> Iterator[dict[str, Any]]:
         raise QartsrError(f"{path}: damaged, or of another version; remove it to start anew") from error
 
 
+def check_begun(path: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], otherwise: str) -> None:
+    """A QartsrError where `path` tells that a training was `begun` with another value of an option than is `asked` for.
+
+    A KeyError where it tells nothing of one; "images" is told without its value, a hash. `otherwise`: what else to do.
+    """
+    for name, value in asked.items():
+        if begun[name] != value:
+            told = "other photographs" if name == "images" else f"{name} {begun[name]}"
+            raise QartsrError(f"{path}: was begun with {told}; use that again, or {otherwise}")
+
+
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add `record` to a file of JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)

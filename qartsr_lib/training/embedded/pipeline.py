@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from qartsr_lib.backbones.embedded import RECIPES, SHIPPED_RECIPES, load_embedde
 from qartsr_lib.backbones.schedule import PAPER_TIMESTEPS, timestep_index
 from qartsr_lib.backbones.sizes import backbone_size, time_shares
 from qartsr_lib.base import provenance
+from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import check_writable, remembered_sha256, write_atomically, write_text
 from qartsr_lib.base.machine import checked
@@ -26,6 +26,7 @@ from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr, psnr_y, read_image, upscale_bicubic
 from qartsr_lib.training.embedded import stages
 from qartsr_lib.training.embedded.loop import CROP, Crops, Schedule
+from qartsr_lib.training.states import check_begun
 
 #: Chosen on BSDS500/val (DEVIATIONS.md); notebook 00 shows the learning curves.
 SCHEDULES = {
@@ -62,7 +63,7 @@ def train_all(options: argparse.Namespace) -> None:
     for timestep in timesteps:
         timestep_index(timestep)
     photographs = list_images(options.images)
-    _begin(out, {"steps_scale": options.steps_scale, "seed": options.seed, "images": _contents(photographs)})
+    _begin(out, {"--steps-scale": options.steps_scale, "--seed": options.seed, "images": _contents(photographs)})
     crops = Crops(photographs)
     validation = Validation(list_images(options.validation)[:24]) if options.validation else None
     if validation:
@@ -91,7 +92,7 @@ def train_all(options: argparse.Namespace) -> None:
 
 
 def _contents(photographs: Sequence[Path]) -> str:
-    return hashlib.sha256("".join(remembered_sha256(path) for path in photographs).encode()).hexdigest()
+    return stable_hash([remembered_sha256(path) for path in photographs])
 
 
 def _begin(out: Path, asked: Mapping[str, object]) -> None:
@@ -99,11 +100,7 @@ def _begin(out: Path, asked: Mapping[str, object]) -> None:
     check_writable(out, f"--out {out}")
     path = out / BEGUN
     if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in asked.items():
-            if begun.get(name) != value:
-                told = "other photographs" if name == "images" else f"--{name.replace('_', '-')} {begun.get(name)}"
-                raise QartsrError(f"{path}: was begun with {told}; use that again, or name another --out")
+        check_begun(path, json.loads(path.read_text(encoding="utf-8")), asked, "name another --out")
     write_text(path, json.dumps(asked) + "\n")
 
 

@@ -25,7 +25,7 @@ from qartsr_lib.base.files import check_writable
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.image import list_images
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.training.states import append_line, save_state, saved_state
+from qartsr_lib.training.states import append_line, check_begun, save_state, saved_state
 from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops
 from qartsr_lib.training.trq.objectives import Distillation, Generator, Objective, OSEDiffLosses, seeded, trained
@@ -164,10 +164,8 @@ def _resume(path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any]
     if not path.exists():
         return 0
     with saved_state(path) as state:
-        for name, value in named.items():
-            if state["config"][name] != value and name not in ("steps", "checkpoint_every"):
-                begun = "other photographs" if name == "images" else f"{name} {state['config'][name]}"
-                raise QartsrError(f"{path}: was begun with {begun}; use that again, or remove the file to start anew")
+        fixed = {name: value for name, value in named.items() if name not in ("steps", "checkpoint_every")}
+        check_begun(path, state["config"], fixed, "remove the file to start anew")
         if named["steps"] < state["step"]:
             raise QartsrError(f"--steps {named['steps']}: {state['step']} are done; choose more, or remove {path}")
         for network, saved in zip(networks, state["trained"], strict=True):

@@ -12,7 +12,7 @@ import sys
 import time
 
 from qartsr_lib.base.errors import Diverged, QartsrError
-from qartsr_lib.base.files import check_writable
+from qartsr_lib.base.files import check_name, check_writable
 from qartsr_lib.base.lean_imports import import_networks
 from qartsr_lib.deploy.shipped import SHIPPED, shipped_model
 
@@ -139,6 +139,7 @@ def export(options: argparse.Namespace) -> None:
     _choose_shipped(options)
     if options.checkpoint is None:
         raise QartsrError(f"--checkpoint: name a model that quantize wrote, or --model {'|'.join(SHIPPED)}")
+    check_name(path, "--out")
     check_writable(path if name == "web" else path.parent, f"--out {path}")
     import_networks()
     from qartsr_lib.deploy.packed_file import load_packed, save_packed

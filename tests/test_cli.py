@@ -209,6 +209,27 @@ def test_a_bad_image_is_told_before_a_model_is_loaded(photograph, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["upscale", "{photo}", "--out", "{long}"],
+        ["upscale", "{photo}", "--out", "{out}", "--checkpoint", "{long}"],
+        ["upscale", "{photo}", "--out", "{out}", "--checkpoint", "{long}.safetensors"],
+        ["quantize", "--images", "{photo}", "--out", "{long}"],
+        ["quantize", "--images", "{long}", "--out", "{out}"],
+        ["export", "--checkpoint", "{long}", "--out", "{out}.safetensors"],
+        ["export", "--model", "w4a4", "--format", "web", "--out", "{long}"],
+        ["evaluate", "--sr", "{long}", "--hr", "{long}", "--out", "{out}.csv"],
+        ["evaluate", "--sr", "{out}", "--hr", "{out}", "--out", "{long}.csv"],
+    ],
+)
+def test_names_that_are_too_long_are_one_line(photograph, tmp_path, capsys, words):
+    places = {"photo": photograph, "long": tmp_path / ("n" * 300), "out": tmp_path / "out"}
+    assert main([word.format(**places) for word in words]) == 2
+    _one_line(capsys, "too long")
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_input_empty_folder_and_clashing_names(photograph, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     copy = write_png(tmp_path / "other" / "cat.png", torch.zeros(1, 3, 4, 4))

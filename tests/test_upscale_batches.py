@@ -78,6 +78,22 @@ def test_an_image_that_cannot_be_computed_loses_no_others(photos, run, tmp_path,
     assert len(lines) == 1 and lines[0].startswith(f"error: {photos / 'p1.png'}: ")
 
 
+def test_a_result_whose_name_is_too_long_loses_no_others(photos, run, tmp_path):
+    long = "n" * 251  # with either ending a name of 255 letters; results are called .bmp.png and .png.png
+    for ending in (".bmp", ".png"):
+        Image.new("RGB", (4, 4)).save(photos / f"{long}{ending}")
+    status, out, lines = run(photos)
+    assert status == 1 and names(tmp_path / "out") == ["p0.png", "p1.png", "p2.png"]
+    assert "3 image(s) written" in out and "2 failed" in out
+    told = [line for line in lines if line.startswith("error: ")]
+    assert [line.partition(": its result: ")[0] for line in told] == [
+        f"error: {photos / long}{ending}" for ending in (".bmp", ".png")
+    ]
+    assert all("is too long (259 bytes)" in line for line in told)
+    status, out, _ = run(photos, out=tmp_path / "b" / ("n" * 256))
+    assert status == 2 and not out and not (tmp_path / "b").exists()
+
+
 def test_what_is_left_out_of_a_folder_is_told(photos, run, tmp_path):
     for folder in ("2023", "2024", ".thumbnails"):
         write_png(photos / folder / "q.png", torch.zeros(1, 3, 4, 4))

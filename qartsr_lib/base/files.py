@@ -104,9 +104,26 @@ def write_error(error: OSError, path: Path) -> Exception:
     return error
 
 
+def check_name(path: Path, named: str) -> Path:
+    """`path`, or the nearest folder above it, that is there; a QartsrError where a name below it is too long for it.
+
+    `named` is what the user called it.
+    """
+    path = path.absolute()
+    place = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    for name in path.relative_to(place).parts:
+        try:
+            os.lstat(place / name)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                size = len(os.fsencode(name))
+                raise QartsrError(f"{named}: the name {name[:30]}... is too long ({size} bytes); shorten it") from error
+    return place
+
+
 def check_writable(folder: Path, named: str) -> None:
     """Refuse now a folder that cannot be made or written after hours; `named` is what the user called it."""
-    place = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+    place = check_name(folder, named)
     if not place.is_dir():
         raise QartsrError(f"{named}: {place} is a file; name another folder")
     if not os.access(place, os.W_OK | os.X_OK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import sys
@@ -22,7 +23,7 @@ def run_command(
 ) -> int:
     """`run(options)` of `arguments` (default: the process's own); the exit status is what it returns, or 0.
 
-    It is 2 for a QartsrError and 130 for Ctrl-C, both told in one line.
+    It is 2 for a QartsrError, or a name that is too long for any file, and 130 for Ctrl-C, told in one line.
     """
     options = parser.parse_args(arguments)
     if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show ends no run
@@ -31,6 +32,11 @@ def run_command(
         return run(options) or 0
     except QartsrError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: the name is too long for a file; check the path", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; what is written is kept, and the same command goes on from there", file=sys.stderr)

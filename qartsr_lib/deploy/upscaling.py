@@ -15,7 +15,7 @@ import torch
 
 from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import check_writable, sha256, write_atomically
+from qartsr_lib.base.files import check_name, check_writable, sha256, write_atomically
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.provenance import folder_sha256
 from qartsr_lib.deploy.upscaling_inputs import find_inputs, named, result_files
@@ -45,8 +45,11 @@ def upscale_files(options: argparse.Namespace, load: Callable[[argparse.Namespac
         notes.append(f"inputs whose names differ in their endings alone: results are called {named(longer)}")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    for path in paths:
+        batch.attempt(path, lambda path: check_name(batch.places[path], f"{path}: its result"))
+    left = [path for path in paths if path not in failures]
     try:
-        if any(batch.attempt(path, read) for path in paths):  # wrong files are told before a model is loaded
+        if any(batch.attempt(path, read) for path in left):  # wrong files are told before a model is loaded
             batch.run(*load(options))
     finally:
         batch.tell()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.files import check_writable, write_atomically
+from qartsr_lib.base.files import check_name, check_writable, write_atomically
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.base import SCALE, divisible_file
 from qartsr_lib.images.datasets.pairing import SHOWN, match_folders
@@ -77,6 +77,7 @@ def evaluate_folders(
 ) -> pd.DataFrame:
     """Pair folders by `match_folders`, write the frame of `evaluate_pairs` as CSV; stderr names what is left out."""
     names = _known(names)
+    check_name(out, "--out")
     if out.is_dir() or out.suffix.lower() in IMAGE_SUFFIXES:
         kind = "is a folder" if out.is_dir() else "has the ending of an image"
         raise QartsrError(f"{out}: {kind}; name a CSV file to write")

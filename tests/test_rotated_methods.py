@@ -113,6 +113,16 @@ def test_draq_in_float64(shape, axis, bits):
     assert gradient.eq(1).all(), "nothing is clipped"
 
 
+@pytest.mark.parametrize("size", [0.0, 1.0], ids=["everything", "a channel and a pixel"])
+def test_zeros_stay_zeros(size):
+    x = size * torch.randn(1, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 3], x[:, :, 1, 1] = 0, 0
+    halves = RangeQuantizer(QuantizerConfig(4, PerHalf(-3)), (8, 1, 1), "x")
+    draq = ChannelTokenQuantizer(QuantizerConfig(4, PerChannel(-3), symmetric=True), (8, 1, 1), "x")
+    assert torch.isfinite(halves(x)).all() and torch.isfinite(draq(x)).all()
+    assert not draq(x)[x == 0].any()
+
+
 def test_dynamic_quantizers_do_not_depend_on_the_batch():
     x = torch.randn(3, 8, 5, 5) * torch.tensor([1.0, 5.0, 20.0]).view(3, 1, 1, 1)
     range_of = RangeQuantizer(QuantizerConfig(3, PerHalf(-3)), (8, 1, 1), "x")

@@ -85,7 +85,8 @@ class ChannelTokenQuantizer(DynamicQuantizer):
         channel = magnitudes.amax(tokens, keepdim=True) if tokens else magnitudes
         channel = channel.clamp(min=torch.finfo(x.dtype).tiny)
         lower, upper = torch.aminmax(values / channel, dim=axis, keepdim=True)
-        return symmetric_qparams(lower, upper, *self.code_range) * channel, None
+        scale = symmetric_qparams(lower, upper, *self.code_range) * channel
+        return scale.clamp(min=torch.finfo(x.dtype).tiny), None  # not 0 where a token and a channel have zeros alone
 
 
 for _quantizer in (TokenQuantizer, RangeQuantizer, ChannelTokenQuantizer):

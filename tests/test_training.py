@@ -206,6 +206,19 @@ def test_a_folder_is_of_one_set_of_photographs_and_options(photographs, tmp_path
     assert "was begun with other photographs" in told("--images", tmp_path / "others")
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"--seed": 0'])
+def test_a_damaged_note_of_an_earlier_run_is_one_line(photographs, tmp_path, capsys, content):
+    (tmp_path / "begun.json").write_text(content)
+    assert command.embedded(["--images", str(photographs[0].parent), "--out", str(tmp_path)]) == 2
+    assert "begun.json: damaged, or of another version; name another --out" in capsys.readouterr().err
+
+
+def test_damaged_weights_of_an_earlier_stage_are_named(tmp_path):
+    (tmp_path / "vae.safetensors").write_bytes(b"cut short")
+    with pytest.raises(QartsrError, match=r"vae\.safetensors: damaged; remove it"):
+        pipeline._stage(tmp_path, "vae", lambda: pytest.fail("made again"))
+
+
 @pytest.mark.parametrize("number", ["nan", "0", "-1", "inf", "half"])
 def test_a_share_of_the_steps_is_above_zero(number, capsys):
     with pytest.raises(SystemExit):

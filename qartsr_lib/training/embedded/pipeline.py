@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qartsr_lib.backbones.base import OneStepSR, shortcuts
@@ -96,11 +97,14 @@ def _contents(photographs: Sequence[Path]) -> str:
 
 
 def _begin(out: Path, asked: Mapping[str, object]) -> None:
-    """Note in `out` what decides its weights; a QartsrError where something else is noted."""
+    """Note in `out` what decides its weights; a QartsrError where something else is noted, or the note is damaged."""
     check_writable(out, f"--out {out}")
     path = out / BEGUN
     if path.exists():
-        check_begun(path, json.loads(path.read_text(encoding="utf-8")), asked, "name another --out")
+        try:
+            check_begun(path, json.loads(path.read_text(encoding="utf-8")), asked, "name another --out")
+        except (ValueError, LookupError, TypeError) as error:
+            raise QartsrError(f"{path}: damaged, or of another version; name another --out") from error
     write_text(path, json.dumps(asked) + "\n")
 
 
@@ -114,7 +118,10 @@ def _stage(out: Path, name: str, make: Callable[[], stages.State]) -> stages.Sta
         seconds = round(time.monotonic() - started, 1)
         write_text(out / f"{name}.json", json.dumps({"stage": name, "seconds": seconds}) + "\n")
         print(f"{name}: {seconds:.0f} s", flush=True)
-    return {key: value.float() for key, value in load_file(path).items()}
+    try:
+        return {key: value.float() for key, value in load_file(path).items()}
+    except SafetensorError as error:
+        raise QartsrError(f"{path}: damaged; remove it, and the same command makes it again") from error
 
 
 class Validation:

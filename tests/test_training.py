@@ -10,7 +10,7 @@ from torch import nn
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.image import list_images, luma, psnr, upscale_bicubic, write_png
 from qartsr_lib.training import command
 from qartsr_lib.training.embedded import pipeline
@@ -217,6 +217,18 @@ def test_damaged_weights_of_an_earlier_stage_are_named(tmp_path):
     (tmp_path / "vae.safetensors").write_bytes(b"cut short")
     with pytest.raises(QartsrError, match=r"vae\.safetensors: damaged; remove it"):
         pipeline._stage(tmp_path, "vae", lambda: pytest.fail("made again"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
+    model = nn.Linear(1, 1)
+    asked = Schedule(4, 1e-2, checkpoint_every=1)
+
+    def loss(data, step):
+        return model(data).mean() * (float("nan") if step == 2 else 1.0)
+
+    with pytest.raises(Diverged, match="line: the loss is not finite at step 2; use another --seed"):
+        train(model, model.parameters(), lambda step: torch.ones(1, 1), loss, asked, tmp_path, "line")
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2, "of the last sound step"
 
 
 @pytest.mark.parametrize("number", ["nan", "0", "-1", "inf", "half"])

@@ -20,7 +20,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import from_uint8, read_image, resize_bicubic, to_uint8, upscale_bicubic
@@ -110,7 +110,7 @@ def train(
         model: whose state_dict is checkpointed; a QartsrError where it cannot be read or does not fit.
         parameters: what the optimizer updates; training runs on their device.
         batch: step -> tensor or tuple of tensors, made in float32.
-        loss: of batch and step, computed under bfloat16 autocast.
+        loss: of batch and step, computed under bfloat16 autocast; Diverged where it is not finite.
     """
     parameters = [parameter.requires_grad_(True) for parameter in parameters]
     device = parameters[0].device
@@ -135,6 +135,8 @@ def train(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         losses.append(value.item())
+        if not math.isfinite(losses[-1]):
+            raise Diverged(f"{label}: the loss is not finite at step {step}; use another --seed and --out")
         done = step + 1
         if done % schedule.validate_every == 0 or done == schedule.steps:
             record = {"step": done, "loss": sum(losses) / len(losses), "seconds": round(time.monotonic() - started, 1)}

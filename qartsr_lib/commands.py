@@ -105,10 +105,12 @@ def quantize(options: argparse.Namespace) -> None:
         result = method.build(backbone, options.bits, crops, seed=options.seed, **settings)
         check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
     except Diverged:
-        unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
+        if method.trains:
+            unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
         raise
     save_quantized(result.backbone, options.out)
-    unfinished.unlink(missing_ok=True)
+    if method.trains:  # else it is another method's, and may be hours of work
+        unfinished.unlink(missing_ok=True)
     near = sum(psnr_y(result.backbone.upscale(crop), backbone.upscale(crop)) for crop in apart) / len(apart)
     print(
         f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "

@@ -136,6 +136,14 @@ def test_interrupted_quantization_ends_with_the_same_model(photograph, tmp_path,
     assert whole["tensors"]["sha256"] == parts["tensors"]["sha256"]
 
 
+def test_a_method_without_training_leaves_an_interrupted_training_alone(photograph, tmp_path):
+    unfinished = tmp_path / "q" / "unfinished.pt"
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(b"hours of work")
+    assert _quantize(photograph, tmp_path / "q", "--method", "maxmin") == 0
+    assert unfinished.read_bytes() == b"hours of work"
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

@@ -195,6 +195,7 @@ def test_a_large_network_is_held_once_with_the_same_result(name, backbone, image
     found = build(name, backbone, "W4A4", images, images=4).backbone
     assert all(torch.equal(tensor, found.state_dict()[key]) for key, tensor in expected.state_dict().items())
     assert all(torch.equal(tensor, backbone.state_dict()[key]) for key, tensor in before.items())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
     own = {id(parameter) for parameter in backbone.parameters()}
     weights = [module.weight for module in quant_modules(found) if hasattr(module, "weight")]
     shared = [id(weight) in own for weight in weights]

@@ -109,6 +109,7 @@ class TrainedMethod(Method):
         bits = parse_bits(bits)
         torch.manual_seed(seed)
         shared = {id(p): p for p in backbone.parameters()} if is_large(backbone) else {}
+        learning = [parameter.requires_grad for parameter in shared.values()]
         student = copy.deepcopy(backbone, dict(shared))
         quantize_(student, setting.scheme(self.scheme(), backbone, bits))
         for module in quant_modules(student):
@@ -116,6 +117,8 @@ class TrainedMethod(Method):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if id(parameter) in tuned and id(parameter) in shared:
                     setattr(module, name, nn.Parameter(parameter.detach().clone()))
+        for parameter, before in zip(shared.values(), learning, strict=True):
+            parameter.requires_grad_(before)  # which layers that train weights have set
         if not bits.is_full_precision:
             start_(backbone, student, calibration_images, self.label)
         return student

@@ -85,6 +85,8 @@ def test_eight_bits_stay_close_to_full_precision(name, backbone, images):
 def test_same_seed_same_bits(name, backbone, images):
     first, second = (build(name, backbone, "W4A4", images, **seed).backbone for seed in ({}, {"seed": 0}))
     assert torch.equal(first.upscale(images[0]), second.upscale(images[0]))
+    for (name, tensor), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), name  # what files hold, used or not
 
 
 @pytest.mark.parametrize("name", QUANTIZING)

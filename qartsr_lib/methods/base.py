@@ -80,7 +80,10 @@ class Method(ABC):
 
 
 class CalibratedMethod(Method):
-    """A method without training: layers are converted by `setting`, calibrated and started. It draws nothing."""
+    """A method without training: layers are converted by `setting`, calibrated and started.
+
+    What layers draw for a training (Groupwise's F2) has no effect here, but files hold it.
+    """
 
     def __init__(
         self, name: str, label: str, setting: QuantScheme = SHARED_SETTING, only: tuple[str, ...] = EVERYTHING
@@ -99,7 +102,9 @@ class CalibratedMethod(Method):
         if not scheme.bits.is_full_precision:
             check_calibration_images(calibration_images)
         quantized = copy.deepcopy(backbone)
-        quantize_(quantized, scheme, self.only)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            quantize_(quantized, scheme, self.only)
         if not scheme.bits.is_full_precision:
             start_(backbone, quantized, calibration_images, f"{self.label} {scheme.bits}")
             quantized.requires_grad_(False)  # of layers that could be trained

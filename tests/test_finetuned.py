@@ -39,6 +39,15 @@ def test_table_3_has_bicubic_once_per_data_set():
     assert grids.comparison_grid(get_profile("study", finetune_models=[])) == []
 
 
+def test_without_bit_widths_networks_still_join_table_3():
+    """The command of notebooks/README.md; longer trainings and image losses have nothing to train then."""
+    bare = get_profile("study", datasets=["samples"], finetune_bits=[])
+    assert {e.method for e in grids.comparison_grid(bare)} == {"fp"}
+    for grid in (lambda: grids.budget_grid(bare, [8]), lambda: grids.loss_grid(bare)):
+        with pytest.raises(QartsrError, match="finetune_bits of profile 'study' is empty"):
+            grid()
+
+
 def test_seeds_only_where_they_decide():
     seeds = {}
     for e in grids.comparison_grid(STUDY):

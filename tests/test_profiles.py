@@ -85,7 +85,6 @@ def test_data_root(tmp_path, monkeypatch):
     ("overrides", "told"),
     [
         ({"seeds": []}, "setting seeds of profile 'tiny' is empty; name at least one"),
-        ({"finetune_bits": []}, "finetune_bits of profile 'tiny' is empty"),
         ({"seeds": [0, 1, 0]}, "seeds of profile 'tiny' names 0 twice; name it once"),
         ({"methods": ["lsq", "lsq"]}, "methods of profile 'tiny' names 'lsq' twice"),
         ({"finetune_models": [["embedded", 1], ["embedded", 1]]}, r"names \('embedded', 1\) twice"),

@@ -185,8 +185,6 @@ _KINDS = {
     "str": (str, "a text"),
     "Mapping[str, str | Mapping[str, str]]": (Mapping, "a mapping of names to folders"),
 }
-#: Lists whose first item all notebooks take.
-_NEVER_EMPTY = ("seeds", "finetune_bits")
 #: Type of a field -> types in one of its items, and what they are.
 _ITEMS = {
     "tuple[int, ...]": ((int,), "whole numbers"),
@@ -228,7 +226,7 @@ def get_profile(name: str, **overrides: object) -> Profile:
 
 
 def _check_items(named: str, field: str, items: tuple) -> None:
-    if field in _NEVER_EMPTY and not items:
+    if field == "seeds" and not items:
         raise QartsrError(f"{named} is empty; name at least one")
     if twice := [item for item, count in Counter(items).items() if count > 1]:
         raise QartsrError(f"{named} names {twice[0]!r} twice; name it once")

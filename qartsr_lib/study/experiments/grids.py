@@ -8,6 +8,7 @@ from itertools import product
 
 import pandas as pd
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.maxmin import PARTS
 from qartsr_lib.methods.qartsr import QArtSR
@@ -91,12 +92,18 @@ def budget_grid(profile: Profile, factors: Sequence[int]) -> list[Experiment]:
 
     At the highest bit width of Table 3 and T = SEEDED_TIMESTEP; rates stay as they were chosen for the plain budget.
     """
-    bits, trained = profile.finetune_bits[0], [method for method in profile.methods if METHODS.get(method).trains]
+    bits, trained = _highest_bits(profile), [method for method in profile.methods if METHODS.get(method).trains]
     rows = [
         (method, bits, training_options(method, bits, profile, factor), budget_label(method, factor))
         for factor, method in product((1, *factors), trained)
     ]
     return on_cells(replace(at_seeded_timestep(profile), seeds=profile.seeds[:1]), lambda _: rows)
+
+
+def _highest_bits(profile: Profile) -> str:
+    if not profile.finetune_bits:
+        raise QartsrError(f"finetune_bits of profile {profile.name!r} is empty, and this notebook trains at its first")
+    return profile.finetune_bits[0]
 
 
 def budget_label(method: str, factor: int) -> str:
@@ -111,7 +118,7 @@ IMAGE_LOSSES = ("lpips+mse", "vae-features+mse")
 
 def loss_grid(profile: Profile) -> list[Experiment]:
     """QArtSR with each of IMAGE_LOSSES, all seeds, at the highest bit width of Table 3 and T = SEEDED_TIMESTEP."""
-    bits = profile.finetune_bits[0]
+    bits = _highest_bits(profile)
     rows = [
         ("qartsr", bits, training_options("qartsr", bits, replace(profile, image_loss=loss)), loss_label(loss))
         for loss in IMAGE_LOSSES

@@ -62,7 +62,7 @@ def test_outside_systems_are_met_by_every_backbone():
 def test_bicubic_is_met_by_every_model_and_bit_width():
     cells = {("QArtSR", "W4A4", 1): [20, 21], ("QArtSR", "W2A2", 1000): [10, 11]}
     frame = pd.concat([per_image(cells), per_image({("Bicubic", "W32A32", 1): [18, 19]}, backbone=BICUBIC)])
-    table = contrasts.paired_differences(frame, contrasts.table3_effects(["QArtSR"])["The same model"])
+    table = contrasts.paired_differences(frame, contrasts.table3_effects(frame)["The same model"])
     found = table[["backbone", "bits", "T", "difference", "PSNR"]].to_numpy().tolist()
     name = "QArtSR - Bicubic"
     assert found == [["embedded", "W4A4", "1", name, 2], ["embedded", "W2A2", "1000", name, -8]]
@@ -107,10 +107,12 @@ def test_table_4_effects_name_rows_that_the_table_has():
     assert "RPQ*+ET None - RPQ* [half the budget] None" in text, "the paper's gain of ET"
 
 
-def test_table_3_effects_hold_full_precision_and_the_papers_setting():
-    effects = contrasts.table3_effects(["MaxMin", "QArtSR"], ["DiffBIR"])
+def test_table_3_effects_hold_full_precision_the_papers_setting_and_every_row():
+    """Those of a part that was made alone, too: with KEEP, rows are the whole table's."""
+    cells = {("FP", "W32A32", 1): [9, 9], ("MaxMin", "W4A4", 1): [1, 2], ("QArtSR", "W4A4", 1): [3, 4]}
+    frame = per_image(cells | {("DiffBIR", "W32A32", NO_TIMESTEP): [5, 6]})
+    effects = contrasts.table3_effects(frame)
     same, paper = effects.values()
     assert [second.method for _, second in same] == ["FP", "Bicubic", "MaxMin", "DiffBIR"]
     assert (Row("QArtSR", timestep=1), Row("MaxMin", timestep=1000)) in paper
-    cells = {("QArtSR", "W4A4", 1): [3, 4], ("MaxMin", "W4A4", 1): [1, 2]}
-    assert [title for title, _ in contrasts.difference_sections(per_image(cells), effects)] == ["The same model"]
+    assert [title for title, _ in contrasts.difference_sections(frame, effects)] == ["The same model"]

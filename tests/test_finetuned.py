@@ -183,8 +183,10 @@ def test_longer_training_changes_the_budget_alone():
     table3 = {e.options for e in grids.comparison_grid(STUDY)}
     assert {e.options for e in grid if e.label and e not in longer} <= table3  # the same models, not trained again
     assert not any(e.label.endswith("images]") for e in grids.budget_grid(STUDY, []))
-    effects = contrasts.budget_effects(["lsq"], (8,))
-    assert [(a.method, b.method) for a, b in effects["What a longer training gains"]] == [("LSQ [8x images]", "LSQ")]
+    rows = pd.DataFrame({"backbone": "embedded", "method": ["FP", "LSQ", "LSQ [8x images]"]})
+    gains, distances = contrasts.budget_effects(rows, (8,)).values()
+    assert ("LSQ [8x images]", "LSQ") in [(a.method, b.method) for a, b in gains]
+    assert [(a.method, b.method) for a, b in distances] == [("LSQ", "FP"), ("LSQ [8x images]", "FP")]
 
 
 def test_the_best_setting_is_trained_longer_by_every_trained_method_alike():

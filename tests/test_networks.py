@@ -176,7 +176,7 @@ def test_rows_notes_and_records(fake):
     assert record["network"]["files_sha256"] == {PLACE: sha256(installed_file(PLACE))}
     assert len(record["outputs"]) == 3, "a name for every image"
     assert networks.trained_for(run.table["method"]) == "Fake: trained for nothing."
-    effects = contrasts.table3_effects(["MaxMin"], WITH.networks, ours="MaxMin")
+    effects = contrasts.table3_effects(run.table, ours="MaxMin")
     assert "MaxMin - Fake" in set(contrasts.paired_differences(run.per_image, effects["The same model"])["difference"])
 
 

@@ -61,12 +61,10 @@ TABLE4_EFFECTS: dict[str, Pairs] = {
 }
 
 
-def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: str = "QArtSR") -> dict[str, Pairs]:
-    """Pairs of Table 3, title -> pairs: `ours` against full precision, bicubic, other `methods` and `outside` systems.
-
-    All go by their names in the table.
-    """
-    rivals = [method for method in methods if method != ours]
+def table3_effects(rows: pd.DataFrame, ours: str = "QArtSR") -> dict[str, Pairs]:
+    """Pairs of Table 3, title -> pairs: `ours` against full precision, bicubic, and whatever else `rows` have."""
+    rivals = [method for method in _methods(rows) if method != ours]
+    outside = rows.loc[rows["backbone"] == OUTSIDE, "method"].unique()
     return {
         "The same model": _against(ours, ["FP", BICUBIC_LABEL, *rivals, *outside]),
         "The paper's setting: T = 1 minus rivals at T = 1000": [
@@ -75,15 +73,20 @@ def table3_effects(methods: Sequence[str], outside: Sequence[str] = (), ours: st
     }
 
 
-def budget_effects(methods: Sequence[str], factors: Sequence[int]) -> dict[str, Pairs]:
-    """Pairs of `grids.budget_grid`, title -> pairs: registered `methods`, trained `factors` times as long."""
-    short = {method: grids.budget_label(method, 1) for method in methods}
-    longer = [(grids.budget_label(method, n), label) for method, label in short.items() for n in factors]
-    names = [*short.values(), *(long for long, _ in longer)]
+def budget_effects(rows: pd.DataFrame, factors: Sequence[int]) -> dict[str, Pairs]:
+    """Pairs of `grids.budget_grid`, title -> pairs: the methods of `rows`, trained `factors` times as long."""
+    names = _methods(rows)
+    longer = [(grids.budget_label(name, factor), name) for name in names for factor in factors]
     return {
-        "What a longer training gains": [(Row(long), Row(label)) for long, label in longer],
+        "What a longer training gains": [(Row(long), Row(name)) for long, name in longer],
         "Distance to full precision": [(Row(name), Row("FP")) for name in names],
     }
+
+
+def _methods(rows: pd.DataFrame) -> list[str]:
+    """Names in the table of all that ran on a model of the study, in their order, but full precision."""
+    names = rows.loc[~rows["backbone"].isin(NO_MODEL), "method"].unique()
+    return [name for name in names if name != "FP"]
 
 
 _LOSSES = [grids.loss_label(loss) for loss in grids.IMAGE_LOSSES]

@@ -94,7 +94,7 @@ def budget_grid(profile: Profile, factors: Sequence[int]) -> list[Experiment]:
     """
     bits, trained = _highest_bits(profile), [method for method in profile.methods if METHODS.get(method).trains]
     rows = [
-        (method, bits, training_options(method, bits, profile, factor), budget_label(method, factor))
+        (method, bits, training_options(method, bits, profile, factor), budget_label(METHODS.get(method).label, factor))
         for factor, method in product((1, *factors), trained)
     ]
     return on_cells(replace(at_seeded_timestep(profile), seeds=profile.seeds[:1]), lambda _: rows)
@@ -106,9 +106,8 @@ def _highest_bits(profile: Profile) -> str:
     return profile.finetune_bits[0]
 
 
-def budget_label(method: str, factor: int) -> str:
-    """Name in the table of a method that was trained for `factor` times the budget."""
-    label = METHODS.get(method).label
+def budget_label(label: str, factor: int) -> str:
+    """Name in the table of a method (by its own there) that was trained for `factor` times the budget."""
     return label if factor == 1 else f"{label} [{factor}x images]"
 
 

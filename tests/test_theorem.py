@@ -1,5 +1,7 @@
 """The three laws: closed forms, identities, and that a fit recovers the law that made the data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,10 @@ import torch
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.image import header_size
 from qartsr_lib.study.experiments import theorem
+from qartsr_lib.study.profiles import get_profile
 
 
 def test_the_gains_at_the_papers_timesteps():
@@ -91,3 +96,13 @@ def test_encoder_error_is_amplified_as_eq_6_says(model):
     z_l, eps = (torch.randn(1, 16, 4, 4, dtype=torch.float64, generator=generator) for _ in range(2))
     moved = model.to_z_h(z_l + 0.01, eps) - model.to_z_h(z_l, eps)
     assert float(moved.mean()) == pytest.approx(0.01 * schedule.alpha(1000) ** -0.5)
+
+
+def test_any_data_set_is_measured_and_cropped_as_the_profile_says(home):
+    profile = get_profile("smoke", datasets=["samples-realistic"], timesteps=[1], max_side=64)
+    work = theorem.Measurement(profile, None)
+    assert work.dataset == "samples-realistic" and [header_size(pair.hr) for pair in work.pairs] == [(64, 64)]
+    both = replace(profile, datasets=("samples-realistic", "samples"))
+    assert theorem.Measurement(both, None).dataset == "samples", "of those that are preferred the first"
+    with pytest.raises(QartsrError, match="RealSR: DATA_ROOT is not set"):
+        theorem.Measurement(replace(profile, datasets=("RealSR",)), None)

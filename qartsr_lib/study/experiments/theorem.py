@@ -18,7 +18,7 @@ from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages, load_backbone, shortcuts
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets import DATASETS
-from qartsr_lib.images.datasets.base import Pair, fingerprint
+from qartsr_lib.images.datasets.base import Pair, available_data, fingerprint
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import from_uint8, psnr_y, read_image, to_uint8, upscale_bicubic
 from qartsr_lib.methods import METHODS
@@ -28,6 +28,7 @@ from qartsr_lib.study.profiles import Profile
 
 #: Errors over latents need fewer photographs than quality tables; spread by a fixed stride.
 DEFAULT_IMAGES = 20
+#: Of the profile's data sets the first of these that is here is measured, else the first of the others.
 PREFERRED_DATASETS = ("RealSR", "Urban100", "samples")
 
 
@@ -145,7 +146,7 @@ def _residual(means: np.ndarray) -> np.ndarray:
 
 
 class Measurement:
-    """A fixed choice of photographs (of a real benchmark before samples), backbones and calibration crops.
+    """A fixed choice of photographs (of PREFERRED_DATASETS first), backbones and calibration crops.
 
     `cells` are the (backbone, T) of the profile, and the extra ones whose weights have been trained; `absent` the rest.
     """
@@ -157,12 +158,11 @@ class Measurement:
         extra_timesteps: Sequence[int] = (),
         extra_backbones: Sequence[str] = (),
     ) -> None:
-        known = [name for name in PREFERRED_DATASETS if name in profile.datasets]
+        known = sorted(profile.datasets, key=lambda name: (*PREFERRED_DATASETS, name).index(name))
         usable = [name for name in known if DATASETS.get(name).available(data_root) is None]
-        if not usable:
-            raise QartsrError(f"profile {profile.name}: none of its data sets is on this machine; set DATA_ROOT")
-        self.profile, self.dataset, self.calibration = profile, usable[0], calibration_list(profile, data_root)
-        self.pairs = DATASETS.get(self.dataset).pairs(data_root, profile.max_images or DEFAULT_IMAGES)
+        limits = DEFAULT_IMAGES if profile.max_images is None else profile.max_images, profile.max_side
+        ((self.dataset, self.pairs),) = available_data(usable[:1] or known, data_root, *limits)[0].items()
+        self.profile, self.calibration = profile, calibration_list(profile, data_root)
         self.cells: list[Cell] = []
         self.absent: list[Cell] = []
         timesteps = sorted({*profile.timesteps, *extra_timesteps}, reverse=True)

@@ -12,7 +12,11 @@ from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import header_size
+from qartsr_lib.show import tables as reports
+from qartsr_lib.study import results
 from qartsr_lib.study.experiments import theorem
+from qartsr_lib.study.experiments.claims import checks
+from qartsr_lib.study.experiments.claims.ledger import NoData
 from qartsr_lib.study.profiles import get_profile
 
 
@@ -79,6 +83,21 @@ def test_exact_law_has_no_residual():
     fits = {fit.law: fit for fit in theorem.fit_laws(_errors("b"), samples=20)}
     assert fits["b"].log10_residual == pytest.approx(0.0, abs=1e-12)
     assert fits["a"].log10_residual > 0.3
+
+
+def test_one_timestep_decides_nothing(home):
+    """Any law fits it: the paper's must not be called the best one, nor the claim be reproduced by it."""
+    errors = _errors("b").query("timestep == 1").assign(backbone="embedded", bits="W4A4", error_image=0.1)
+    fits = {("embedded", "W4A4"): theorem.fit_laws(errors, samples=20)}
+    table = reports.law_table(fits)
+    assert table["off_by"].isna().all() and not table["best"].any()
+    contributions = pd.DataFrame({"variant": ["full", "no noise", "identity"], "psnr_y": 20.0})
+    text = reports.theorem_verdict(errors, fits, contributions.assign(backbone="embedded", timestep=1))
+    assert "Only one timestep: any law fits it" in text and "best" not in text and "over error" not in text
+    results.write_table("tiny", "theorem_laws", table.assign(dataset="samples"))
+    rule = {"table": "theorem_laws", "where": {"law": "a"}, "column": "off_by", "below": 1.5}
+    with pytest.raises(NoData, match="theorem_laws.csv has no off_by of a"):
+        checks.cell(rule, "tiny")
 
 
 def test_contribution_of_a_silent_unet_is_nothing(model):

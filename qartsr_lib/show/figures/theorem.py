@@ -70,7 +70,7 @@ def _one_law_panel(axis, cell: pd.DataFrame, fits: Sequence[theorem.LawFit]) -> 
     for fit in fits:
         law = np.array([theorem.LAWS[fit.law](cell[cell["timestep"] == t]).mean() for t in timesteps])
         name, shade, style = LAWS[fit.law]
-        label = f"{name}, off by {10**fit.log10_residual:.1f}x"
+        label = f"{name}, off by {10**fit.log10_residual:.1f}x" if len(timesteps) > 1 else name
         axis.plot(timesteps, fit.constant * law, style, color=shade, label=label, lw=1.3)
     for t in timesteps:
         values = cell.loc[cell["timestep"] == t, "error_z_h"].to_numpy()

@@ -35,10 +35,10 @@ def law_table(fits: Fits) -> pd.DataFrame:
     """One row per backbone, bit width and law: constant, misfit as a factor, and its interval."""
     rows = []
     for (backbone, bits), group in fits.items():
-        best = min(group, key=lambda fit: fit.log10_residual).law
+        least = min(fit.log10_residual for fit in group)  # NaN, which equals nothing, where there is one T
         for fit in group:
             factors = (10**exponent for exponent in (fit.log10_residual, fit.low, fit.high))
-            rows.append((backbone, bits, fit.law, fit.constant, *factors, fit.law == best))
+            rows.append((backbone, bits, fit.law, fit.constant, *factors, fit.log10_residual == least))
     columns = ["backbone", "bits", "law", "constant", "off_by", "ci_low", "ci_high", "best"]
     return pd.DataFrame(rows, columns=columns).round(4)
 
@@ -48,10 +48,16 @@ def theorem_verdict(errors: pd.DataFrame, fits: Fits, contributions: pd.DataFram
     lines = ["### Verdict on the timestep theorem", ""]
     for backbone in errors["backbone"].unique():
         lines += [f"**{backbone}**", ""]
-        lines += [_law_sentence(backbone, bits, group) for (name, bits), group in fits.items() if name == backbone]
-        if errors.loc[errors["backbone"] == backbone, "timestep"].nunique() < 3:
+        count = errors.loc[errors["backbone"] == backbone, "timestep"].nunique()
+        if count == 1:
+            lines.append("- Only one timestep: any law fits it, and nothing is said of how the error depends on T.")
+        else:
+            lines += [_law_sentence(backbone, bits, group) for (name, bits), group in fits.items() if name == backbone]
+        if count == 2:
             lines.append("- Only two timesteps: the laws differ here in nothing but the ratio of the two errors.")
-        lines += [_ratio_sentence(errors, backbone), _contribution_sentence(contributions, backbone), ""]
+        if count > 1:
+            lines.append(_ratio_sentence(errors, backbone))
+        lines += [_contribution_sentence(contributions, backbone), ""]
     return "\n".join(lines)
 
 

@@ -112,7 +112,7 @@ class LawFit:
 
     law: str  # of LAWS
     constant: float  # geometric mean of error / law over T
-    log10_residual: float  # RMS of log10(error / (constant law)) over T; 0 is perfect, 1 is a factor of ten
+    log10_residual: float  # RMS of log10(error / (constant law)) over T; 0 is perfect, 1 is a factor of ten; NaN: one T
     low: float  # bootstrap interval of the residual over images
     high: float
 
@@ -141,7 +141,9 @@ def fit_laws(frame: pd.DataFrame, samples: int = 1000) -> list[LawFit]:
 
 
 def _residual(means: np.ndarray) -> np.ndarray:
-    """RMS over T, the last axis, of image-averaged log10 ratios around their mean."""
+    """RMS over T, the last axis, of image-averaged log10 ratios around their mean; NaN for one T: any law fits."""
+    if means.shape[-1] < 2:
+        return np.full(means.shape[:-1], np.nan)
     return np.sqrt(((means - means.mean(axis=-1, keepdims=True)) ** 2).mean(axis=-1))
 
 

@@ -132,6 +132,8 @@ def cell(settings: Settings, profile: str) -> Finding:
     if len(rows) != 1:
         raise NoData(f"results/{profile}/{table}.csv has {len(rows)} rows of {named}, not one")
     row = rows.iloc[0]
+    if pd.isna(row[column]):
+        raise NoData(f"results/{profile}/{table}.csv has no {column} of {named}")
     more = {f"ci_{end}": float(row[settings[end]]) for end in ("low", "high") if end in settings}
     more["run_ids"] = " ".join(str(row[key]) for key in ("run_id", "run_ids") if key in row)
     return _number(f"{column}, {named}", float(row[column]), settings, **more)

@@ -56,6 +56,12 @@ def test_rendered_tables():
     assert list(agreement["PSNR-Y, difference in dB"]) == ["-0.500", "+0.000"]
 
 
+def test_floating_point_alone_needs_no_quantized_model():
+    counted, full = reports.counted_ratios("embedded", []), rows()
+    found = dict(reports.deployment_sections(full[full["method"] == "FP"], counted))
+    assert len(found["Speed and memory of one image"]) and not len(found["Size on disk, and what counting says"])
+
+
 def test_figure():
     assert len(figures.deployment_scatter(rows()).axes) == 2
 

@@ -65,6 +65,12 @@ def test_quality_panels_keep_full_precision_apart():
     assert labels == ["W8A8", "W10A10", "W32A32"]
 
 
+def test_full_precision_alone_has_no_curve_over_bits():
+    rows = pd.DataFrame([{"metric": "PSNR", "value": 20.0, "method": "FP", "bits": "W32A32", "backbone": "b"}])
+    (axis,) = figures.quality_against_bits(rows, "PSNR").axes
+    assert axis.texts[0].get_text() == "nothing was quantized"
+
+
 def test_stage_grid():
     generator = torch.Generator().manual_seed(0)
 

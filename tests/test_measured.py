@@ -7,6 +7,7 @@ import pytest
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import stable_hash
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import results
 from qartsr_lib.study.measured import measure_questions
 
@@ -66,3 +67,9 @@ def test_every_row_names_a_record_on_disk(calls):
     assert results.prune_records("tiny") == []
     assert measured.run_ids(timestep=500) in rows["run_id"].to_list()
     assert len(measured.run_ids(backbone="net").split()) == 3
+
+
+def test_settings_that_leave_nothing_to_measure_are_told_and_write_nothing(home):
+    for questions in ({}, {"cell": {"parameters": {"bits": []}}}):
+        with pytest.raises(QartsrError, match="settings of profile 'tiny' leave nothing to measure"):
+            measure_questions("tiny", questions, lambda _: pd.DataFrame([]))

@@ -9,7 +9,7 @@ import pytest
 from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import metrics
-from qartsr_lib.study.profiles import PROFILES, get_profile, missing_metric_weights, missing_weights
+from qartsr_lib.study.profiles import PROFILES, NotReady, get_profile, missing_metric_weights, missing_weights
 
 
 def test_the_four_profiles():
@@ -85,6 +85,11 @@ def test_data_root(tmp_path, monkeypatch):
     ("overrides", "told"),
     [
         ({"seeds": []}, "setting seeds of profile 'tiny' is empty; name at least one"),
+        ({"backbones": []}, "backbones of profile 'tiny' is empty"),
+        ({"finetune_bits": ["W4A4", "W9A9"]}, "profile 'tiny': bits 'W9A9': each width must be 2 to 8"),
+        ({"bits": ["4 bits"]}, "bits of profile 'tiny': bits '4 bits': write weights and activations as in W4A4"),
+        ({"bits": ["W32A32"]}, "names W32A32, full precision, which every table has; leave it out"),
+        ({"deployed": [["qartsr", "W4A4"], ["qartsr", "w4a4"]]}, r"names \('qartsr', 'W4A4'\) twice"),
         ({"seeds": [0, 1, 0]}, "seeds of profile 'tiny' names 0 twice; name it once"),
         ({"methods": ["lsq", "lsq"]}, "methods of profile 'tiny' names 'lsq' twice"),
         ({"finetune_models": [["embedded", 1], ["embedded", 1]]}, r"names \('embedded', 1\) twice"),
@@ -96,6 +101,17 @@ def test_data_root(tmp_path, monkeypatch):
 def test_lists_that_no_notebook_can_use_are_told(overrides, told):
     with pytest.raises(QartsrError, match=told):
         get_profile("tiny", **overrides)
+
+
+def test_bits_are_named_as_tables_name_them():
+    profile = get_profile("tiny", bits="w4a4", component_bits=["W04a4"], deployed=[["lsq", "w3a3"]])
+    assert (profile.bits, profile.component_bits, profile.deployed) == (("W4A4",), ("W4A4",), (("lsq", "W3A3"),))
+
+
+def test_the_fair_model_is_the_last_of_table_3():
+    assert get_profile("study").fair_model == ("embedded-scaled", 1)
+    with pytest.raises(NotReady, match="finetune_models is empty, or the weights of none of them are here"):
+        assert get_profile("tiny", finetune_models=[]).fair_model
 
 
 def test_lists_that_may_be_empty():

@@ -17,6 +17,7 @@ import pandas as pd
 
 from qartsr_lib.base import provenance
 from qartsr_lib.base.cache import RunCache, stable_hash
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import results
 
 ANSWER = "answer.json"
@@ -64,7 +65,7 @@ def measure_questions(
     """Measure every question's rows, or find them in the profile's cache.
 
     `questions`: name -> all that determines its rows, JSON-able; `measure`: name -> rows with the columns that
-    `Measured.write` merges by.
+    `Measured.write` merges by. A QartsrError where there is nothing to measure.
     """
     cache, environment = RunCache.for_profile(profile), provenance.environment()
     frames, records = [], []
@@ -76,6 +77,8 @@ def measure_questions(
         records.append(run_record(profile, question, environment, {"measurement": found["seconds"]}, cells))
         frame = pd.DataFrame(found["data"], columns=found["columns"])
         frames.append(frame.assign(run_id=records[-1]["run_id"]))
+    if not sum(map(len, frames)):
+        raise QartsrError(f"the settings of profile {profile!r} leave nothing to measure here; see OVERRIDES")
     return Measured(profile, pd.concat(frames, ignore_index=True), records)
 
 

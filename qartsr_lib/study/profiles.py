@@ -100,6 +100,13 @@ class Profile:
     #: packages alone.
     downloads: bool = False
 
+    @property
+    def fair_model(self) -> tuple[str, int]:
+        """(backbone, T) of notebooks 03 and 07: the last of Table 3, whose UNet does its share of the work."""
+        if not self.finetune_models:
+            raise NotReady(f"profile {self.name}: finetune_models is empty, or the weights of none of them are here")
+        return self.finetune_models[-1]
+
     def for_finetuning(self) -> Profile:
         """This profile with the metrics and images of Tables 3 and 4; a QartsrError where an override gave others."""
         for name, read in _OF_FINETUNING.items():
@@ -185,6 +192,10 @@ _KINDS = {
     "str": (str, "a text"),
     "Mapping[str, str | Mapping[str, str]]": (Mapping, "a mapping of names to folders"),
 }
+#: Lists without which no notebook has anything to do.
+_NEVER_EMPTY = ("seeds", "backbones", "timesteps")
+#: Lists of bits, or of pairs that end with them.
+_BITS = ("bits", "finetune_bits", "ablation_bits", "component_bits", "deployed")
 #: Type of a field -> types in one of its items, and what they are.
 _ITEMS = {
     "tuple[int, ...]": ((int,), "whole numbers"),
@@ -219,15 +230,16 @@ def get_profile(name: str, **overrides: object) -> Profile:
             types, text = _ITEMS.get(kinds[field], (None, ""))
             if types and any(tuple(map(type, i if isinstance(i, tuple) else (i,))) != types for i in items):
                 raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be a list of {text}")
-            _check_items(f"setting {field} of profile {name!r}", field, items)
-            value = items
+            value = _checked_items(f"setting {field} of profile {name!r}", field, items)
         changes[field] = value
     return dataclasses.replace(PROFILES[name], **changes)
 
 
-def _check_items(named: str, field: str, items: tuple) -> None:
-    if field == "seeds" and not items:
+def _checked_items(named: str, field: str, items: tuple) -> tuple:
+    if field in _NEVER_EMPTY and not items:
         raise QartsrError(f"{named} is empty; name at least one")
+    if field in _BITS:
+        items = tuple(_as_tables_have_them(named, item) for item in items)
     if twice := [item for item, count in Counter(items).items() if count > 1]:
         raise QartsrError(f"{named} names {twice[0]!r} twice; name it once")
     if field == "setting":
@@ -237,6 +249,22 @@ def _check_items(named: str, field: str, items: tuple) -> None:
             if option not in SETTING_OPTIONS:
                 advice = did_you_mean(option, SETTING_OPTIONS) or f"choose from {', '.join(SETTING_OPTIONS)}"
                 raise QartsrError(f"{named} names {option!r}; {advice}")
+    return items
+
+
+def _as_tables_have_them(named: str, item: str | tuple[str, str]) -> str | tuple[str, str]:
+    """Bits, or (method, bits), with these as "W4A4"."""
+    if isinstance(item, tuple):
+        return item[0], _as_tables_have_them(named, item[1])
+    from qartsr_lib.quant.scheme import parse_bits  # takes seconds, as it needs PyTorch
+
+    try:
+        bits = parse_bits(item)
+    except QartsrError as error:
+        raise QartsrError(f"{named}: {error}") from error
+    if bits.is_full_precision:
+        raise QartsrError(f"{named} names {bits}, full precision, which every table has; leave it out")
+    return str(bits)
 
 
 def missing_weights(profile: Profile) -> list[Missing]:

@@ -75,6 +75,8 @@ def quality_against_bits(frame: pd.DataFrame, metric: str) -> Figure:
     `frame`: rows of one data set by the results contract; full precision is method FP, W32A32."""
     cells = frame[frame["metric"] == metric].dropna(subset=["value"])
     methods = [method for method in cells["method"].unique() if method != "FP"]
+    if not methods:
+        return empty("nothing was quantized")
     backbones = cells["backbone"].unique()
     widths = [*sorted(set(cells["bits"]) - {"W32A32"}, key=lambda bits: int(bits[1 : bits.index("A")])), "W32A32"]
     size = (4 * len(backbones), 2.8 * len(methods))

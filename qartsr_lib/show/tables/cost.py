@@ -100,7 +100,7 @@ def counted_ratios(network: str, models: Sequence[tuple[str, str]]) -> pd.DataFr
     `models`: (name in METHODS, bits); all combinations of both are counted."""
     from qartsr_lib.study.experiments import counting  # imports the networks, which tables can do without
 
-    methods, bits = (list(dict.fromkeys(values)) for values in zip(*models, strict=True))
+    methods, bits = (list(dict.fromkeys(model[place] for model in models)) for place in (0, 1))
     rows = counting.honest_rows(counting.components(*counting.counted(network), methods, bits))
     full = rows.iloc[0]
     ratios = {"params_ratio": rows["params_M"] / full["params_M"], "ops_ratio": rows["ops_G"] / full["ops_G"]}

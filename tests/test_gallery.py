@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -12,7 +13,9 @@ from test_pictures import pairs, run, setting  # noqa: F401
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import luma, psnr, read_image, upscale_bicubic
+from qartsr_lib.show import tables as reports
 from qartsr_lib.show.gallery import write_gallery
+from qartsr_lib.show.shown import show_gallery
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -84,6 +87,25 @@ def test_a_part_of_the_table_adds_its_pictures(run, pairs):  # noqa: F811
     assert (found["photographs"], found["settings"]) == (wanted["photographs"], wanted["settings"])
     assert len(found["pictures"]) == len(wanted["pictures"])
     assert all(entry in wanted["pictures"] for entry in found["pictures"])
+
+
+def test_methods_of_earlier_parts_keep_their_place_in_a_setting(run, pairs):  # noqa: F811
+    (old,) = reports.settings([("embedded", 1)], ["MaxMin", "QArtSR"])
+    (new,) = reports.settings([("embedded", 1)], ["LSQ"])
+    index = write_gallery(run, pairs, [old], ["dog"])
+    write_gallery(run, pairs, [new], ["dog"], keep=True)
+    found = json.loads(index.read_text())
+    (setting,) = found["settings"]
+    assert setting["timesteps"] == {"FP": 1, "MaxMin": 1, "QArtSR": 1, "LSQ": 1}, "or the page shows LSQ alone"
+    assert {"MaxMin", "QArtSR", "LSQ"} <= {entry["method"] for entry in found["pictures"]}
+
+
+def test_a_run_without_sample_photographs_leaves_the_gallery(run, pairs):  # noqa: F811
+    index = write_gallery(run, pairs, [setting("embedded_T1")], ["dog"])
+    before = {path: path.read_bytes() for path in index.parent.rglob("*.*")}
+    real = dataclasses.replace(run, table=run.table.assign(dataset="RealSR"), images={})
+    assert show_gallery(real, pairs, [setting("embedded_T1")], ["dog"], keep=False, save=True).empty
+    assert before == {path: path.read_bytes() for path in index.parent.rglob("*.*")}
 
 
 @pytest.mark.parametrize(

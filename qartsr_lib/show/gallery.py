@@ -63,10 +63,12 @@ def write_gallery(
     old = read_index(path) if keep and path.is_file() else {part: [] for part in SAME}
     chosen = [pair for name in wanted for pair in pairs if pair.id == name] or list(pairs)[:1]
     licences = {photograph.id: photograph.licence for photograph in photographs("test")}
+    known = {item["name"]: item.get("timesteps", {}) for item in old["settings"]}  # of all parts
     new = {
         "photographs": [{"id": pair.id, "licence": licences.get(pair.id, "")} for pair in chosen],
         "settings": [
-            {"name": item.name, "title": item.title, "backbone": item.backbone, "timesteps": dict(item.timesteps)}
+            {"name": item.name, "title": item.title, "backbone": item.backbone}
+            | {"timesteps": known.get(item.name, {}) | dict(item.timesteps)}
             for item in settings
         ],
         "pictures": [picture for pair in chosen for picture in _pictures(run, pair, settings, folder)],

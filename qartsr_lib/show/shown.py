@@ -15,6 +15,7 @@ from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.show.gallery import read_index, write_gallery
 from qartsr_lib.show.tables import render
+from qartsr_lib.show.tables.pictures import outputs_by_row
 from qartsr_lib.show.tables.setting import Setting
 from qartsr_lib.study.measured import Measured
 
@@ -114,8 +115,10 @@ def show_text(profile: str, name: str, text: str) -> Shown:
 def show_gallery(
     run: Measured, pairs: Sequence[Pair], settings: Sequence[Setting], wanted: Sequence[str], keep: bool, save: bool
 ) -> pd.DataFrame:
-    """Write the gallery of the web page (`gallery.write_gallery`) if `save`, and list its pictures."""
-    if not save:
+    """Write the gallery of the web page (`gallery.write_gallery`) if `save`, and list its pictures.
+
+    It stays as it is where the run has no sample photographs."""
+    if not save or not outputs_by_row(run):
         return pd.DataFrame()
     index = read_index(write_gallery(run, pairs, [setting for setting in settings if setting.pictured], wanted, keep))
     return pd.DataFrame(index["pictures"]).groupby(["photograph", "method"], sort=False).size().unstack(0)

@@ -242,3 +242,14 @@ def test_rows_of_a_part_are_over_the_images_of_the_others(home):
     results.check_part("tiny", "table3", rows("a"), fewer)  # no other rows stay
     with pytest.raises(QartsrError, match="rows of a are over 2 images, this part's over 1 .1 of them the same"):
         results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), fewer)
+
+
+def test_rows_of_a_part_are_over_the_same_crops(home):
+    def record(run_id, sha256, **more):
+        return {"run_id": run_id, "parameters": {}, "data": {"name": "a", "sha256": sha256}} | more
+
+    results.write_table("tiny", "table3", rows("a").assign(run_id="r"), None, [record("r", "whole")])
+    for fits in (record("s", "whole", max_side=320), record("s", "written by another program")):
+        results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), images("a"), [fits])
+    with pytest.raises(QartsrError, match="of a are over images cropped to None pixels a side, this part's to 64"):
+        results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), images("a"), [record("s", "b", max_side=64)])

@@ -46,7 +46,7 @@ class Measured:
         rows stay, those of the whole.
         """
         if keep:
-            results.check_part(self.profile, name, self.table, self.per_image)
+            results.check_part(self.profile, name, self.table, self.per_image, self.records)
         by = results.KEYS if keep else by
         results.write_table(self.profile, name, self.table, self.per_image, self.records, by, front)
         if not keep:

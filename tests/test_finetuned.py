@@ -139,8 +139,8 @@ def test_ranks_know_the_direction_of_a_metric():
     assert reports.ranks(frame, "GMSD").iloc[0].to_dict() == {"A": 2, "B": 1}
 
 
-def _record(method, dataset, build, images, options=(("images", 8),), seeds=(0,), n=2):
-    parameters = {"backbone": "b", "timestep": 1, "method": method, "label": method, "options": dict(options)}
+def _record(method, dataset, build, images, options=(("images", 8),), seeds=(0,), n=2, backbone="b"):
+    parameters = {"backbone": backbone, "timestep": 1, "method": method, "label": method, "options": dict(options)}
     parameters |= {"bits": "W4A4", "seeds": list(seeds)}
     data = {"name": dataset, "images": n}
     return {"parameters": parameters, "data": data, "duration_s": {"build": build, "images": images}}
@@ -152,6 +152,7 @@ def test_times_count_a_model_once_and_scale_the_first_cell():
         _record("qartsr", "d", 60.0, 8.0, seeds=(0, 1)),  # 30 s a model, 2 s an image
         _record("qartsr", "e", 60.0, 4.0, seeds=(0, 1)),  # the same models on another data set
         _record("lsq", "d", 10.0, 2.0),
+        _record("fp", "d", 0.0, 9.0, options=(), backbone="outside"),  # a system that was not run here
     ]
     table = reports.computing_times(records).set_index("quantity")
     training, images = table.loc["training a model"], table.loc["upscaling and scoring an image"]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from qartsr_lib.show.tables.render import RUN
-from qartsr_lib.study.paper import paper_table
+from qartsr_lib.study.paper import OUTSIDE, paper_table
 
 Sections = list[tuple[str, pd.DataFrame]]
 #: Column of results, its unit, its heading.
@@ -172,7 +172,7 @@ def computing_times(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     cells = []
     for record in records:
         known, spent = record["parameters"], record["duration_s"]
-        if "options" in known:
+        if known["backbone"] != OUTSIDE:
             seeds, trained = len(known["seeds"]), bool(known["options"].get("images"))
             model = repr([known[key] for key in _MODEL])
             cells.append((model, trained, seeds, spent["build"], record["data"]["images"] * seeds, spent["images"]))

@@ -38,7 +38,7 @@ def setting_grid(profile: Profile) -> list[Experiment]:
 
 
 def budget_grid(profile: Profile) -> list[Experiment]:
-    """Rows with LONGER times the budget (QArtSR, and LONGER_RIVALS of the profile), otherwise as `setting_grid`.
+    """Rows with LONGER times the budget (QArtSR, and LONGER_RIVALS of the profile), at the bit widths of Table 4.
 
     QArtSR under BEST has profile.budget_curve, too: where doubling LONGER gains less than 0.1 dB, it was long enough.
     """

@@ -37,6 +37,14 @@ def results():
     return pd.DataFrame(rows)
 
 
+def test_the_timestep_effect_counts_the_images_that_both_timesteps_have():
+    """At T = 1000 the method diverged on one of three."""
+    values = {1: (20.0, 21.0, 22.0), 1000: (17.0, 18.5, None)}
+    rows = [_row(t, "PSNR", x) | {"image": n} for t, those in values.items() for n, x in enumerate(those)]
+    (effect,) = reports.timestep_effect(pd.DataFrame(rows)).to_dict("records")
+    assert (effect["PSNR gain"], effect["n_images"]) == (2.75, 2)
+
+
 def test_wide_marks_the_best_and_what_is_missing(results):
     table = tables.wide(results, ["PSNR", "NIQE", "MUSIQ"]).set_index("timestep")
     assert table.loc[1, "PSNR"] == "**20.90 [19.90, 21.90]**"

@@ -132,8 +132,8 @@ def timestep_effect(per_image: pd.DataFrame) -> pd.DataFrame:
     for key, group in values.groupby(["dataset", "backbone", "method", "bits"], sort=False):
         table = group.pivot_table(index="image", columns="timestep", values="value")
         if {1000, 1} <= set(table.columns):
-            effect = mean_interval(table[1] - table[1000])
-            rows.append((*key, *effect, len(table)))
+            gains = (table[1] - table[1000]).dropna()  # a method may have diverged on an image at one of them
+            rows.append((*key, *mean_interval(gains), len(gains)))
     columns = ["dataset", "backbone", "method", "bits", "PSNR gain", "ci_low", "ci_high", "n_images"]
     return pd.DataFrame(rows, columns=columns).round(3)
 

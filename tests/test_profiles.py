@@ -90,6 +90,11 @@ def test_data_root(tmp_path, monkeypatch):
         ({"bits": ["4 bits"]}, "bits of profile 'tiny': bits '4 bits': write weights and activations as in W4A4"),
         ({"bits": ["W32A32"]}, "names W32A32, full precision, which every table has; leave it out"),
         ({"deployed": [["qartsr", "W4A4"], ["qartsr", "w4a4"]]}, r"names \('qartsr', 'W4A4'\) twice"),
+        ({"seeds": [0, -1]}, "seeds of profile 'tiny' names -1; choose whole numbers of at least 0"),
+        ({"calibration_size": 0}, "setting calibration_size of profile 'tiny' is 0 and must be at least 1"),
+        ({"timing_rounds": 0}, "timing_rounds of profile 'tiny' is 0 and must be at least 1"),
+        ({"component_steps": -1}, "component_steps of profile 'tiny' is -1 and must be at least 0"),
+        ({"max_images": 0}, "max_images of profile 'tiny' is 0 and must be at least 1"),
         ({"seeds": [0, 1, 0]}, "seeds of profile 'tiny' names 0 twice; name it once"),
         ({"methods": ["lsq", "lsq"]}, "methods of profile 'tiny' names 'lsq' twice"),
         ({"finetune_models": [["embedded", 1], ["embedded", 1]]}, r"names \('embedded', 1\) twice"),
@@ -98,7 +103,7 @@ def test_data_root(tmp_path, monkeypatch):
         ({"setting": [["eightbit", "first-last"]]}, "names 'eightbit'; did you mean 'eight_bit'"),
     ],
 )
-def test_lists_that_no_notebook_can_use_are_told(overrides, told):
+def test_settings_that_no_notebook_can_use_are_told(overrides, told):
     with pytest.raises(QartsrError, match=told):
         get_profile("tiny", **overrides)
 

@@ -192,6 +192,8 @@ _KINDS = {
     "str": (str, "a text"),
     "Mapping[str, str | Mapping[str, str]]": (Mapping, "a mapping of names to folders"),
 }
+#: Whole numbers that may be smaller than 1.
+_LEAST = {"component_steps": 0}
 #: Lists without which no notebook has anything to do.
 _NEVER_EMPTY = ("seeds", "backbones", "timesteps")
 #: Lists of bits, or of pairs that end with them.
@@ -224,6 +226,8 @@ def get_profile(name: str, **overrides: object) -> Profile:
             continue
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be {text}")
+        if wanted is int and value < (least := _LEAST.get(field, 1)):
+            raise QartsrError(f"setting {field} of profile {name!r} is {value} and must be at least {least}")
         if kinds[field].startswith("tuple"):
             items = value if isinstance(value, (list, tuple)) else (value,)
             items = tuple(tuple(item) if isinstance(item, list) else item for item in items)
@@ -238,6 +242,8 @@ def get_profile(name: str, **overrides: object) -> Profile:
 def _checked_items(named: str, field: str, items: tuple) -> tuple:
     if field in _NEVER_EMPTY and not items:
         raise QartsrError(f"{named} is empty; name at least one")
+    if field == "seeds" and min(items) < 0:
+        raise QartsrError(f"{named} names {min(items)}; choose whole numbers of at least 0")
     if field in _BITS:
         items = tuple(_as_tables_have_them(named, item) for item in items)
     if twice := [item for item, count in Counter(items).items() if count > 1]:

@@ -1,5 +1,7 @@
 """Figs. 1, 2, 3 and 6 and Tables 3 and 4, from small runs: settings, boxes, diverged methods, outside systems."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,6 +230,15 @@ def test_columns_of_models_beside_each_photograph(run, pairs):
     (block,) = reports.quantized_crops(run, pairs, {"dog": [0, 0, 8]}, "embedded", [1000, 1], "W4A4")
     assert labels(block) == [["original", "FP, T = 1000", "W4A4, T = 1000", "FP, T = 1", "W4A4, T = 1"]]
     assert all(panel.label.endswith(" dB") for panel in block.lines[0][1:])
+
+
+def test_a_run_without_sample_photographs_draws_none_of_their_crops(run, pairs):
+    """Else figures of an earlier run would give way to grey places."""
+    cells = {(dataclasses.replace(cell, dataset="RealSR"), name): path for (cell, name), path in run.images.items()}
+    real = dataclasses.replace(run, images=cells)
+    assert reports.full_precision_crops(real, pairs, {}, CELLS) == []
+    assert reports.quantized_crops(real, pairs, {}, "embedded", [1000, 1], "W4A4") == []
+
 
 
 def test_table_3_has_the_papers_setting_with_its_full_precision(run):

@@ -185,8 +185,10 @@ def _photographs(run: Measured, pairs: Sequence[Pair], boxes: Boxes, setting: Se
 
 
 def _columns(run: Measured, pairs: Sequence[Pair], boxes: Boxes, columns: Mapping[str, Experiment]) -> list[Block]:
-    """Each photograph in the order of the pairs: the original, and each column's output."""
+    """Each photograph in the order of the pairs: the original, and each column's output; none for a run without any."""
     blocks = []
+    if not {cell for cell, _ in run.images} & {*columns.values()}:
+        return blocks
     for pair, box, original in sorted(_chosen(pairs, boxes), key=lambda chosen: pairs.index(chosen[0])):
         panels = [_panel(name, read_output(run, cell, pair.id), original) for name, cell in columns.items()]
         blocks.append(Block(pair.id, original, box, ((Panel(original, "original\n"), *panels),)))

@@ -71,6 +71,16 @@ def test_full_precision_alone_has_no_curve_over_bits():
     assert axis.texts[0].get_text() == "nothing was quantized"
 
 
+def test_bits_stand_in_the_order_of_weights_then_activations():
+    """Whatever the order of the rows: of one width of weights it was that of a set, another in every process."""
+    row = {"metric": "PSNR", "value": 20.0, "ci_low": 19.0, "ci_high": 21.0, "backbone": "b", "timestep": 1}
+    widths = ["W2A8", "W4A2", "W4A4", "W4A5", "W4A6", "W4A7", "W4A8", "W32A32"]
+    cells = [row | {"method": "FP" if bits == "W32A32" else "MaxMin", "bits": bits} for bits in widths[::-1]]
+    figure = figures.quality_against_bits(pd.DataFrame(cells), "PSNR")
+    figure.canvas.draw()
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == widths
+
+
 def test_stage_grid():
     generator = torch.Generator().manual_seed(0)
 

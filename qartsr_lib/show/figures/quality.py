@@ -78,7 +78,7 @@ def quality_against_bits(frame: pd.DataFrame, metric: str) -> Figure:
     if not methods:
         return empty("nothing was quantized")
     backbones = cells["backbone"].unique()
-    widths = [*sorted(set(cells["bits"]) - {"W32A32"}, key=lambda bits: int(bits[1 : bits.index("A")])), "W32A32"]
+    widths = sorted({*cells["bits"], "W32A32"}, key=lambda bits: [int(width) for width in bits[1:].split("A")])
     size = (4 * len(backbones), 2.8 * len(methods))
     figure, axes = subplots(len(methods), len(backbones), size, sharex=True, sharey=True)
     for row, method in zip(axes, methods, strict=True):

@@ -55,9 +55,26 @@ def test_photographs_and_crops(home):
     assert hr.shape == (1, 3, 64, 64) and lq.shape == (1, 3, 16, 16)
     whole = explore.photograph("chelsea")
     assert torch.equal(whole[1][..., 16:32, 32:48], lq)
-    for name, crop, words in (("none", None, "choose one of"), ("chelsea", (0, 0, 640), "outside")):
+    for name, crop, words in (
+        ("none", None, "choose one of"),
+        ("chelsea", (0, 0, 640), "outside"),
+        ("chelsea", (0, 64), r"crop \[0, 64\]"),
+    ):
         with pytest.raises(QartsrError, match=words):
             explore.photograph(name, crop)
+
+
+def test_what_menus_begin_with_is_checked_before_models_are_trained(home):
+    """A menu refuses what it has not in many lines."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    explore.check(model, "0", "chelsea", [0, 0, 64])
+    for layer, name, crop, words in (
+        ("conv_in", "chelsea", [0, 0, 64], "layer 'conv_in': no Linear or Conv2d; such as 0"),
+        ("0", "moon", [0, 0, 64], "photograph 'moon': choose one of"),
+        ("0", "chelsea", [0, 0], r"crop \[0, 0\]: outside"),
+    ):
+        with pytest.raises(QartsrError, match=words):
+            explore.check(model, layer, name, crop)
 
 
 def test_before_and_after():

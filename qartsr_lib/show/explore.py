@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import QartsrError, did_you_mean
 from qartsr_lib.images.datasets.samples import DATASETS
 from qartsr_lib.images.image import read_image, to_uint8
 from qartsr_lib.quant.granularity import broadcast_along
@@ -36,6 +36,15 @@ def layers(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
 
 
+def check(model: nn.Module, layer: str, name: str, crop: Sequence[int]) -> None:
+    """A QartsrError unless `layer` is one of `layers`, and `photograph` has that crop: before models are trained."""
+    known = layers(model)
+    if layer not in known:
+        near = did_you_mean(layer, known) or f"such as {known[0]}"
+        raise QartsrError(f"layer {layer!r}: no Linear or Conv2d; {near}")
+    photograph(name, crop)
+
+
 def photograph(name: str, crop: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(original, its low-quality version) of a sample photograph, (1, 3, H, W) and (1, 3, H/4, W/4) in [0, 1].
 
@@ -50,7 +59,7 @@ def photograph(name: str, crop: Sequence[int] | None = None) -> tuple[torch.Tens
     hr, lq = read_image(pairs[name].hr), read_image(pairs[name].lq)
     if crop is None:
         return hr, lq
-    if not Box(*crop).inside(*hr.shape[-2:]) or any(number % 4 for number in crop):
+    if len(crop) != 3 or not Box(*crop).inside(*hr.shape[-2:]) or any(number % 4 for number in crop):
         raise QartsrError(f"crop {list(crop)}: outside of the photograph {name}, or no multiples of four")
     return Box(*crop).cut(hr), Box(*(number // 4 for number in crop)).cut(lq)
 

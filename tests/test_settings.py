@@ -11,13 +11,14 @@ import torch
 
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.image import write_png
 from qartsr_lib.methods import METHODS, setting, svdquant
 from qartsr_lib.methods.base import CalibratedMethod
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import EIGHT_BIT_LISTS, IDENTITY_PATH, Setting
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING, matches
-from qartsr_lib.study.experiments import sensitivity, settings
+from qartsr_lib.study.experiments import sensitivity, settings, trials
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.training.finetuning.losses import normalized_mse
 
@@ -218,3 +219,12 @@ def test_what_all_methods_share_is_no_methods_own(backbone, images, own):
     method = CalibratedMethod("mine", "Mine", replace(SHARED_SETTING, **own))
     with pytest.raises(QartsrError, match=f"a method's setting has {next(iter(own))} .*, which all methods share"):
         method.build(backbone, "W4A4", images)
+
+
+def test_too_few_photographs_for_the_layers_are_told(tmp_path):
+    """Those are from the thirteenth on; without any, sums of errors were divided by zero."""
+    for number in range(2):
+        write_png(tmp_path / trials.VALIDATION / f"{number}.png", torch.rand(1, 3, 128, 128))
+    assert list(trials.validation_pairs(tmp_path, trials.CHOICE)) == ["0", "1"]
+    with pytest.raises(QartsrError, match="BSDS500/val: holds 2 images, and 13 to 20 in order of their names"):
+        sensitivity.validation_pairs(tmp_path, trials.LAYERS)

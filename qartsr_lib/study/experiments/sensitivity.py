@@ -21,7 +21,6 @@ from qartsr_lib.backbones.steps import Flow, steps
 from qartsr_lib.base.files import remembered_sha256, write_text
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import calibration_list
-from qartsr_lib.images.image import list_images
 from qartsr_lib.methods import setting
 from qartsr_lib.methods.setting import EIGHT_BIT_LISTS
 from qartsr_lib.quant.apply import quantize_
@@ -29,7 +28,7 @@ from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import EXCEPTION_BITS, SHARED_SETTING, matches, variant
 from qartsr_lib.quant.states import QuantState, calibrate_once, in_state
 from qartsr_lib.study.experiments.counting.trace import trace
-from qartsr_lib.study.experiments.trials import LAYERS, VALIDATION, validation_pairs
+from qartsr_lib.study.experiments.trials import LAYERS, VALIDATION, validation_files, validation_pairs
 from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import get_profile
 
@@ -49,7 +48,7 @@ def measure_sensitivity(cells: Sequence[tuple[str, int]], data_root: Path, profi
     EIGHT_BIT_LISTS, "sensitive" apart, that have the layer.
     """
     calibration = calibration_list(get_profile(profile), data_root)
-    files = list_images(data_root / VALIDATION)[LAYERS]
+    files = validation_files(data_root, LAYERS)
     lqs = [lq for lq, _ in validation_pairs(data_root, LAYERS).values()]
     backbones = {cell: load_backbone(*cell) for cell in cells}
     questions = {

@@ -13,7 +13,7 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.features import pretrained_distance
-from qartsr_lib.base.errors import Diverged
+from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.files import remembered_sha256
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.degrade import degrade
@@ -45,10 +45,19 @@ class Trial:
     timestep: int = TIMESTEP
 
 
+def validation_files(data_root: Path, photographs: slice) -> list[Path]:
+    """Photographs of VALIDATION by number; a QartsrError where it has none of these."""
+    known = list_images(data_root / VALIDATION)
+    if not known[photographs]:
+        numbers = f"{photographs.start + 1} to {photographs.stop} in order of their names are used here"
+        raise QartsrError(f"{data_root / VALIDATION}: holds {len(known)} images, and {numbers}; put all of them there")
+    return known[photographs]
+
+
 def validation_pairs(data_root: Path, photographs: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Name -> (LQ, HR) of central crops, bicubic and realistic degradation by turns."""
     pairs = {}
-    for seed, path in enumerate(list_images(data_root / VALIDATION)[photographs]):
+    for seed, path in enumerate(validation_files(data_root, photographs)):
         hr = central_crop(read_image(path), CROP)
         pairs[path.stem] = degrade(hr, ("bicubic", "realistic")[seed % 2], seed), hr
     return pairs
@@ -65,7 +74,7 @@ def run_trials(
         photographs: of VALIDATION.
     """
     calibration = calibration_list(get_profile("study"), data_root)
-    files = list_images(data_root / VALIDATION)[photographs]
+    files = validation_files(data_root, photographs)
     pairs, distance = validation_pairs(data_root, photographs), pretrained_distance("cpu")
     backbones = {cell: load_backbone(*cell) for cell in {(t.backbone, t.timestep) for t in trials.values()}}
     questions = {

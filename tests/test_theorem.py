@@ -79,6 +79,11 @@ def test_intervals_are_of_photographs_resampled_together():
     assert fit.low < fit.high and fit.log10_residual == pytest.approx(table.mean().std(ddof=0), rel=1e-12)
 
 
+def test_one_photograph_has_no_interval():
+    (fit,) = [fit for fit in theorem.fit_laws(_errors("b").query("image == '3'"), samples=20) if fit.law == "a"]
+    assert fit.log10_residual > 0.3 and np.isnan([fit.low, fit.high]).all(), "as everywhere in the study"
+
+
 def test_exact_law_has_no_residual():
     fits = {fit.law: fit for fit in theorem.fit_laws(_errors("b"), samples=20)}
     assert fits["b"].log10_residual == pytest.approx(0.0, abs=1e-12)

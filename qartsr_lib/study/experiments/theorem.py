@@ -113,7 +113,7 @@ class LawFit:
     law: str  # of LAWS
     constant: float  # geometric mean of error / law over T
     log10_residual: float  # RMS of log10(error / (constant law)) over T; 0 is perfect, 1 is a factor of ten; NaN: one T
-    low: float  # bootstrap interval of the residual over images
+    low: float  # bootstrap interval of the residual over images; NaN for one image
     high: float
 
 
@@ -136,6 +136,8 @@ def fit_laws(frame: pd.DataFrame, samples: int = 1000) -> list[LawFit]:
         table = ratio.pivot(index="image", columns="timestep", values="ratio").loc[images].to_numpy()
         means = table.mean(axis=0)
         low, high = np.percentile(_residual(table[draws].mean(axis=1)), [2.5, 97.5])
+        if len(images) < 2:
+            low = high = np.nan
         fits.append(LawFit(law, float(10.0 ** means.mean()), float(_residual(means)), float(low), float(high)))
     return fits
 

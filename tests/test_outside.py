@@ -111,7 +111,12 @@ def _no_path(folder):
     return 3, "3 is no folder"
 
 
+def _no_path_of_a_data_set(folder):
+    return {"samples": None}, "None is no folder"
+
+
 BROKEN = [_no_folder, _image_missing, _wrong_size, _damaged, _stray, _unknown_data_set, _no_path]
+BROKEN += [_no_path_of_a_data_set]
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda function: function.__name__)

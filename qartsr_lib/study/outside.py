@@ -153,13 +153,14 @@ class _Scorer(Evaluator):
 
 def _by_dataset(folders: Folders, datasets: Sequence[str]) -> dict[str, Path]:
     """Data set -> folder, for the data sets of the run."""
+    given = list(folders.values()) if isinstance(folders, Mapping) else [folders]
+    if wrong := [folder for folder in given if not isinstance(folder, (str, Path))]:
+        raise QartsrError(f"{wrong[0]!r} is no folder; give a folder, or a folder per data set")
     if isinstance(folders, Mapping):
         known = {DATASETS.get(dataset).name: Path(folder).expanduser() for dataset, folder in folders.items()}
         for dataset in set(known) - set(datasets):
             print(f"data set {dataset} is not part of this run: the outside system's {known[dataset]} is left out")
         return {dataset: known[dataset] for dataset in datasets if dataset in known}
-    if not isinstance(folders, (str, Path)):
-        raise QartsrError(f"{folders!r} is no folder; give a folder, or a folder per data set")
     root = Path(folders).expanduser()
     if not root.is_dir():
         raise QartsrError(f"{root}: no such folder; check the path")

@@ -7,15 +7,18 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from test_pictures import pairs, run, setting  # noqa: F401
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.images.image import luma, psnr, read_image, upscale_bicubic
+from qartsr_lib.images.image import luma, psnr, read_image, upscale_bicubic, write_png
 from qartsr_lib.show import tables as reports
 from qartsr_lib.show.gallery import write_gallery
 from qartsr_lib.show.shown import show_gallery
+from qartsr_lib.study.evaluator import Experiment
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -87,6 +90,21 @@ def test_a_part_of_the_table_adds_its_pictures(run, pairs):  # noqa: F811
     assert (found["photographs"], found["settings"]) == (wanted["photographs"], wanted["settings"])
     assert len(found["pictures"]) == len(wanted["pictures"])
     assert all(entry in wanted["pictures"] for entry in found["pictures"])
+
+
+def test_systems_whose_names_differ_in_a_sign_have_a_picture_each(run, pairs):  # noqa: F811
+    def named(name, number):
+        cell = Experiment("outside", 0, "fp", "W32A32", "samples", label=name)
+        row = run.table[run.table["method"] == "DiffBIR"].assign(method=name)
+        picture = write_png(pairs[0].hr.parent / f"system{number}.png", torch.full((1, 3, 64, 48), number / 4))
+        return row, {(cell, pair.id): picture for pair in pairs}
+
+    (first, firsts), (second, seconds) = named("EDSR", 1), named("EDSR+", 3)
+    both = dataclasses.replace(run, table=pd.concat([run.table, first, second]), images=run.images | firsts | seconds)
+    index = write_gallery(both, pairs, [setting("embedded_T1")], ["dog"])
+    files = {entry["method"]: entry["file"] for entry in entries(index)}
+    shown = {name: np.asarray(Image.open(index.parent / files[name])).mean() / 255 for name in ("EDSR", "EDSR+")}
+    assert shown == {"EDSR": pytest.approx(0.25, abs=0.02), "EDSR+": pytest.approx(0.75, abs=0.02)}
 
 
 def test_methods_of_earlier_parts_keep_their_place_in_a_setting(run, pairs):  # noqa: F811

@@ -9,6 +9,7 @@ A picture belongs to a model (backbone, T, method, bits), so settings that share
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -121,6 +122,13 @@ def _pictures(run: Measured, pair: Pair, settings: Sequence[Setting], folder: Pa
 
 def _save(folder: Path, photograph: str, name: str, image: torch.Tensor) -> str:
     """Write one picture; returns its place in the gallery."""
-    file = Path(photograph, re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") + ".webp")
+    file = Path(photograph, _file_name(name))
     write_picture(folder / file, webp(Image.fromarray(to_uint8(image)), QUALITY))
     return file.as_posix()
+
+
+def _file_name(name: str) -> str:
+    """With a hash where a name has signs of its own: EDSR and EDSR+ are two systems."""
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+    own = re.search(r"[^A-Za-z0-9._ ,()\[\]-]", name)
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.webp" if own else f"{plain}.webp"

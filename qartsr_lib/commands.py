@@ -24,8 +24,9 @@ KEPT_APART = 4  # further crops, on which quantize measures what it made
 #: Passes of full precision over a crop that quantizing takes: at all, for a calibration crop, for an image of training.
 #: No less than Groupwise took, the slowest: 670 with 16 crops (one thread), 1,110 with 64 (two); QArtSR trains in 6.
 AT_ALL, CALIBRATION, TRAINING = 750, 6, 11
-#: Of quantize --quality -> the method, by what was measured on BSDS500/val.
-QUALITIES = {"fast": "groupwise-untrained", "best": "groupwise"}
+#: Of quantize --quality -> the methods of which the nearest to full precision is kept, by what was measured on
+#: BSDS500/val: at 4 bits a short training loses what the calibration had gained.
+QUALITIES = {"fast": ("groupwise-untrained",), "best": ("groupwise-untrained", "groupwise")}
 #: Formats of export -> who runs it.
 EXPORTS = {
     "packed": "qartsr",
@@ -76,14 +77,13 @@ def quantize(options: argparse.Namespace) -> None:
 
     if options.quality not in QUALITIES:
         raise QartsrError(f"--quality {options.quality}: choose one of {', '.join(QUALITIES)}")
-    name = options.method or QUALITIES[options.quality]
-    method = METHODS.get(name)
+    methods = [METHODS.get(name) for name in ((options.method,) if options.method else QUALITIES[options.quality])]
     if parse_bits(options.bits).is_full_precision:
         raise QartsrError(f"--bits {options.bits}: is full precision; choose 2 to 8 bits, such as W4A4")
-    if name == "fp":
+    if options.method == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
-    if options.train_images is not None and not method.trains:
-        raise QartsrError(f"--train-images: {method.label} does not train; leave it out, or add --quality best")
+    if options.train_images is not None and not any(method.trains for method in methods):
+        raise QartsrError(f"--train-images: {methods[0].label} does not train; leave it out, or add --quality best")
     check_writable(options.out, f"--out {options.out}")
     crops = low_quality_crops(options.images, options.crops + KEPT_APART, CROP).images
     apart, crops = crops[options.crops :], crops[: options.crops]
@@ -91,30 +91,36 @@ def quantize(options: argparse.Namespace) -> None:
         raise QartsrError(f"--images {options.images}: all crops are of one colour; name a folder of photographs")
     setting = Setting(options.eight_bit, options.ranges)
     profile = get_profile("tiny", train_images=options.train_images or TRAINED, setting=setting.options)
-    settings = dict(training_options(name, options.bits, profile))
-    unfinished = options.out / "unfinished.pt"
-    if method.trains:
-        settings["checkpoint"] = unfinished
     backbone = load_backbone(options.backbone, options.timestep)
     for line in warnings_about(crops, len(list_images(options.images))):
         print(f"warning: {options.images}: {line}", file=sys.stderr)
     if (options.out / DESCRIPTION).exists():
         print(f"note: {options.out}: the model that is there is replaced when the new one is ready", file=sys.stderr)
-    print(_expected(method, backbone, options.bits, setting, crops, settings.get("images", 0)), flush=True)
-    try:
-        result = method.build(backbone, options.bits, crops, seed=options.seed, **settings)
-        check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
-    except Diverged:
-        if method.trains:
-            unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
-        raise
+    trained = dict.fromkeys(methods, 0) | {method: profile.train_images for method in methods if method.trains}
+    for method in methods:
+        print(_expected(method, backbone, options.bits, setting, crops, trained[method]), flush=True)
+    unfinished = options.out / "unfinished.pt"
+    made = []
+    for method in methods:
+        settings = dict(training_options(method.name, options.bits, profile))
+        kept = {"checkpoint": unfinished} if method.trains else {}
+        try:
+            result = method.build(backbone, options.bits, crops, seed=options.seed, **settings, **kept)
+            check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
+        except Diverged:
+            if kept:
+                unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
+            raise
+        near = sum(psnr_y(result.backbone.upscale(crop), backbone.upscale(crop)) for crop in apart) / len(apart)
+        made.append((near, method.label, result))
+    near, label, result = max(made, key=lambda one: one[0])
     save_quantized(result.backbone, options.out)
-    if method.trains:  # else it is another method's, and may be hours of work
+    if any(trained.values()):  # else it is another method's, and may be hours of work
         unfinished.unlink(missing_ok=True)
-    near = sum(psnr_y(result.backbone.upscale(crop), backbone.upscale(crop)) for crop in apart) / len(apart)
+    others = "".join(f"; {other}: {further:.1f} dB" for further, other, _ in made if other != label)
     print(
-        f"{options.out}: {method.label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
-        f"{near:.1f} dB from full precision on {len(apart)} further crops"
+        f"{options.out}: {label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
+        f"{near:.1f} dB from full precision on {len(apart)} further crops{others}"
     )
 
 

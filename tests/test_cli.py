@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from qartsr_lib import cli
+from qartsr_lib import cli, commands
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.deploy.shipped import shipped_model
+from qartsr_lib.images import image
 from qartsr_lib.images.image import psnr_y, read_image, upscale_bicubic, write_png
 from qartsr_lib.methods import METHODS, svdquant
 from qartsr_lib.methods.checkpoint import save_quantized
@@ -167,17 +168,44 @@ def test_quantize_refuses_images_of_one_colour(tmp_path, capsys):
     _one_line(capsys, "all crops are of one colour; name a folder of photographs")
 
 
-@pytest.mark.parametrize(("quality", "label"), [("fast", "Groupwise [untrained] W4A4"), ("best", "Groupwise W4A4")])
-def test_qualities_of_quantize(photograph, tmp_path, capsys, monkeypatch, quality, label):
+@pytest.mark.parametrize("quality", ["fast", "best"])
+def test_qualities_of_quantize(photograph, tmp_path, capsys, monkeypatch, quality):
     monkeypatch.setattr(svdquant, "GRID", 2)
     monkeypatch.setattr(svdquant, "REFINEMENTS", 1)
     trained = ("--train-images", "2") if quality == "best" else ()
     assert _quantize(photograph, tmp_path / "q", "--quality", quality, *trained) == 0
     told = capsys.readouterr()
-    before, after = (line for line in told.out.splitlines() if label in line)
-    size = re.search(r"([0-9.]+) bits per weight stored", before).group(1)
-    assert f"{size} bits per weight stored" in after and re.search(r"stored; \d+ minutes at most$", before)
+    *before, after = (line for line in told.out.splitlines() if "Groupwise" in line)
+    labels = ["Groupwise [untrained] W4A4", "Groupwise W4A4"][: len(before)]
+    assert len(before) == (2 if trained else 1)
+    for label, line in zip(labels, before, strict=True):
+        assert re.match(re.escape(label) + r": [0-9.]+ bits .* stored; \d+ minutes at most$", line)
+    size = re.search(r"([0-9.]+) bits per weight stored", before[0]).group(1)
+    assert f"{size} bits per weight stored" in after
     assert "warning: " in told.err and "2 crops of 1 images are few" in told.err
+    near = [float(value) for value in re.findall(r"([0-9.]+) dB", after)]
+    assert len(near) == len(before) and near[0] == max(near)
+
+
+@pytest.mark.parametrize(("scores", "kept"), [((30, 20), "MaxMin"), ((20, 30), "LSQ")])
+def test_best_keeps_the_model_nearest_to_full_precision(photograph, tmp_path, capsys, monkeypatch, scores, kept):
+    monkeypatch.setitem(commands.QUALITIES, "best", ("maxmin", "lsq"))
+    told = iter([score for score in scores for _ in range(commands.KEPT_APART)])
+    monkeypatch.setattr(image, "psnr_y", lambda *_: next(told))
+    for method, name in (("MaxMin", "maxmin"), ("LSQ", "lsq")):
+        if method == kept:
+            assert _quantize(photograph, tmp_path / "alone", "--method", name, *_two_images(name)) == 0
+    told = iter([score for score in scores for _ in range(commands.KEPT_APART)])
+    assert _quantize(photograph, tmp_path / "q", "--quality", "best", *_two_images("lsq")) == 0
+    other = ({"MaxMin", "LSQ"} - {kept}).pop()
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert f"{kept} W4A4" in line and "30.0 dB" in line and line.endswith(f"; {other}: 20.0 dB")
+    one, alone = (json.loads((tmp_path / name / "quantized.json").read_text()) for name in ("q", "alone"))
+    assert one["tensors"]["sha256"] == alone["tensors"]["sha256"]
+
+
+def _two_images(name):
+    return ("--train-images", "2") if METHODS.get(name).trains else ()
 
 
 def test_quantize_tells_what_it_replaces_and_keeps_what_is_not_its_own(photograph, tmp_path, capsys):

@@ -116,8 +116,11 @@ def test_training_brings_it_closer_to_full_precision(name, backbone, images):
     """Each phase's loss falls over a longer run, and so does the distance to the full-precision images."""
     start = build(name, backbone, "W4A4", images, images=1, rate=1e-9)
     fast = 2e-3 / max(rate for _, rate in METHODS.get(name).rates)
-    trained = build(name, backbone, "W4A4", images, images=80, rate=fast)
-    losses = [record["loss"] for record in trained.history if record["phase"] == trained.history[-1]["phase"]]
+    for budget in (80, 240):  # many phases share it, and a short one's losses are mostly chance
+        trained = build(name, backbone, "W4A4", images, images=budget, rate=fast)
+        losses = [record["loss"] for record in trained.history if record["phase"] == trained.history[-1]["phase"]]
+        if len(losses) > 2 * len(images):
+            break
     assert sum(losses[-len(images) :]) < sum(losses[: len(images)])
     before, after = (sum(difference(r, backbone, image) for image in images) for r in (start, trained))
     assert after < before
@@ -162,12 +165,16 @@ def test_passionsr_goes_part_by_part_in_inference_order(backbone):
 
 
 def test_the_readmes_worked_example(backbone, images):
-    """The code block of the README is a whole method: registered, trained module by module, and spends its budget."""
+    """The code block of the README is a whole method: registered, trained module by module, and spends its budget.
+
+    The tests that the README names beside it pass, the one on training above all.
+    """
     readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "METHODS.register" in block]
     try:
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
         result = METHODS.get("reversed-lsq").build(backbone, "W4A4", images, images=30, batch=1)
+        test_training_brings_it_closer_to_full_precision("reversed-lsq", backbone, images)
     finally:
         METHODS._entries.pop("reversed-lsq", None)
     assert result.history[-1]["images"] == 30 and result.history[-1]["phase"] > 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -126,6 +127,16 @@ def test_each_image_is_made_once(fake):
     pair = made.pairs[0]
     wanted = networks.load("Fake")(read_image(pair.lq))
     np.testing.assert_array_equal(to_uint8(read_image(made.files[pair.id])), to_uint8(wanted))
+
+
+def test_a_photograph_of_two_data_sets_may_have_another_name_in_each(fake, tmp_path):
+    pair = DATASETS.get("samples").pairs()[0]
+    for name, image in (("RealSR", "first"), ("Urban100", "second")):
+        for folder, path in (("LR", pair.lq), ("HR", pair.hr)):
+            (tmp_path / name / folder).mkdir(parents=True)
+            shutil.copy(path, tmp_path / name / folder / f"{image}.png")
+    made = on_images.outputs(replace(WITH, datasets=("RealSR", "Urban100")), tmp_path)
+    assert [list(system.sha256) for system in made] == [["first.png"], ["second.png"]]
 
 
 def test_other_weights_make_other_images(fake, monkeypatch):

@@ -60,5 +60,5 @@ def _upscaled(name: str, pair: Pair, cache: RunCache, load: Any) -> Path:
         write_png(folder / f"{pair.id}.png", sr)
         return {}
 
-    question = [networks.identity(name), remembered_sha256(pair.lq)]
+    question = [networks.identity(name), remembered_sha256(pair.lq), pair.id]  # by which the file is named
     return answered(cache, "network", question, provenance.environment(), make)["folder"] / f"{pair.id}.png"

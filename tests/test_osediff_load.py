@@ -166,6 +166,19 @@ def kept_networks(home):
     return [path for path in (home / ".cache/osediff").glob("*.safetensors") if path.stat().st_size > 50_000]
 
 
+def test_kept_copy_belongs_to_the_files_that_are_read_not_to_others_beside_them(home, base, file, tmp_path):
+    other = tmp_path / "base"
+    shutil.copytree(base, other)
+    whole = other / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(whole)
+    torch.save(state, whole.with_suffix(".bin"))
+    whole.rename(whole.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    first = load(other, file)
+    torch.save({key: tensor + 0.01 for key, tensor in state.items()}, whole.with_suffix(".bin"))
+    second = load(other, file)
+    assert not same(first, second) and first.weights_sha256 != second.weights_sha256
+
+
 def test_full_disk_costs_the_copy_only(home, base, file, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -17,12 +17,14 @@ from torch import nn
 from qartsr_lib.backbones.base import BACKBONES
 from qartsr_lib.backbones.osediff_checkpoint import PEFT_ALPHA, RELEASED_TIMESTEP, read_checkpoint
 from qartsr_lib.backbones.osediff_files import (
+    NETWORK_WEIGHTS,
     empty_network,
     first_line,
     load_network,
     load_tensors,
     read_weights,
     resolve_base,
+    weight_files,
 )
 from qartsr_lib.backbones.osediff_model import Inference, OSEDiff
 from qartsr_lib.base import paths
@@ -123,7 +125,7 @@ def _network_files(base: Path) -> list[Path]:
     """All of the base model that the merged networks depend on."""
     found = [base / name / "config.json" for name in NETWORKS]
     for name in NETWORKS:
-        found += sorted((base / name).glob("*.safetensors")) or sorted((base / name).glob("*.bin"))
+        found += weight_files(base / name, *NETWORK_WEIGHTS)
     return found
 
 

@@ -29,6 +29,8 @@ _HUB_FILES = ["*.json", "*/*.json", "*/*.safetensors", "tokenizer/*.txt"]
 _HUB_LEFT_OUT = ["*.fp16.safetensors", "*non_ema*", "*nonema*", "safety_checker/*", "feature_extractor/*"]
 #: Older files of Stable Diffusion's VAE, 2.1-base's own among them, call the layers of its attention otherwise.
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+#: Names of the weights of UNet and VAE, the first that is there is read.
+NETWORK_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt")
 _AGAIN = "get the file again"
 
@@ -79,7 +81,7 @@ def _downloaded(name: str) -> Path:
 
 def load_network(kind: type[ModelMixin], folder: Path) -> ModelMixin:
     """The network in `folder`, such as base/unet, as float32, for evaluation; a QartsrError where it is damaged."""
-    read = read_weights(folder, "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+    read = read_weights(folder, *NETWORK_WEIGHTS)
     state = {_attention_name(key): value for key, value in read.items()}
     network = empty_network(kind, folder)
     try:
@@ -113,7 +115,7 @@ def read_weights(folder: Path, *names: str) -> dict[str, torch.Tensor]:
     """All tensors of one network, see `named_tensors`; from files of the first of `names` ("model.safetensors")."""
     state: dict[str, torch.Tensor] = {}
     types: set[torch.dtype] = set()
-    files = _weight_files(folder, *names)
+    files = weight_files(folder, *names)
     for path in files:
         found = load_tensors(path)
         if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
@@ -124,7 +126,7 @@ def read_weights(folder: Path, *names: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _weight_files(folder: Path, *names: str) -> list[Path]:
+def weight_files(folder: Path, *names: str) -> list[Path]:
     """The files with one network's tensors: whole or in parts with an index, full precision before "fp16"."""
     for name in names:
         stem, suffix = name.rsplit(".", 1)

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import torch
+from quant_stand_in import tiny_backbone
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qartsr_lib.backbones import load_backbone, schedule
+from qartsr_lib.backbones import BACKBONES, load_backbone, schedule
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
 from qartsr_lib.backbones.features import pretrained_distance
 from qartsr_lib.base.errors import QartsrError
@@ -161,6 +162,15 @@ def test_weights_of_another_architecture_are_refused(folder):
     save_file(state, path)
     with pytest.raises(QartsrError, match="does not fit"):
         load_backbone("embedded", 1)
+
+
+def test_a_backbone_that_names_no_hash_of_its_weights_gets_one_of_its_tensors(monkeypatch):
+    """Else whatever the cache and `upscale` keep of it would be taken for that of other weights."""
+    BACKBONES.names()  # all modules, before one entry is added
+    monkeypatch.setitem(BACKBONES._entries, "mine", tiny_backbone)
+    first, again = (load_backbone("mine", 1).weights_sha256 for _ in range(2))
+    monkeypatch.setitem(BACKBONES._entries, "mine", lambda timestep=1: tiny_backbone(timestep, seed=1))
+    assert first == again != load_backbone("mine", 1).weights_sha256
 
 
 def test_bicubic_is_measured_through_the_same_seam():

@@ -6,6 +6,7 @@ timestep T -> Eq. (6) -> z_H -> VAE decoder -> image.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class OneStepSR(nn.Module):
         vae: with `config.scaling_factor` set; the posterior's mode is used, never a sample.
         prompt_embedding: (1, tokens, dim), constant.
         scaled: give the UNet sqrt(alpha_T) z_L, so that Eq. (6) becomes z_H = z_L - sqrt((1 - alpha_T) / alpha_T) eps.
-        weights_sha256: hash of the weight files, for run records.
+        weights_sha256: hash of the weight files, for run records, caches and files' stamps; `load_backbone` takes one
+            of all tensors where there is none.
     """
 
     factor = 4
@@ -176,7 +178,18 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
                 f"--{option}: backbone {name!r} has no such option (its own: {', '.join(known) or 'none'})"
             )
     backbone = load(**options) if timestep is None else load(timestep, **options)
+    if not backbone.weights_sha256:  # else what was computed with other weights would be taken for theirs
+        backbone.weights_sha256 = _tensors_sha256(backbone)
     return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _tensors_sha256(model: OneStepSR) -> str:
+    """sha256 over names and bytes of all tensors that a model consists of, and its VAE's factor."""
+    digest = hashlib.sha256(f"{model.vae.config.scaling_factor}\n".encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 #: Methods of OneStepSR, in order -> what they give.

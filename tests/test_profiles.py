@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images import metrics
+from qartsr_lib.study import evaluator
 from qartsr_lib.study.profiles import PROFILES, NotReady, get_profile, missing_metric_weights, missing_weights
 
 
@@ -132,3 +134,15 @@ def test_notebooks_of_tables_3_and_4_tell_which_setting_they_read(name, value):
     own = {f"finetune_{name.removeprefix('max_')}": value}
     shown = get_profile("tiny", **own).for_finetuning()
     assert getattr(shown, name) == (tuple(value) if name == "metrics" else value) and shown.for_finetuning() == shown
+
+
+def test_a_profile_that_may_fetch_weights_does_after_one_that_may_not(monkeypatch):
+    """As in a kernel or a cluster's worker that lives on; what the user says stays."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(evaluator, "_kept_offline", False)
+    for name, offline in (("study", None), ("tiny", "1"), ("smoke", "1"), ("study", None), ("tiny", "1")):
+        evaluator.default_parts(get_profile(name))
+        assert os.environ.get("HF_HUB_OFFLINE") == offline, name
+    monkeypatch.setattr(evaluator, "_kept_offline", False)
+    evaluator.default_parts(get_profile("study"))
+    assert os.environ["HF_HUB_OFFLINE"] == "1", "the user's"

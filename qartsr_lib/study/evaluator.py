@@ -37,6 +37,8 @@ FULL_PRECISION = ("fp", "W32A32")
 NO_CALIBRATION = ("fp",)
 UNCALIBRATED = CalibrationList("none", [], "")  # the list where no method takes one
 EVALUATION = {"dtype": "float32", "batch": 1, "memory_format": "channels_last", "png_bits": 8}  # of every image
+_OFFLINE = "HF_HUB_OFFLINE"
+_kept_offline = False  # whether `default_parts` has set it, and not the user
 MARK = "SEEN_BY_WORKERS"  # a file in a cache, by which workers see that they have the same
 
 
@@ -66,12 +68,20 @@ class Parts:
 
 
 def default_parts(profile: Profile) -> Parts:
-    """The registered backbones, methods and metrics; metric weights are fetched only if the profile allows."""
+    """The registered backbones, methods and metrics; metric weights are fetched only if the profile allows.
+
+    It may allow again what another one in this process did not: a kernel, or a cluster's worker, sees several.
+    """
     from qartsr_lib.backbones import load_backbone  # imported late: it brings in diffusers
 
-    if not profile.downloads and "HF_HUB_OFFLINE" not in os.environ:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    global _kept_offline
+    if not profile.downloads and _OFFLINE not in os.environ:
+        os.environ[_OFFLINE], _kept_offline = "1", True
         metrics.forget()  # an answer about the network may have been remembered
+    elif profile.downloads and _kept_offline:
+        os.environ.pop(_OFFLINE, None)
+        _kept_offline = False
+        metrics.forget()
     return Parts(load_backbone, METHODS.get, metrics.available, metrics.identity, metrics.score)
 
 

@@ -11,6 +11,7 @@ from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.files import write_text
 from qartsr_lib.images.image import list_images, luma, psnr, upscale_bicubic, write_png
 from qartsr_lib.training import command
 from qartsr_lib.training.embedded import pipeline
@@ -199,11 +200,23 @@ def test_a_folder_is_of_one_set_of_photographs_and_options(photographs, tmp_path
         return capsys.readouterr().err
 
     assert "timestep 2000: outside 1..1000" in told("--timesteps", 1, 2000) and not (tmp_path / "out").exists()
-    pipeline._begin(tmp_path / "out", {"--steps-scale": 1.0, "--seed": 0, "images": pipeline._contents(photographs)})
+    begun = {"--steps-scale": 1.0, "--seed": 0, "images": pipeline._contents(photographs)}
+    write_text(tmp_path / "out" / "begun.json", json.dumps(begun))
     assert "begun.json: was begun with --seed 0; use that again, or name another --out" in told("--seed", 7)
     assert "was begun with --steps-scale 1.0" in told("--steps-scale", 0.5)
     write_png(tmp_path / "others" / "a.png", torch.rand(1, 3, 8, 8))
     assert "was begun with other photographs" in told("--images", tmp_path / "others")
+
+
+def test_what_was_refused_before_it_began_is_not_noted(photographs, tmp_path, capsys):
+    """Else the mended command would be refused, too."""
+    write_png(tmp_path / "small" / "0.png", generated_image(0)[..., :32, :32])
+    options = ["--out", tmp_path / "out", "--seed", 1]
+    for images, more in ((tmp_path / "small", []), (photographs[0].parent, ["--validation", tmp_path / "no"])):
+        assert command.embedded([str(word) for word in (*options, "--images", images, *more)]) == 2
+    told = capsys.readouterr().err
+    assert "no image is at least 64x64" in told and "no: no such folder" in told
+    assert not (tmp_path / "out" / "begun.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"--seed": 0'])

@@ -64,9 +64,11 @@ def train_all(options: argparse.Namespace) -> None:
     for timestep in timesteps:
         timestep_index(timestep)
     photographs = list_images(options.images)
-    _begin(out, {"--steps-scale": options.steps_scale, "--seed": options.seed, "images": _contents(photographs)})
+    asked = {"--steps-scale": options.steps_scale, "--seed": options.seed, "images": _contents(photographs)}
+    _check_begun(out, asked)
     crops = Crops(photographs)
     validation = Validation(list_images(options.validation)[:24]) if options.validation else None
+    write_text(out / BEGUN, json.dumps(asked) + "\n")  # now that nothing is wrong with what was asked for
     if validation:
         print("bicubic on the validation crops:", validation.score(upscale_bicubic), flush=True)
 
@@ -96,8 +98,8 @@ def _contents(photographs: Sequence[Path]) -> str:
     return stable_hash([remembered_sha256(path) for path in photographs])
 
 
-def _begin(out: Path, asked: Mapping[str, object]) -> None:
-    """Note in `out` what decides its weights; a QartsrError where something else is noted, or the note is damaged."""
+def _check_begun(out: Path, asked: Mapping[str, object]) -> None:
+    """A QartsrError where `out` cannot be written, notes that something else decided its weights, or is damaged."""
     check_writable(out, f"--out {out}")
     path = out / BEGUN
     if path.exists():
@@ -105,7 +107,6 @@ def _begin(out: Path, asked: Mapping[str, object]) -> None:
             check_begun(path, json.loads(path.read_text(encoding="utf-8")), asked, "name another --out")
         except (ValueError, LookupError, TypeError) as error:
             raise QartsrError(f"{path}: damaged, or of another version; name another --out") from error
-    write_text(path, json.dumps(asked) + "\n")
 
 
 def _stage(out: Path, name: str, make: Callable[[], stages.State]) -> stages.State:

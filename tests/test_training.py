@@ -7,7 +7,7 @@ import torch
 from generated_images import generated_image
 from torch import nn
 
-from qartsr_lib.backbones import schedule
+from qartsr_lib.backbones import load_backbone, schedule
 from qartsr_lib.backbones.base import OneStepSR, Stages
 from qartsr_lib.backbones.embedded import RECIPES, build_prompt_embedding, build_unet, build_vae
 from qartsr_lib.base.errors import Diverged, QartsrError
@@ -230,6 +230,14 @@ def test_damaged_weights_of_an_earlier_stage_are_named(tmp_path):
     (tmp_path / "vae.safetensors").write_bytes(b"cut short")
     with pytest.raises(QartsrError, match=r"vae\.safetensors: damaged; remove it"):
         pipeline._stage(tmp_path, "vae", lambda: pytest.fail("made again"))
+
+
+def test_other_files_in_the_folder_are_no_stages(tmp_path):
+    """They ended a training of hours with a traceback, before its record was written."""
+    pipeline._stage(tmp_path, "vae", lambda: {"weight": torch.ones(1)})
+    for name, content in (("begun.json", "{}"), ("training.json", "{}"), ("notes.json", '{"mine": 1}')):
+        (tmp_path / name).write_text(content)
+    assert list(pipeline._found(tmp_path, [load_backbone("embedded-scaled", 1)], None)["seconds"]) == ["vae"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):

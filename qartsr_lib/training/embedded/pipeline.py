@@ -172,13 +172,12 @@ def _means(images: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, flo
 
 def _found(folder: Path, models: Sequence[OneStepSR], validation: Validation | None) -> Mapping[str, object]:
     """Of training.json: times, histories and validation quality of what was trained in `folder`."""
-    done = [path for path in sorted(folder.glob("*.json")) if path.name not in ("training.json", BEGUN)]
     bounds = {"bicubic": validation.score(upscale_bicubic)} if validation else {}
     frozen = [model for model in models if not RECIPES[model.name].trains_encoder]
     if validation and frozen:  # which hold the pretrained VAE unchanged
         bounds["reconstruction"] = validation.reconstruction(frozen[0])
     return {
-        "seconds": {path.stem: json.loads(path.read_text())["seconds"] for path in done},
+        "seconds": _seconds(folder),
         "environment": provenance.environment("cpu"),
         "sizes": [backbone_size(model) for model in models if model.timestep == models[0].timestep],
         "time_shares": time_shares(models[0]).reset_index().to_dict("records"),
@@ -193,6 +192,12 @@ def _found(folder: Path, models: Sequence[OneStepSR], validation: Validation | N
             for model in models
         ],
     }
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    """How long each stage in `folder` took; whatever else lies there is none."""
+    notes = [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".safetensors").is_file()]
+    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in notes}
 
 
 def _history(weights: Path) -> list[dict]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from qartsr_lib.base import paths
-from qartsr_lib.base.errors import QartsrError, did_you_mean
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study.overrides import checked
 
 #: The eight metrics of the paper's tables, in its order.
 PAPER_METRICS = ("PSNR", "SSIM", "LPIPS", "DISTS", "NIQE", "MUSIQ", "MANIQA", "CLIP-IQA")
@@ -186,25 +186,6 @@ _PROFILES = (
     ),
 )
 PROFILES = {profile.name: profile for profile in _PROFILES}
-_KINDS = {
-    "int": (int, "a whole number"),
-    "bool": (bool, "true or false"),
-    "str": (str, "a text"),
-    "Mapping[str, str | Mapping[str, str]]": (Mapping, "a mapping of names to folders"),
-}
-#: Whole numbers that may be smaller than 1.
-_LEAST = {"component_steps": 0}
-#: Lists without which no notebook has anything to do.
-_NEVER_EMPTY = ("seeds", "backbones", "timesteps")
-#: Lists of bits, or of pairs that end with them.
-_BITS = ("bits", "finetune_bits", "ablation_bits", "component_bits", "deployed")
-#: Type of a field -> types in one of its items, and what they are.
-_ITEMS = {
-    "tuple[int, ...]": ((int,), "whole numbers"),
-    "tuple[str, ...]": ((str,), "texts"),
-    "tuple[tuple[str, int], ...]": ((str, int), "pairs of a text and a whole number"),
-    "tuple[tuple[str, str], ...]": ((str, str), "pairs of texts"),
-}
 
 
 def get_profile(name: str, **overrides: object) -> Profile:
@@ -215,62 +196,7 @@ def get_profile(name: str, **overrides: object) -> Profile:
     """
     if name not in PROFILES:
         raise QartsrError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
-    kinds = {field.name: str(field.type).removesuffix(" | None") for field in dataclasses.fields(Profile)}
-    changes = {}
-    for field, value in overrides.items():
-        if field == "name" or field not in kinds:
-            advice = did_you_mean(field, kinds) or "remove that override"
-            raise QartsrError(f"profile {name!r} has no setting {field!r}; {advice}")
-        wanted, text = _KINDS.get(kinds[field], (object, ""))
-        if value is None:
-            continue
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be {text}")
-        if wanted is int and value < (least := _LEAST.get(field, 1)):
-            raise QartsrError(f"setting {field} of profile {name!r} is {value} and must be at least {least}")
-        if kinds[field].startswith("tuple"):
-            items = value if isinstance(value, (list, tuple)) else (value,)
-            items = tuple(tuple(item) if isinstance(item, list) else item for item in items)
-            types, text = _ITEMS.get(kinds[field], (None, ""))
-            if types and any(tuple(map(type, i if isinstance(i, tuple) else (i,))) != types for i in items):
-                raise QartsrError(f"setting {field} of profile {name!r} is {value!r} and must be a list of {text}")
-            value = _checked_items(f"setting {field} of profile {name!r}", field, items)
-        changes[field] = value
-    return dataclasses.replace(PROFILES[name], **changes)
-
-
-def _checked_items(named: str, field: str, items: tuple) -> tuple:
-    if field in _NEVER_EMPTY and not items:
-        raise QartsrError(f"{named} is empty; name at least one")
-    if field == "seeds" and min(items) < 0:
-        raise QartsrError(f"{named} names {min(items)}; choose whole numbers of at least 0")
-    if field in _BITS:
-        items = tuple(_as_tables_have_them(named, item) for item in items)
-    if twice := [item for item, count in Counter(items).items() if count > 1]:
-        raise QartsrError(f"{named} names {twice[0]!r} twice; name it once")
-    if field == "setting":
-        from qartsr_lib.methods.setting import SETTING_OPTIONS  # takes seconds, as it needs PyTorch
-
-        for option, _ in items:
-            if option not in SETTING_OPTIONS:
-                advice = did_you_mean(option, SETTING_OPTIONS) or f"choose from {', '.join(SETTING_OPTIONS)}"
-                raise QartsrError(f"{named} names {option!r}; {advice}")
-    return items
-
-
-def _as_tables_have_them(named: str, item: str | tuple[str, str]) -> str | tuple[str, str]:
-    """Bits, or (method, bits), with these as "W4A4"."""
-    if isinstance(item, tuple):
-        return item[0], _as_tables_have_them(named, item[1])
-    from qartsr_lib.quant.scheme import parse_bits  # takes seconds, as it needs PyTorch
-
-    try:
-        bits = parse_bits(item)
-    except QartsrError as error:
-        raise QartsrError(f"{named}: {error}") from error
-    if bits.is_full_precision:
-        raise QartsrError(f"{named} names {bits}, full precision, which every table has; leave it out")
-    return str(bits)
+    return dataclasses.replace(PROFILES[name], **checked(PROFILES[name], overrides))
 
 
 def missing_weights(profile: Profile) -> list[Missing]:

@@ -130,16 +130,15 @@ def _distance(quantized, backbone, crops: list) -> tuple[float, float]:
     """
     from qartsr_lib.backbones.features import pretrained_distance
     from qartsr_lib.images.image import psnr_y
+    from qartsr_lib.methods.rates import log_distance
 
     distance = pretrained_distance("cpu")
     pairs = [(quantized.upscale(crop), backbone.upscale(crop)) for crop in crops]
     near = [psnr_y(*pair) for pair in pairs]
     tiny = sys.float_info.min  # of an image that is full precision's own
-    logs = [
-        math.log(max(float(distance(*pair)), tiny)) - math.log(10) / 10 * decibels
-        for pair, decibels in zip(pairs, near, strict=True)
-    ]
-    return sum(logs) / len(logs), sum(near) / len(near)
+    apart = [max(float(distance(*pair)), tiny) for pair in pairs]
+    logs = map(log_distance, near, apart)
+    return sum(logs) / len(near), sum(near) / len(near)
 
 
 def _expected(method, backbone, bits: str, setting, crops: list, trained: int) -> str:

@@ -14,10 +14,11 @@ from qartsr_lib.backbones.base import STAGES, watch_
 from qartsr_lib.backbones.embedded import PACKAGED_WEIGHTS
 from qartsr_lib.base.errors import Diverged
 from qartsr_lib.base.files import sha256
+from qartsr_lib.base.provenance import tensors_sha256
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.deploy.int8 import int8_form
-from qartsr_lib.deploy.packed_file import _digest, save_packed
+from qartsr_lib.deploy.packed_file import save_packed
 from qartsr_lib.images.image import write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.checkpoint import load_quantized
@@ -123,7 +124,7 @@ def test_a_packed_file(photograph, sound, tmp_path, capsys, monkeypatch, runtime
     with safe_open(str(file), framework="pt") as opened:
         described = json.loads(opened.metadata()["qartsr"])
     described.pop("description_sha256")
-    spoil(file, kind, value, lambda tensors: {"qartsr": json.dumps(described | {"sha256": _digest(tensors)})})
+    spoil(file, kind, value, lambda tensors: {"qartsr": json.dumps(described | {"sha256": tensors_sha256(tensors)})})
     words = ["upscale", photograph, "--out", out, "--checkpoint", file, "--runtime", runtime]
     refused(capsys, words, out, f"{file}: ", "holds NaN or infinity")
 

@@ -6,7 +6,6 @@ timestep T -> Eq. (6) -> z_H -> VAE decoder -> image.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import nn
 
 from qartsr_lib.backbones import schedule
 from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.provenance import tensors_sha256
 from qartsr_lib.base.registry import Registry
 from qartsr_lib.images.image import pad_to_multiple, upscale_bicubic
 
@@ -179,17 +179,9 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
             )
     backbone = load(**options) if timestep is None else load(timestep, **options)
     if not backbone.weights_sha256:  # else what was computed with other weights would be taken for theirs
-        backbone.weights_sha256 = _tensors_sha256(backbone)
+        factor = {"scaling_factor": torch.tensor(backbone.vae.config.scaling_factor)}
+        backbone.weights_sha256 = tensors_sha256(backbone.state_dict() | factor)
     return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def _tensors_sha256(model: OneStepSR) -> str:
-    """sha256 over names and bytes of all tensors that a model consists of, and its VAE's factor."""
-    digest = hashlib.sha256(f"{model.vae.config.scaling_factor}\n".encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 #: Methods of OneStepSR, in order -> what they give.

@@ -25,6 +25,7 @@ from torch import nn
 from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
 from qartsr_lib.base.errors import QartsrError, check_finite
 from qartsr_lib.base.files import write_atomically
+from qartsr_lib.base.provenance import tensors_sha256
 from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
 from qartsr_lib.quant.attention import QuantAttnProcessor
 from qartsr_lib.quant.layers import replace_layers
@@ -64,7 +65,7 @@ def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
         "forms": [asdict(form) for form in forms],
         "layers": [forms.index(form) if form else -1 for form in places],
         "attention": _attention(packed),
-        "sha256": _digest(tensors),
+        "sha256": tensors_sha256(tensors),
     }
     described[_OWN_HASH] = _description_digest(described)
     metadata = {_KEY: json.dumps(described, separators=(",", ":"))}
@@ -214,14 +215,6 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         raise ValueError(f"too many {left[0]}")
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _description_digest(described: Mapping) -> str:
     """Over all entries but itself, in the order of their names."""
     rest = {name: value for name, value in described.items() if name != _OWN_HASH}
@@ -245,6 +238,6 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise QartsrError(f"{path}: truncated or not a safetensors file; export it again") from error
     own = _description_digest(described)
-    if described.get("sha256") != _digest(tensors) or described.get(_OWN_HASH, own) != own:
+    if described.get("sha256") != tensors_sha256(tensors) or described.get(_OWN_HASH, own) != own:
         raise QartsrError(f"{path}: damaged (its hash differs); export it again")
     return described, tensors

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.setting import DEFAULT, Setting
@@ -22,6 +24,14 @@ def chosen_rate(method: str, bits: str, setting: Setting = DEFAULT) -> float:
     tried = (chosen.get(label, {}).get(method) for label in (setting.label, DEFAULT.label))
     factors = next(filter(None, tried), {})
     return float(factors.get(bits, factors.get(OTHERS, 1.0)))
+
+
+def log_distance(psnr, distance):
+    """Log of squared error (by its PSNR in dB) times a perceptual distance, of numbers or columns: what rates minimize.
+
+    In a sum such as Eq. (8)'s the perceptual distance would decide alone.
+    """
+    return np.log(distance) - np.log(10) / 10 * psnr
 
 
 def training_options(method: str, bits: str, profile, share: float = 1.0) -> Options:

@@ -20,7 +20,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.methods import METHODS
-from qartsr_lib.methods.rates import CHOSEN, OTHERS, Options, chosen_rate, training_options
+from qartsr_lib.methods.rates import CHOSEN, OTHERS, Options, chosen_rate, log_distance, training_options
 from qartsr_lib.methods.setting import BEST, DEFAULT
 from qartsr_lib.study.experiments.trials import Trial, run_trials
 from qartsr_lib.study.measured import Measured
@@ -140,8 +140,7 @@ def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
 def choose(tries: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     """Setting -> method -> bits (and OTHERS: all together) -> factor with the smallest error times perceptual distance.
 
-    Both are relative to full precision and geometric means over images; in a sum such as Eq. (8)'s the
-    perceptual distance would decide alone. A try that broke down loses.
+    Both are relative to full precision and geometric means over images. A try that broke down loses.
     """
     chosen: dict[str, dict[str, dict[str, float]]] = {}
     for (setting, method), values in criterion(tries).groupby(level=["setting", "method"], sort=False):
@@ -154,5 +153,5 @@ def choose(tries: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
 
 def criterion(tries: pd.DataFrame) -> pd.Series:
     """KEY -> log of squared error times perceptual distance, mean over images; inf if broken."""
-    error = -np.log(10) / 10 * tries["psnr_fp"].astype(float) + np.log(tries["feature_distance"].astype(float))
+    error = log_distance(tries["psnr_fp"].astype(float), tries["feature_distance"].astype(float))
     return tries.assign(value=error.fillna(np.inf)).groupby(list(KEY), sort=False)["value"].mean()

@@ -343,6 +343,8 @@ def test_our_own_questions_are_marked_in_the_projects_rules():
         "near-fp-other-setting",
         "w2a2-other-setting",
         "ahead-other-setting",
+        "both-other-setting",
+        "reverse-other-setting",
         "groupwise-ahead",
         "groupwise-untrained-ahead",
         "groupwise-other-model",

@@ -204,3 +204,21 @@ def test_the_best_setting_is_trained_longer_by_every_trained_method_alike():
     assert longest == dict.fromkeys(trained, {80}) | {"qartsr": {40, 80, 160}}
     assert len(set(map(frozenset, labels.values()))) == 1, "both models and the same bit widths"
     assert {model for model, _ in next(iter(labels.values()))} == {"embedded", "embedded-scaled"}
+
+
+def test_stages_and_order_are_compared_at_equal_images():
+    study, rows = replace(STUDY, train_images=10), {}
+    for experiment in setting_grids.stage_grid(study):
+        if experiment.method != "fp":
+            rows.setdefault(experiment.label, dict(experiment.options))
+    assert len(rows) == 2 * len(setting_grids.STAGES), "no two rows share a name in the table"
+    for label, options in rows.items():
+        assert options["images"] == (80 if label.endswith(", 8x images]") else 10), label
+        assert (options["eight_bit"], options["ranges"]) == ("identity-path", "least-squares")
+        assert options.get("rpq") == {"RPQ*": 1.0, "ET": 0.0}.get(label.split(" ")[0]), label
+        assert options.get("order") == ("inference" if "(inference order)" in label else None), label
+    name = "{} [identity-path, least-squares, 8x images]"
+    qartsr = next(e for e in setting_grids.budget_grid(study) if e.label == name.format("QArtSR"))
+    assert rows[name.format("RPQ*+ET")] == dict(qartsr.options), "the same model as QArtSR's row, not trained again"
+    paired = {row.method for pairs in contrasts.STAGE_EFFECTS.values() for pair in pairs for row in pair}
+    assert paired == set(rows), "every row stands in a difference, under its own name"

@@ -109,6 +109,18 @@ CAUSE_EFFECTS: dict[str, Pairs] = {
 }
 
 
+def _stage_pairs(factor: int) -> Pairs:
+    *others, both, inference = (setting_grids.row_label(row.label, BEST, factor) for row in setting_grids.STAGES)
+    return _against(both, [*others, inference])
+
+
+#: Of `setting_grids.stage_grid`, title -> pairs: both stages, the paper's order, against the others.
+STAGE_EFFECTS: dict[str, Pairs] = {
+    "Equal images": _stage_pairs(1),
+    f"Equal images, {_BUDGET} times as many": _stage_pairs(_BUDGET),
+}
+
+
 def image_means(rows: pd.DataFrame) -> pd.Series:
     """Value per image, means over seeds; infinite values count as none."""
     return rows["value"].astype(float).replace([np.inf, -np.inf], np.nan).groupby(rows["image"]).mean()

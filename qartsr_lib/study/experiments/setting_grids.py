@@ -9,7 +9,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import Options, training_options
 from qartsr_lib.methods.setting import BEST, DEFAULT, Setting
 from qartsr_lib.study.evaluator import Experiment
-from qartsr_lib.study.experiments.grids import Row, at_seeded_timestep, on_cells
+from qartsr_lib.study.experiments.grids import BOTH, ET, RPQ, VARIANTS, Ablation, Row, at_seeded_timestep, on_cells
 from qartsr_lib.study.profiles import Profile
 
 #: The shared setting, each of its two parts changed alone, and every list with fitted ranges.
@@ -24,6 +24,8 @@ COMPARED = ("maxmin", "svdquant-released", "qartsr")
 LONGER = 8  # times the budget: for QArtSR under the two ends of SETTINGS, for LONGER_RIVALS under BEST
 #: All other trained methods of Table 3: the one that the paper's list of 8-bit layers is from, and by rank at 2 bits.
 LONGER_RIVALS = ("passionsr", "lsq-qat", "efficientdm", "q-dm", "lsq")
+#: Rows of Table 4 made again under BEST: each stage with the whole budget, both, and both in order of inference.
+STAGES = (RPQ, ET, BOTH, VARIANTS[0])
 
 
 def setting_grid(profile: Profile) -> list[Experiment]:
@@ -48,16 +50,35 @@ def budget_grid(profile: Profile) -> list[Experiment]:
     return _grid(profile, [_row(profile, method, bits, *cell) for bits, (method, *cell) in cells])
 
 
+def stage_grid(profile: Profile) -> list[Experiment]:
+    """STAGES under BEST at the profile's budget and at LONGER times it, at the bit widths of Table 4; equal images."""
+    cells = product((1, LONGER), profile.ablation_bits, STAGES)
+    return _grid(profile, [_stage_row(profile, row, bits, factor) for factor, bits, row in cells])
+
+
 def setting_label(method: str, setting: Setting, factor: int = 1) -> str:
     """Name in the table of a method under a setting, trained for `factor` times the budget."""
-    label = METHODS.get(method).label.translate(str.maketrans("[]", "()"))  # one pair of brackets, the setting's
+    return row_label(METHODS.get(method).label, setting, factor)
+
+
+def row_label(name: str, setting: Setting, factor: int = 1) -> str:
+    """`setting_label` of a row called `name` in the plain tables."""
+    name = name.translate(str.maketrans("[]", "()"))  # one pair of brackets, the setting's
     longer = [f"{factor}x images"] if factor > 1 else []
-    return f"{label} [{', '.join((setting.label, *longer))}]"
+    return f"{name} [{', '.join((setting.label, *longer))}]"
 
 
 def _row(profile: Profile, method: str, bits: str, setting: Setting, factor: int = 1) -> Row:
-    options: Options = training_options(method, bits, replace(profile, setting=setting.options), factor)
-    return method, bits, options, setting_label(method, setting, factor)
+    return method, bits, _options(profile, method, bits, setting, factor), setting_label(method, setting, factor)
+
+
+def _stage_row(profile: Profile, row: Ablation, bits: str, factor: int) -> Row:
+    options = _options(profile, row.method, bits, BEST, factor) + row.options
+    return row.method, bits, options, row_label(row.label, BEST, factor)
+
+
+def _options(profile: Profile, method: str, bits: str, setting: Setting, factor: int) -> Options:
+    return training_options(method, bits, replace(profile, setting=setting.options), factor)
 
 
 def _grid(profile: Profile, rows: list[Row]) -> list[Experiment]:

@@ -14,8 +14,9 @@ import skimage.data
 import torch
 from skimage.metrics import structural_similarity
 
-import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
+from qartsr_lib.backbones.features import pretrained_distance  # registers what VAE-FD is computed with, too
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.provenance import tensors_sha256
 from qartsr_lib.images import metrics
 from qartsr_lib.images.image import from_uint8, read_image, write_png
 from qartsr_lib.images.metrics import METRICS, iqa
@@ -264,3 +265,10 @@ def test_niqe_is_worse_for_a_blurred_photograph(official):
     compute, _ = metrics._load("NIQE", shared / "weights")
     blurred = torch.nn.functional.avg_pool2d(image, 7, 1, 3)
     assert compute(blurred, None) > compute(image, None)
+
+
+def test_the_features_of_vae_fd_are_those_of_its_version():
+    """No key of a cache holds its weights, so that new ones must come with a new version: then change both here."""
+    encoder = pretrained_distance("cpu").state_dict()
+    assert METRICS.get("VAE-FD").options["version"] == 1
+    assert tensors_sha256(encoder) == "75678e5952f8202b328ed3bae4484721e4662968bec77bf71a2aa8d997c9df0a"

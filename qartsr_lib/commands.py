@@ -64,16 +64,42 @@ def quantize(options: argparse.Namespace) -> None:
     """Quantize a model on a folder of images, and say how near it is to full precision on further crops."""
     import_networks()
     from qartsr_lib.backbones import load_backbone
-    from qartsr_lib.base.errors import check_finite
-    from qartsr_lib.images.datasets.advice import warnings_about
-    from qartsr_lib.images.datasets.calibration import low_quality_crops
-    from qartsr_lib.images.image import list_images
-    from qartsr_lib.methods import METHODS
     from qartsr_lib.methods.checkpoint import DESCRIPTION, save_quantized
-    from qartsr_lib.methods.rates import training_options
     from qartsr_lib.methods.setting import Setting
-    from qartsr_lib.quant.scheme import parse_bits
     from qartsr_lib.study.profiles import get_profile
+
+    methods = _methods(options)
+    check_writable(options.out, f"--out {options.out}")
+    crops, apart = _crops(options)
+    setting = Setting(options.eight_bit, options.ranges)
+    profile = get_profile("tiny", train_images=options.train_images or TRAINED, setting=setting.options)
+    backbone = load_backbone(options.backbone, options.timestep)
+    _warn(options, crops)
+    if (options.out / DESCRIPTION).exists():
+        print(f"note: {options.out}: the model that is there is replaced when the new one is ready", file=sys.stderr)
+    for method in methods:
+        trained = profile.train_images if method.trains else 0
+        print(_expected(method, backbone, options.bits, setting, crops, trained), flush=True)
+    unfinished = options.out / "unfinished.pt"
+    made = []
+    for method in methods:
+        result = _build(method, backbone, crops, profile, options, unfinished)
+        made.append((*_distance(result.backbone, backbone, apart), method.label, result))
+    _, near, label, result = min(made, key=lambda one: one[0])
+    save_quantized(result.backbone, options.out)
+    if any(method.trains for method in methods):  # else it is another method's, and may be hours of work
+        unfinished.unlink(missing_ok=True)
+    others = "".join(f"; {other}: {further:.1f} dB" for _, further, other, _ in made if other != label)
+    print(
+        f"{options.out}: {label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
+        f"{near:.1f} dB from full precision on {len(apart)} further crops{others}"
+    )
+
+
+def _methods(options: argparse.Namespace) -> list:
+    """The methods that quantize builds, those of --quality or the one of --method."""
+    from qartsr_lib.methods import METHODS
+    from qartsr_lib.quant.scheme import parse_bits
 
     if options.quality not in QUALITIES:
         raise QartsrError(f"--quality {options.quality}: choose one of {', '.join(QUALITIES)}")
@@ -84,43 +110,43 @@ def quantize(options: argparse.Namespace) -> None:
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
     if options.train_images is not None and not any(method.trains for method in methods):
         raise QartsrError(f"--train-images: {methods[0].label} does not train; leave it out, or add --quality best")
-    check_writable(options.out, f"--out {options.out}")
+    return methods
+
+
+def _crops(options: argparse.Namespace) -> tuple[list, list]:
+    """Calibration crops of the user's images, and KEPT_APART others."""
+    from qartsr_lib.images.datasets.calibration import low_quality_crops
+
     crops = low_quality_crops(options.images, options.crops + KEPT_APART, CROP).images
-    apart, crops = crops[options.crops :], crops[: options.crops]
+    crops, apart = crops[: options.crops], crops[options.crops :]
     if max(float(crop.std()) for crop in crops) < 1 / 255:
         raise QartsrError(f"--images {options.images}: all crops are of one colour; name a folder of photographs")
-    setting = Setting(options.eight_bit, options.ranges)
-    profile = get_profile("tiny", train_images=options.train_images or TRAINED, setting=setting.options)
-    backbone = load_backbone(options.backbone, options.timestep)
+    return crops, apart
+
+
+def _warn(options: argparse.Namespace, crops: list) -> None:
+    from qartsr_lib.images.datasets.advice import warnings_about
+    from qartsr_lib.images.image import list_images
+
     for line in warnings_about(crops, len(list_images(options.images))):
         print(f"warning: {options.images}: {line}", file=sys.stderr)
-    if (options.out / DESCRIPTION).exists():
-        print(f"note: {options.out}: the model that is there is replaced when the new one is ready", file=sys.stderr)
-    trained = dict.fromkeys(methods, 0) | {method: profile.train_images for method in methods if method.trains}
-    for method in methods:
-        print(_expected(method, backbone, options.bits, setting, crops, trained[method]), flush=True)
-    unfinished = options.out / "unfinished.pt"
-    made = []
-    for method in methods:
-        settings = dict(training_options(method.name, options.bits, profile))
-        kept = {"checkpoint": unfinished} if method.trains else {}
-        try:
-            result = method.build(backbone, options.bits, crops, seed=options.seed, **settings, **kept)
-            check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
-        except Diverged:
-            if kept:
-                unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
-            raise
-        made.append((*_distance(result.backbone, backbone, apart), method.label, result))
-    _, near, label, result = min(made, key=lambda one: one[0])
-    save_quantized(result.backbone, options.out)
-    if any(trained.values()):  # else it is another method's, and may be hours of work
-        unfinished.unlink(missing_ok=True)
-    others = "".join(f"; {other}: {further:.1f} dB" for _, further, other, _ in made if other != label)
-    print(
-        f"{options.out}: {label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
-        f"{near:.1f} dB from full precision on {len(apart)} further crops{others}"
-    )
+
+
+def _build(method, backbone, crops: list, profile, options: argparse.Namespace, unfinished):
+    """`method`'s model; a training that is interrupted leaves its state in `unfinished`."""
+    from qartsr_lib.base.errors import check_finite
+    from qartsr_lib.methods.rates import training_options
+
+    settings = dict(training_options(method.name, options.bits, profile))
+    kept = {"checkpoint": unfinished} if method.trains else {}
+    try:
+        result = method.build(backbone, options.bits, crops, seed=options.seed, **settings, **kept)
+        check_finite(result.backbone.state_dict().items(), f"{method.label} {options.bits}", "use more bits")
+    except Diverged:
+        if kept:
+            unfinished.unlink(missing_ok=True)  # the same command would continue from there to the same end
+        raise
+    return result
 
 
 def _distance(quantized, backbone, crops: list) -> tuple[float, float]:

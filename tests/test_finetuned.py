@@ -92,7 +92,7 @@ def test_every_cell_belongs_to_the_profile(profile):
 def test_every_trained_method_had_as_many_tries_and_its_rates_are_their_winners():
     committed = pd.read_csv(Path(__file__).parents[1] / "results" / "study" / "tries.csv")
     shared = committed[committed["setting"] == DEFAULT.label]
-    # These had one to three tries and no more (DEVIATIONS.md), so that they are in no profile's comparison yet.
+    # These have theirs under the best setting alone (DEVIATIONS.md), so that they are in no profile's comparison.
     waiting = {"groupwise", "quantvsr", "qartsr-halves", "lsgquant"}
     assert set(shared["method"]) == set(rates.trained_methods()) - waiting
     assert not any(waiting & set(profile.methods) for profile in PROFILES.values())

@@ -1,14 +1,12 @@
-"""What command lines share: beginning and end, threads, devices, workers, variables set for a while (no torch)."""
+"""What command lines share: beginning and end, threads, devices, workers (no torch)."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import math
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
@@ -126,16 +124,3 @@ def make_exact(device: str) -> None:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-
-
-@contextmanager
-def environment_variables(settings: Mapping[str, str], others: Iterable[str] = ()) -> Iterator[None]:
-    """Set `settings`; afterwards they, and `others` that something else may have set, are as they were."""
-    before = {name: os.environ.get(name) for name in (*settings, *others)}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name in before:
-            os.environ.pop(name, None)
-        os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,6 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-from qartsr_lib.base.machine import environment_variables
 from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec, quicker
 from qartsr_lib.images.metrics.converted import CONVERTED, write_as_published
 from qartsr_lib.images.metrics.weights import WeightFile
@@ -81,7 +81,7 @@ def _staged(weights: Mapping[str, Path], files: tuple[WeightFile, ...]) -> Itera
         stack.enter_context(mock.patch.object(download_util, "DEFAULT_CACHE_DIR", str(Path(folder, "pyiqa"))))
         untrained = lambda name, pretrained=False, **options: create(name, **options)  # noqa: E731
         stack.enter_context(mock.patch.object(timm, "create_model", untrained))
-        stack.enter_context(environment_variables({"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}))
+        stack.enter_context(mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # pyiqa prints a line per file
         yield
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.errors import QartsrError, did_you_mean
-from qartsr_lib.images.datasets.samples import DATASETS
 from qartsr_lib.images.image import read_image, to_uint8
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import QuantLayer
@@ -23,17 +22,14 @@ from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.show.figures.pictures import Box
 from qartsr_lib.show.figures.style import styled, subplots
 from qartsr_lib.show.shown import Picture
+from qartsr_lib.study.experiments.anatomy import layer_names as layers
+from qartsr_lib.study.experiments.theorem import sample_pair
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
 
 #: Part of Eq. (9) (side branch, update, transformation) -> the attribute of layers that have it.
 COMPONENTS = {"L": "side_out", "F": "merged_out", "phi": "log_phi"}
-
-
-def layers(model: nn.Module) -> list[str]:
-    """Names of the Linear and Conv2d layers, in order of definition."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
 
 
 def check(model: nn.Module, layer: str, name: str, crop: Sequence[int]) -> None:
@@ -45,20 +41,16 @@ def check(model: nn.Module, layer: str, name: str, crop: Sequence[int]) -> None:
     photograph(name, crop)
 
 
-def photograph(name: str, crop: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(original, its low-quality version) of a sample photograph, (1, 3, H, W) and (1, 3, H/4, W/4) in [0, 1].
+def photograph(name: str, crop: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(original, its low-quality version) of a part of a sample photograph, (1, 3, n, n) and (1, 3, n/4, n/4).
 
-    `crop`: top, left, size in pixels of the original, multiples of four; None for all.
+    `crop`: top, left, size in pixels of the original, multiples of four.
 
     Raises:
         QartsrError: no such photograph, or a crop outside of it.
     """
-    pairs = {pair.id: pair for pair in DATASETS.get("samples").pairs()}
-    if name not in pairs:
-        raise QartsrError(f"photograph {name!r}: choose one of {', '.join(pairs)}")
-    hr, lq = read_image(pairs[name].hr), read_image(pairs[name].lq)
-    if crop is None:
-        return hr, lq
+    pair = sample_pair(name)
+    hr, lq = read_image(pair.hr), read_image(pair.lq)
     if len(crop) != 3 or not Box(*crop).inside(*hr.shape[-2:]) or any(number % 4 for number in crop):
         raise QartsrError(f"crop {list(crop)}: outside of the photograph {name}, or no multiples of four")
     return Box(*crop).cut(hr), Box(*(number // 4 for number in crop)).cut(lq)
@@ -122,7 +114,7 @@ def layer_view(model: nn.Module, quantized: nn.Module, name: str, components: Co
 
 
 @torch.no_grad()
-def upscaled(model: OneStepSR, name: str, crop: Sequence[int] | None = None) -> np.ndarray:
+def upscaled(model: OneStepSR, name: str, crop: Sequence[int]) -> np.ndarray:
     """A model's output of a sample photograph, (H, W, 3) of bytes; see `photograph`."""
     return to_uint8(model.upscale(photograph(name, crop)[1]))
 

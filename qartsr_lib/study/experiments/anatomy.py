@@ -47,14 +47,15 @@ _CHUNK = 8  # layers whose inputs are held in memory at once
 @torch.no_grad()
 def layer_inputs(model: nn.Module, names: Sequence[str], images: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """What flows into the named layers of a full-precision model, batched over `images` (LQ, equal size)."""
-    seen, unknown = {name: [] for name in names}, sorted(set(names) - set(_layer_names(model)))
+    seen, unknown = {name: [] for name in names}, sorted(set(names) - set(layer_names(model)))
     if unknown:
         raise QartsrError(f"layer {unknown[0]!r}: the backbone has no Linear or Conv2d of that name")
     _watch(model, names, images, lambda name, given: seen[name].append(given))
     return {name: torch.cat(found) for name, found in seen.items()}
 
 
-def _layer_names(model: nn.Module) -> list[str]:
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of the Linear and Conv2d layers, in order of definition."""
     return [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
@@ -186,7 +187,7 @@ def errors_over_the_network(
             "QArtSR": trained[bits],
         }
         order: dict[str, None] = {}  # the layers in order of inference
-        _watch(backbone, _layer_names(backbone), calibration.images[:1], lambda name, _: order.update({name: None}))
+        _watch(backbone, layer_names(backbone), calibration.images[:1], lambda name, _: order.update({name: None}))
         rows = []
         for start in progress(range(0, len(order), _CHUNK), "layer errors"):
             inputs = layer_inputs(backbone, list(order)[start : start + _CHUNK], calibration.images[:images])

@@ -27,7 +27,6 @@ class Row:
     """One row of a table, as a pair of `paired_differences` names it."""
 
     method: str  # name in the table. FP, bicubic and outside systems are taken at W32A32 whatever the bit width.
-    bits: str | None = None  # such as "W4A4"; None for every bit width in turn
     timestep: int | None = None  # T; None for every T in turn
 
 
@@ -160,20 +159,26 @@ def paired_differences(per_image: pd.DataFrame, pairs: Pairs, metric: str = "PSN
 
 
 def difference_sections(
-    per_image: pd.DataFrame, effects: Mapping[str, Pairs], metric: str = "PSNR"
+    per_image: pd.DataFrame, effects: Mapping[str, Pairs], metrics: Sequence[str] = ()
 ) -> list[tuple[str, pd.DataFrame]]:
-    """[(title, `paired_differences`)] of every entry of `effects` that has at least one pair."""
-    sections = [(title, paired_differences(per_image, pairs, metric)) for title, pairs in effects.items()]
-    return [(title, table) for title, table in sections if len(table)]
+    """[(title, `paired_differences`)] of every entry of `effects` that has at least one pair.
+
+    Of PSNR, or of all `metrics`, which the titles then name.
+    """
+    sections = [
+        (title + f": {metric}" * bool(metrics), paired_differences(per_image, pairs, metric))
+        for metric in metrics or ["PSNR"]
+        for title, pairs in effects.items()
+    ]
+    return [section for section in sections if len(section[1])]
 
 
 def _find(values: Mapping[Key, pd.Series], row: Row, model: tuple[str, str, int], bits: str) -> Key | None:
     dataset, backbone, timestep = model
     timestep = timestep if row.timestep is None else row.timestep
-    candidates = [(dataset, backbone, timestep, row.method, row.bits or bits)]
-    if row.bits is None:
-        places = [(backbone, timestep), (OUTSIDE, NO_TIMESTEP), (BICUBIC, 1)]
-        candidates += [(dataset, *place, row.method, FULL_PRECISION[1]) for place in places]
+    places = [(backbone, timestep), (OUTSIDE, NO_TIMESTEP), (BICUBIC, 1)]
+    candidates = [(dataset, backbone, timestep, row.method, bits)]
+    candidates += [(dataset, *place, row.method, FULL_PRECISION[1]) for place in places]
     return next((key for key in candidates if key in values), None)
 
 

@@ -16,7 +16,8 @@ from qartsr_lib.study.experiments import ingredients
 def test_every_variant_is_another_model_that_the_methods_know(monkeypatch):
     seen = {}
     monkeypatch.setattr(ingredients, "run_trials", lambda tried, *_: seen.update(tried))
-    ingredients.run_ingredients(None, ["W2A2"])
+    monkeypatch.setattr(ingredients, "BITS", ("W2A2",))
+    ingredients.run_ingredients(None)
     assert len(set(seen.values())) == len(seen) == len(ingredients.VARIANTS)
     for trial in seen.values():
         METHODS.get(trial.method).check_options(dict(trial.options))

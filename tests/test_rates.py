@@ -34,7 +34,7 @@ def raising(home, monkeypatch):
             raise error
 
         monkeypatch.setattr(type(rates.METHODS.get("lsq")), "build", build)
-        return rates.run_tries([("lsq", "W4A4", rates.DEFAULT.label, 1)], 1, home)
+        return rates.run_tries([("lsq", "W4A4", rates.DEFAULT.label, 1)], home)
 
     return run
 
@@ -55,9 +55,7 @@ def test_methods_are_checked_first(home, monkeypatch, name, words):
         rates.run_look(home, methods=[name])
 
 
-def test_a_look_needs_data_and_the_one_before_it(home):
-    with pytest.raises(QartsrError, match="DATA_ROOT: name the folder"):
-        rates.run_look(None)
+def test_a_look_needs_the_one_before_it(home):
     with pytest.raises(QartsrError, match="look 'third'"):
         rates.run_look(home, look="third")
     with pytest.raises(QartsrError, match="tries.csv"):
@@ -67,7 +65,7 @@ def test_a_look_needs_data_and_the_one_before_it(home):
 def test_a_look_writes_tries_and_winners_and_keeps_other_methods(home, monkeypatch):
     monkeypatch.setattr(rates, "CHOSEN", home / "rates.json")
 
-    def tried(cells, images, root):
+    def tried(cells, root):
         rows = [("d", *cell, "x", 20.0 + (cell[3] == 10), 0.1) for cell in cells]
         columns = ["dataset", *rates.KEY, "image", "psnr_fp", "feature_distance"]
         return Measured("study", pd.DataFrame(rows, columns=columns).assign(run_id="r"), ())
@@ -125,11 +123,12 @@ def test_the_spread_of_seeds_is_of_the_chosen_rates(home, monkeypatch):
         return Measured("study", pd.DataFrame([row]), [])
 
     monkeypatch.setattr(rates, "run_trials", run)
-    rows = rates.run_spread(home, 3, ["lsq-qat"])
+    monkeypatch.setattr(rates, "SPREAD_METHODS", ("lsq-qat",))
+    rows = rates.run_spread(home)
     assert [cell for cell, _ in ran] == [("lsq-qat", bits, seed) for bits in rates.BITS for seed in (0, 1, 2)]
     for (method, bits, seed), trial in ran:
         options = dict(trial.options)
         assert options["seed"] == seed and options["rate"] == chosen_rates.chosen_rate(method, bits, BEST)
-        assert (options["images"], options["eight_bit"]) == (3, BEST.eight_bit)
+        assert (options["images"], options["eight_bit"]) == (256, BEST.eight_bit)
     ((_, table),) = reports.spread_sections(rows)
     assert table.iloc[0].tolist() == ["LSQ [QAT]", "W4A4", "40.00", "41.00", "42.00", "2.00"] and len(table) == 2

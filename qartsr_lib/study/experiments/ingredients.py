@@ -5,7 +5,6 @@ Nothing of it is drawn at random, so there are no seeds; intervals are over phot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -31,9 +30,9 @@ BITS = ("W4A4", "W3A3", "W2A2")
 KEY = ("backbone", "bits", "variant")
 
 
-def run_ingredients(data_root: Path, bits: Sequence[str] = BITS, backbones: Sequence[str] = (BACKBONE,)) -> Measured:
+def run_ingredients(data_root: Path) -> Measured:
     """Rows dataset, KEY, image and what `trials.run_trials` measures, of every variant under setting BEST."""
     tried = {}
-    for backbone, width, (name, (method, own)) in product(backbones, bits, VARIANTS.items()):
-        tried[backbone, width, name] = Trial(method, width, (*BEST.options, *own), backbone)
+    for width, (name, (method, own)) in product(BITS, VARIANTS.items()):
+        tried[BACKBONE, width, name] = Trial(method, width, (*BEST.options, *own))
     return run_trials(tried, KEY, data_root, "ingredients")

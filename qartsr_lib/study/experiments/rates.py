@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
 from qartsr_lib.methods import METHODS
@@ -44,18 +43,15 @@ SETTINGS = {setting.label: setting for setting in (DEFAULT, BEST)}
 Try = tuple[str, str, str, float]
 
 
-def run_look(
-    data_root: str | Path | None, images: int = 256, methods: Sequence[str] | None = None, look: str = "first"
-) -> pd.DataFrame:
+def run_look(data_root: Path, methods: Sequence[str] | None = None, look: str = "first") -> pd.DataFrame:
     """Run all tries of a look, write each, and the winners over all looks; returns all of results/study/tries.csv.
 
     Args:
-        data_root: folder that holds BSDS500/train (calibration) and BSDS500/val; None for the environment's DATA_ROOT.
-        images: budget of one try.
+        data_root: folder that holds BSDS500/train (calibration) and BSDS500/val.
         methods: None for all trained ones; rows and rates of the others stay.
         look: one of LOOKS; "second" goes around the first's winners, which have to be there.
     """
-    root, methods = _root(data_root), methods or trained_methods()
+    methods = methods or trained_methods()
     if look not in LOOKS:
         raise QartsrError(f"look {look!r}: choose {', '.join(map(repr, LOOKS))}")
     for name in methods:
@@ -68,32 +64,20 @@ def run_look(
     else:
         cells = other_setting(methods)
     for cell in cells:  # each is written at once: hours of them may be interrupted
-        run_tries([cell], images, root).write("tries", by=("dataset", *KEY))
+        run_tries([cell], data_root).write("tries", by=("dataset", *KEY))
     tries = read_measurement("study", "tries")
     write_text(CHOSEN, json.dumps(choose(tries), indent=1, sort_keys=True) + "\n")
     return tries
 
 
-def run_spread(
-    data_root: str | Path | None, images: int = 256, methods: Sequence[str] = SPREAD_METHODS
-) -> pd.DataFrame:
-    """Train `methods` from each of SPREAD_SEEDS, write each result; returns all of results/study/spread.csv.
-
-    Arguments as of `run_look`.
-    """
-    root, study = _root(data_root), replace(get_profile("study"), train_images=images, setting=BEST.options)
-    for method, bits, seed in product(methods, BITS, SPREAD_SEEDS):
+def run_spread(data_root: Path) -> pd.DataFrame:
+    """Train SPREAD_METHODS from each of SPREAD_SEEDS, write each result; returns all of results/study/spread.csv."""
+    study = replace(get_profile("study"), setting=BEST.options)
+    for method, bits, seed in product(SPREAD_METHODS, BITS, SPREAD_SEEDS):
         options = (*training_options(method, bits, study), ("seed", seed))
-        run = run_trials({(method, bits, seed): Trial(method, bits, options)}, SPREAD_KEY, root, "spread")
+        run = run_trials({(method, bits, seed): Trial(method, bits, options)}, SPREAD_KEY, data_root, "spread")
         run.write("spread", by=("dataset", *SPREAD_KEY))
     return read_measurement("study", "spread")
-
-
-def _root(data_root: str | Path | None) -> Path:
-    root = paths.data_root(data_root)
-    if root is None:
-        raise QartsrError("DATA_ROOT: name the folder that holds BSDS500")
-    return root
 
 
 def trained_methods() -> list[str]:
@@ -125,9 +109,9 @@ def _factor_like(tried: str, name: str) -> float:
     return round(chosen_rate(tried, OTHERS) * largest[tried] / largest[name], 3)
 
 
-def run_tries(cells: Sequence[Try], images: int, data_root: Path) -> Measured:
+def run_tries(cells: Sequence[Try], data_root: Path) -> Measured:
     """Rows dataset, KEY, image and what `trials.run_trials` measures; see `run_look`."""
-    study = replace(get_profile("study"), train_images=images)
+    study = get_profile("study")
 
     def options(method: str, bits: str, setting: str, factor: float) -> Options:
         profile = replace(study, setting=SETTINGS[setting].options)

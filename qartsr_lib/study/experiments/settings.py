@@ -6,7 +6,6 @@ one method without training, the finest quantizer without training, and QArtSR.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,7 @@ import pandas as pd
 
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import BEST, DEFAULT, EIGHT_BIT_LISTS, Setting
-from qartsr_lib.study.experiments.trials import BACKBONE, CHOICE, Trial, run_trials
+from qartsr_lib.study.experiments.trials import BACKBONE, Trial, run_trials
 from qartsr_lib.study.measured import Measured
 from qartsr_lib.study.profiles import get_profile
 
@@ -32,30 +31,19 @@ def all_settings() -> list[Setting]:
     return settings + [replace(setting, zero_point="integer") for setting in ends]
 
 
-def run_settings(
-    data_root: Path,
-    methods: Sequence[str] = METHODS,
-    bits: Sequence[str] = BITS,
-    settings: Sequence[Setting] | None = None,
-    images: int = 256,
-    backbone: str = BACKBONE,
-    photographs: slice = CHOICE,
-) -> Measured:
-    """Rows dataset, KEY, image and what `trials.run_trials` measures.
+def run_settings(data_root: Path) -> Measured:
+    """Rows dataset, KEY, image and what `trials.run_trials` measures, of METHODS at BITS under `all_settings`.
 
-    Args:
-        settings: None for `all_settings`.
-        images: budget of a trained method; its rates are those chosen under each setting, else under DEFAULT.
-        photographs: of BSDS500/val, by number.
+    The rates of a trained method are those chosen under each setting, else under DEFAULT.
     """
-    study, tried = get_profile("study", train_images=images), {}
-    for method, width, setting in product(methods, bits, all_settings() if settings is None else settings):
+    study, tried = get_profile("study"), {}
+    for method, width, setting in product(METHODS, BITS, all_settings()):
         if method in DYNAMIC and setting != Setting(setting.eight_bit):
             continue
         options = training_options(method, width, replace(study, setting=setting.options))
-        cell = (backbone, method, width, *vars(setting).values(), images)
-        tried[cell] = Trial(method, width, options, backbone)
-    return run_trials(tried, KEY, data_root, "settings", photographs)
+        cell = (BACKBONE, method, width, *vars(setting).values(), study.train_images)
+        tried[cell] = Trial(method, width, options)
+    return run_trials(tried, KEY, data_root, "settings")
 
 
 def means(rows: pd.DataFrame, value: str = "psnr_fp") -> pd.DataFrame:

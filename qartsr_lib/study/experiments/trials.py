@@ -63,19 +63,16 @@ def validation_pairs(data_root: Path, photographs: slice) -> dict[str, tuple[tor
     return pairs
 
 
-def run_trials(
-    trials: Mapping[Hashable, Trial], key: Sequence[str], data_root: Path, name: str, photographs: slice = CHOICE
-) -> Measured:
-    """Rows dataset, the columns `key`, image, SCORES and stored_bits (per weight); scores are NaN for a breakdown.
+def run_trials(trials: Mapping[Hashable, Trial], key: Sequence[str], data_root: Path, name: str) -> Measured:
+    """Rows dataset, the columns `key`, image (of CHOICE), SCORES and stored_bits (per weight); NaN for a breakdown.
 
     Args:
         trials: values of the columns `key` -> what is built.
         name: of the measurement, for the run records.
-        photographs: of VALIDATION.
     """
     calibration = calibration_list(get_profile("study"), data_root)
-    files = validation_files(data_root, photographs)
-    pairs, distance = validation_pairs(data_root, photographs), pretrained_distance("cpu")
+    files = validation_files(data_root, CHOICE)
+    pairs, distance = validation_pairs(data_root, CHOICE), pretrained_distance("cpu")
     backbones = {cell: load_backbone(*cell) for cell in {(t.backbone, t.timestep) for t in trials.values()}}
     questions = {
         cell: {

@@ -19,35 +19,26 @@ def few_note(n: int) -> str:
 
 
 def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
-    """(mean, low, high) of independent values, see `bootstrap_interval`; NaN where there are too few."""
-    values = np.asarray(values, dtype=np.float64)
-    low, high = bootstrap_interval(values)
-    kept = values[~np.isnan(values)]
-    return (float(kept.mean()) if len(kept) else float("nan")), low, high
-
-
-def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
-    """95% confidence interval of the mean of independent values (1-D), one per photograph; NaN are left out.
+    """Mean and its 95% confidence interval of independent values (1-D), one per photograph; NaN are left out.
 
     Values that share a photograph (seeds, crops) are not independent: average them per photograph first.
 
     Source: BCa bootstrap, Efron 1987, as in scipy.stats.bootstrap, with 5000 resamples of a fixed seed. Where BCa is
     undefined (its acceleration divides by zero for some nearly constant data) the percentile interval takes its
-    place; equal values give an interval of zero width, fewer than two (nan, nan).
+    place; equal values give an interval of zero width, fewer than two none (NaN).
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"expected a 1-D array of values, got shape {values.shape}")
     values = values[~np.isnan(values)]
     if len(values) < 2:
-        return float("nan"), float("nan")
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    for method in ("BCa", "percentile"):
+        return float(values[0]) if len(values) else float("nan"), float("nan"), float("nan")
+    low = high = float(values[0])
+    for method in ("BCa", "percentile") if np.ptp(values) else ():
         low, high = _interval(values, method)
         if np.isfinite(low) and np.isfinite(high):
             break
-    return low, high
+    return float(values.mean()), low, high
 
 
 def _interval(values: np.ndarray, method: str) -> tuple[float, float]:

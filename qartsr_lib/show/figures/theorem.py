@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from qartsr_lib.backbones import schedule
 from qartsr_lib.show.figures.style import colour, legend_below, styled, subplots
 from qartsr_lib.study.experiments import theorem
-from qartsr_lib.study.stats import bootstrap_interval
+from qartsr_lib.study.stats import mean_interval
 
 #: Law -> name, colour, style of its line.
 LAWS = {
@@ -73,10 +73,9 @@ def _one_law_panel(axis, cell: pd.DataFrame, fits: Sequence[theorem.LawFit]) -> 
         label = f"{name}, off by {10**fit.log10_residual:.1f}x" if len(timesteps) > 1 else name
         axis.plot(timesteps, fit.constant * law, style, color=shade, label=label, lw=1.3)
     for t in timesteps:
-        values = cell.loc[cell["timestep"] == t, "error_z_h"].to_numpy()
-        low, high = bootstrap_interval(values)
-        error = np.nan_to_num([[values.mean() - low], [high - values.mean()]], nan=0.0).clip(min=0)
-        axis.errorbar(t, values.mean(), error, fmt="o", ms=5, color=colour(t), capsize=3)
+        mean, low, high = mean_interval(cell.loc[cell["timestep"] == t, "error_z_h"])
+        error = np.nan_to_num([[mean - low], [high - mean]], nan=0.0).clip(min=0)
+        axis.errorbar(t, mean, error, fmt="o", ms=5, color=colour(t), capsize=3)
     axis.set_yscale("log")
     axis.set_xticks(timesteps)
 

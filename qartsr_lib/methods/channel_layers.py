@@ -35,10 +35,8 @@ class ChannelScaledLayer(QuantLayer):
     def _add_quantizers(self, config: LayerConfig, name: str) -> None:
         if getattr(self, "groups", 1) != 1:
             raise QartsrError(f"{name}: a grouped convolution has no factor per channel; exclude it with `only`")
+        self.requires_grad_(False)
         super()._add_quantizers(config, name)
-        for parameter in (self.weight, self.bias):
-            if parameter is not None:
-                parameter.requires_grad_(False)
         self.log_phi = nn.Parameter(self.weight.new_zeros(self.weight.shape[1]))
         self._lowest = self._highest = self._sample = None
 

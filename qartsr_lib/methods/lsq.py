@@ -74,11 +74,9 @@ class StepLayer(QuantLayer):
     quantizer_type = StepQuantizer
 
     def _add_quantizers(self, config, name: str, *, train_weights: bool = False) -> None:
-        super()._add_quantizers(config, name)
         self.trains_weights = train_weights
-        for parameter in (self.weight, self.bias):
-            if parameter is not None:
-                parameter.requires_grad_(train_weights)
+        self.requires_grad_(train_weights)
+        super()._add_quantizers(config, name)
 
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         kinds = {"steps": self.quantizer_parameters()}

@@ -31,10 +31,8 @@ class RotatedLayer(QuantLayer):
     def _add_quantizers(self, config: LayerConfig, name: str) -> None:
         if getattr(self, "groups", 1) != 1:
             raise QartsrError(f"{name}: a grouped convolution cannot be rotated; exclude it with `only`")
+        self.requires_grad_(False)
         super()._add_quantizers(config, name)
-        for parameter in (self.weight, self.bias):
-            if parameter is not None:
-                parameter.requires_grad_(False)
         self.register_buffer("signs", random_signs(self.weight.detach()))
         self.set_side(scaled_rank(self.weight, SIDE_DIVISOR))
 

@@ -107,7 +107,7 @@ def calibrate_once(backbone: nn.Module, quantized: nn.Module, images: list[torch
     modules = quant_modules(quantized)
     # Quantized attention products are computed another way, equal only up to rounding: kept apart.
     products = [module for module in modules if not isinstance(module, nn.Linear | nn.Conv2d)]
-    shared = (_digest(images), frozenset(q.name for module in products for q in module.activation_quantizers()))
+    shared = (images_sha256(images), frozenset(q.name for module in products for q in module.activation_quantizers()))
     quantizers = [quantizer for module in modules for quantizer in module.activation_quantizers()]
     keys = {q: (*shared, q.name, *_rule(q)) for q in quantizers}
     if any(key not in known for key in keys.values()):
@@ -125,7 +125,8 @@ def _rule(quantizer: Quantizer) -> tuple:
     return config.ranges, config.granularity, bits
 
 
-def _digest(images: list[torch.Tensor]) -> str:
+def images_sha256(images: Iterable[torch.Tensor]) -> str:
+    """sha256 over sizes and values."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(str(tuple(image.shape)).encode() + image.detach().cpu().contiguous().numpy().tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.backbones.steps import in_bfloat16, steps
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
-from qartsr_lib.quant.states import QuantModule, QuantState, quant_modules
+from qartsr_lib.quant.states import QuantModule, QuantState, images_sha256, quant_modules
 from qartsr_lib.training.finetuning.flows import Flows, Network, Part, Room, wanted_by
 from qartsr_lib.training.finetuning.losses import ImageLoss, phase_loss
 from qartsr_lib.training.finetuning.phases import Phase, batch_orders
@@ -176,12 +175,9 @@ class Finetuner:
 
     def _plan(self, phases: Sequence[Phase]) -> str:
         """All that determines a run, apart from the library's source."""
-        images = hashlib.sha256()
-        for batch in self.network.upscaled:
-            images.update(repr(tuple(batch.shape)).encode() + batch.detach().cpu().numpy().tobytes())
         model = (self.student.name, self.student.timestep, getattr(self.student, "weights_sha256", ""))
         quantization = getattr(self.student, "quantization", None)
-        return repr((model, quantization, images.hexdigest(), tuple(phases), self.config))
+        return repr((model, quantization, images_sha256(self.network.upscaled), tuple(phases), self.config))
 
     @torch.no_grad()
     def _resume(self, phases: Sequence[Phase]) -> tuple[int, list[Record]]:

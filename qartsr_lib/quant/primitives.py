@@ -136,19 +136,9 @@ def _from_codes_(codes, scale, zero_point):
     return codes if zero_point is None else codes.add_(zero_point)
 
 
-class _RoundSte(torch.autograd.Function):
-    """torch.round with the gradient of the identity."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return torch.round(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient
-
-
-round_ste = _RoundSte.apply
+def round_ste(x: torch.Tensor) -> torch.Tensor:
+    """torch.round with the gradient of the identity; x is finite."""
+    return x.round().detach() + (x - x.detach())
 
 
 class _FakeQuantize(torch.autograd.Function):

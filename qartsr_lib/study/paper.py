@@ -19,6 +19,8 @@ BICUBIC, BICUBIC_LABEL = "bicubic", "Bicubic"
 NO_MODEL = (OUTSIDE, BICUBIC)
 #: The paper's name of a row -> ours.
 PAPER_NAMES = {"OSEDiff": "FP"}
+#: The data set whose rows of the paper stand beside data sets that it lacks.
+STAND_IN = "RealSR"
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -35,15 +37,16 @@ def papers_rows(number: int) -> set[tuple[str, int]]:
     return set(zip(paper["method"].replace(PAPER_NAMES), paper["timestep"].astype(int), strict=True))
 
 
-def paper_values(number: int, keys: Sequence[str], dataset: str, stand_in: str = "RealSR") -> dict[tuple, float]:
-    """(values of `keys`..., metric) -> the paper's number, of a data set or, where the paper lacks it, of `stand_in`.
+def paper_values(number: int, keys: Sequence[str], dataset: str) -> dict[tuple, float]:
+    """(values of `keys`..., metric) -> the paper's number, of a data set or, where the paper lacks it, of STAND_IN.
 
-    `keys`: columns of the transcription of its table `number`; methods go by our names (PAPER_NAMES).
+    These are of other images and another model: for orientation only. `keys`: columns of the transcription of its table
+    `number`; methods go by our names (PAPER_NAMES).
     """
     paper = paper_table(number)
     if "method" in paper:
         paper = paper.assign(method=paper["method"].replace(PAPER_NAMES))
-    rows = paper[paper["dataset"] == (dataset if dataset in set(paper["dataset"]) else stand_in)]
+    rows = paper[paper["dataset"] == (dataset if dataset in set(paper["dataset"]) else STAND_IN)]
     metrics = [column for column in paper if column in ALL_METRICS]
     known = rows.melt(id_vars=list(keys), value_vars=metrics, var_name="metric").dropna(subset=["value"])
     return dict(zip(known[[*keys, "metric"]].itertuples(index=False, name=None), known["value"], strict=True))

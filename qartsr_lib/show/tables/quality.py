@@ -50,7 +50,7 @@ def table1_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
     """One section per data set and backbone, the paper's values beside ours."""
     metrics = with_values(results, metrics)
     return [
-        (f"{dataset}, {backbone}", add_paper(wide(part, metrics), 1, metrics, "RealSR").drop(columns="dataset"))
+        (f"{dataset}, {backbone}", add_paper(wide(part, metrics), 1, metrics).drop(columns="dataset"))
         for (dataset, backbone), part in results.groupby(["dataset", "backbone"], sort=False)
     ]
 
@@ -87,7 +87,7 @@ def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.
     keys = ("dataset", "timestep", "bits", "T", "method", "paper's setting", "bits/weight", "images")
     table = wide(rows, metrics, compare=[key for key in keys if key not in ("dataset", "bits")], keys=keys)
     if papers:
-        table = add_paper(table, 3, metrics, "RealSR")
+        table = add_paper(table, 3, metrics)
     return table.drop(columns=["dataset", "timestep"])
 
 
@@ -102,7 +102,7 @@ def table4_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
     ):
         table = wide(part, metrics, compare=keys, keys=keys)
         if version == "paper" and backbone not in OTHER_RECIPES:
-            table = add_paper(table, 4, metrics, "RealSR", _PAPERS_STAGES)
+            table = add_paper(table, 4, metrics, _PAPERS_STAGES)
         table = table.drop(columns=["dataset", "bits"]).rename(columns={"steps": "images"})
         sections.append((f"{dataset}, {backbone}, {bits}, version {version}", table.astype(str)))
     return sections

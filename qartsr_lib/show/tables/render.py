@@ -57,21 +57,14 @@ def wide(
 
 
 def add_paper(
-    table: pd.DataFrame,
-    number: int,
-    metrics: Sequence[str],
-    stand_in: str | None = None,
-    keys: Mapping[str, str] | None = None,
+    table: pd.DataFrame, number: int, metrics: Sequence[str], keys: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """Put the values of the paper's table `number` beside ours (`wide`), in columns named "<metric> (paper)".
 
-    Args:
-        stand_in: show the paper's rows of this data set also beside data sets the paper does not
-            have (they are other images and another model: for orientation only).
-        keys: our columns -> the transcription's; bits, timestep and method by default.
+    `keys`: our columns -> the transcription's; bits, timestep and method by default.
     """
     keys = keys or {key: key for key in KEYS[1:]}
-    known = {name: paper_values(number, list(keys.values()), name, stand_in) for name in table["dataset"].unique()}
+    known = {name: paper_values(number, list(keys.values()), name) for name in table["dataset"].unique()}
     table = table.copy()
     for metric in [name for name in metrics if name in paper_table(number) and name in table]:
         values = [known[row.dataset].get((*(getattr(row, key) for key in keys), metric)) for row in table.itertuples()]
@@ -79,10 +72,8 @@ def add_paper(
     return table
 
 
-def save_table(profile: str, name: str, sections: Sections, caption: str = "", note: str = "") -> Path:
-    """Write figures/<profile>/<name>.md: caption (of captions.toml where none is given), what stands in for the
-    paper's models and metrics, sections, note."""
-    caption = caption or ". ".join(words(name))
+def save_table(profile: str, name: str, sections: Sections, caption: str, note: str = "") -> Path:
+    """Write figures/<profile>/<name>.md: caption, what stands in for the paper's models and metrics, sections, note."""
     parts = [f"### {title}\n\n{to_markdown(table)}" for title, table in sections]
     text = "\n".join([caption, *parts])
     return save_text(profile, name, "\n\n".join(filter(None, [caption, stand_ins(text), *parts, note])))

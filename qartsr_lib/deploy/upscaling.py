@@ -18,8 +18,9 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import check_name, check_writable, sha256, write_atomically
 from qartsr_lib.base.progress import progress
 from qartsr_lib.base.provenance import folder_sha256
-from qartsr_lib.deploy.upscaling_inputs import find_inputs, named, result_files
+from qartsr_lib.deploy.upscaling_inputs import find_inputs, result_files
 from qartsr_lib.images.colour_fix import colour_fix
+from qartsr_lib.images.datasets.pairing import named
 from qartsr_lib.images.image import from_uint8, resize_bicubic, to_uint8, upscale_bicubic
 from qartsr_lib.images.image_files import LARGEST, decode, explained, read_stamp, stamped_png
 

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.images.datasets.pairing import named
 from qartsr_lib.images.image import IMAGE_SUFFIXES, is_listed
 from qartsr_lib.images.image_files import explained, read_stamp
 
-NAMED = 5
-"""So many files of one kind are named in a message; more are counted."""
 _SYSTEM = ("thumbs.db", "desktop.ini")
 _FOLDERS, _BROKEN, _RESULTS = "subfolder(s)", "link(s) to nothing", "result(s) of earlier runs"
 _OTHERS = f"file(s) with endings other than {', '.join(IMAGE_SUFFIXES)}"
@@ -66,12 +65,6 @@ def result_files(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         if _identity(place) in inputs:
             raise QartsrError(f"--out {out}: {place} is an input; choose another folder")
     return places
-
-
-def named(names: Sequence[str]) -> str:
-    """The first few names, and how many there are more."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

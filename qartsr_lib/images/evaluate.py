@@ -12,7 +12,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import check_name, check_writable, write_atomically
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.base import SCALE, divisible_file
-from qartsr_lib.images.datasets.pairing import SHOWN, match_folders
+from qartsr_lib.images.datasets.pairing import match_folders, named
 from qartsr_lib.images.image import IMAGE_SUFFIXES, read_image
 from qartsr_lib.images.metrics import METRICS, require_equal_size, score
 
@@ -47,7 +47,7 @@ def evaluate_pairs(
     work = [(sr, hr, _fitting(sr, hr)) for sr, hr in pairs]
     cropped = [hr.name for _, hr, reference in work if reference != hr]
     if cropped:
-        print(f"{len(cropped)} x {CROPPED}: {', '.join(cropped[:SHOWN])}", file=sys.stderr)
+        print(f"{len(cropped)} x {CROPPED}: {named(cropped)}", file=sys.stderr)
     rows = []
     for sr, hr, reference in progress(work, "metrics"):
         image = sr.name if folder is None else sr.relative_to(folder).as_posix()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -29,7 +29,7 @@ _SCALE = re.compile(r"(?:x|lr|srf[-_]?)(\d+)|(\d)x", re.IGNORECASE)
 _INPUT = re.compile(rf"[-_. ]{_LR}(?:[-_. ]*x[2348])?$", re.IGNORECASE)
 #: What else may be an ending, if several pictures have it: an experiment's name, as BasicSR appends.
 _TAIL = re.compile(r"(?:x[2348])?[-_][a-z][^/]*")
-SHOWN = 5
+SHOWN = 5  # files of one kind that a message names; more are counted
 _MOST = 4  # endings of one name
 
 _Names = Mapping[Path, str]
@@ -48,12 +48,17 @@ class Matches(NamedTuple):
         """A line for each kind of file that is not used."""
         lines = []
         if self.left_out:
-            shown = ", ".join(f"{path.name} ({why})" for path, why in list(self.left_out.items())[:SHOWN])
-            more = f" and {len(self.left_out) - SHOWN} more" if len(self.left_out) > SHOWN else ""
-            lines.append(f"{len(self.left_out)} image(s) left out: {shown}{more}")
+            shown = named([f"{path.name} ({why})" for path, why in self.left_out.items()])
+            lines.append(f"{len(self.left_out)} image(s) left out: {shown}")
         if self.unused:
             lines.append(f"{len(self.unused)} of {len(self.unused) + len(self.pairs)} references have no image")
         return lines
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few names, and how many there are more."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def match(images: _Names, references: _Names) -> Matches:

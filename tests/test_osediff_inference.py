@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from osediff_stand_in import tiny_networks
 from PIL import Image
 from torch import nn
 
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.osediff_checkpoint import unet_targets, vae_targets
-from qartsr_lib.backbones.osediff_configs import SCHEDULER_CONFIG, build_unet, build_vae
+from qartsr_lib.backbones.osediff_configs import SCHEDULER_CONFIG, UNET_CONFIG, VAE_CONFIG
 from qartsr_lib.backbones.osediff_model import Inference, OSEDiff, resize_as_pillow
 from qartsr_lib.backbones.steps import Flow, steps
 from qartsr_lib.base.errors import QartsrError
@@ -132,7 +132,8 @@ def test_closed_form_is_the_schedulers_definition(timestep):
 
 
 def test_full_size_is_stable_diffusion_2_1_base():
-    unet, vae = build_unet(device="meta"), build_vae(device="meta")
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(**UNET_CONFIG), AutoencoderKL(**VAE_CONFIG)
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in _parts(unet, vae).items()}
     assert count == {"UNet": 865_910_724, "encoder": 34_163_664, "decoder": 49_490_199}
     adapters = list(unet_targets(unet).values())

@@ -5,9 +5,6 @@ What is not named here is diffusers' default there, too.
 
 from __future__ import annotations
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-
 from qartsr_lib.backbones import schedule
 
 UNET_CONFIG = {
@@ -32,15 +29,3 @@ SCHEDULER_CONFIG = {
     "prediction_type": "epsilon",
 }
 PROMPT_TOKENS = 77
-
-
-def build_unet(config: dict = UNET_CONFIG, device: str = "cpu") -> UNet2DConditionModel:
-    """An untrained UNet on (N, 4, h, w); on the device "meta" without memory."""
-    with torch.device(device):
-        return UNet2DConditionModel(**config)
-
-
-def build_vae(config: dict = VAE_CONFIG, device: str = "cpu") -> AutoencoderKL:
-    """An untrained VAE, (N, 3, 8h, 8w) <-> (N, 4, h, w); on the device "meta" without memory."""
-    with torch.device(device):
-        return AutoencoderKL(**config)

@@ -16,19 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from qartsr_lib.backbones import schedule
 from qartsr_lib.backbones.base import load_backbone, parameter_count
 from qartsr_lib.backbones.osediff import EMPTY_EMBEDDING
 from qartsr_lib.backbones.osediff_checkpoint import attach_, unet_targets, vae_targets, write_checkpoint
-from qartsr_lib.backbones.osediff_configs import (
-    PROMPT_TOKENS,
-    UNET_CONFIG,
-    VAE_CONFIG,
-    build_unet,
-    build_vae,
-)
+from qartsr_lib.backbones.osediff_configs import PROMPT_TOKENS, UNET_CONFIG, VAE_CONFIG
 from qartsr_lib.backbones.osediff_model import OSEDiff
 from qartsr_lib.base import paths, provenance
 from qartsr_lib.base.errors import QartsrError
@@ -74,8 +69,9 @@ def random_osediff(
         device: where the weights are made; they never lie anywhere else.
         unet_config, vae_config: full size by default.
     """
-    unet = fill_randomly_(build_unet(unet_config, "meta"), device, seed)
-    vae = fill_randomly_(build_vae(vae_config, "meta"), device, seed + 1)
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(**unet_config), AutoencoderKL(**vae_config)
+    unet, vae = fill_randomly_(unet, device, seed), fill_randomly_(vae, device, seed + 1)
     generator = torch.Generator().manual_seed(seed + 2)
     prompt = torch.randn(1, PROMPT_TOKENS, unet.config.cross_attention_dim, generator=generator)
     model = OSEDiff(timestep, vae, unet, prompt, weights_sha256=RANDOM)

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import pandas as pd
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -47,7 +48,7 @@ _SUMS = ["macs", "inputs", "outputs", "elementwise"]
 
 def _osediff() -> OneStepSR:
     """OSEDiff with merged LoRA: UNet and VAE of Stable Diffusion 2.1-base, a constant prompt embedding."""
-    unet, vae = osediff_configs.build_unet(device="meta"), osediff_configs.build_vae(device="meta")
+    unet, vae = UNet2DConditionModel(**osediff_configs.UNET_CONFIG), AutoencoderKL(**osediff_configs.VAE_CONFIG)
     prompt = torch.empty(1, osediff_configs.PROMPT_TOKENS, unet.config.cross_attention_dim)
     return OneStepSR("OSEDiff", _ANY_TIMESTEP, vae, unet, prompt)
 

@@ -122,7 +122,7 @@ def test_after_ctrl_c_the_copy_says_so(home):
     """In a process of its own: papermill leaves an event loop with tasks that complain when they are collected."""
     interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
     add_notebook(home, "00_long.ipynb", interrupt, "behind = 1")
-    command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke"]
+    command = [sys.executable, "-m", "qartsr_lib", "reproduce", "--profile", "smoke"]
     done = subprocess.run(
         command,
         env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
@@ -186,7 +186,7 @@ def test_success_finishes_the_generation_and_the_next_run_computes(home):
     )
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     for _ in range(2):
-        command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke", "--notebooks", "00"]
+        command = [sys.executable, "-m", "qartsr_lib", "reproduce", "--profile", "smoke", "--notebooks", "00"]
         assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
     assert (home / "log").read_text().splitlines() == ["computed", "computed"]
 
@@ -368,7 +368,7 @@ def test_killed_runner_continues_with_the_same_csv(tmp_path):
             "OMP_NUM_THREADS": "1",
         }
         environment["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")])
-        command = [sys.executable, "-m", "qartsr_lib.study.runner", "--profile", "smoke"]
+        command = [sys.executable, "-m", "qartsr_lib", "reproduce", "--profile", "smoke"]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     images = homes[0] / "images"

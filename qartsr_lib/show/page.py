@@ -6,7 +6,6 @@ import argparse
 import base64
 import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -265,7 +264,3 @@ def _picture(path: Path, embed: bool) -> str:
             image.convert("RGB").save(stream, "WEBP", **options)
         content = stream.getvalue()
     return f"data:image/webp;base64,{base64.b64encode(content).decode('ascii')}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

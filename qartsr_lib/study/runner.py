@@ -151,7 +151,3 @@ def kernel() -> Iterator[None]:
         places = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
         with mock.patch.dict(os.environ, {"JUPYTER_PATH": places, "QARTSR_LOG_PROGRESS": "1"}):
             yield
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,8 +41,8 @@ def finished(tmp_path_factory):
 
 
 def test_grid_has_full_precision_once_per_timestep():
-    experiments = grid(PROFILE, ("maxmin", "other"), seeds=(0, 1))
-    assert len(experiments) == len(set(experiments)) == 2 * (1 + 2 * 2 * 2)
+    experiments = grid(PROFILE, ("maxmin", "other"))
+    assert len(experiments) == len(set(experiments)) == 2 * (1 + 2 * 2)
     full = [item for item in experiments if item.method == "fp"]
     assert [(item.timestep, item.bits) for item in full] == [(1000, "W32A32"), (1, "W32A32")]
 
@@ -97,7 +97,7 @@ def test_unavailable_metric_is_a_reason_and_never_a_number(finished):
 
 def test_seeds_are_averaged_per_image_before_the_interval(home):
     profile = replace(PROFILE, timesteps=(1,), bits=("W4A4",))
-    experiments = [item for item in grid(profile, ("maxmin",), seeds=(0, 1, 2)) if item.method != "fp"]
+    experiments = [replace(grid(profile, ("maxmin",))[-1], seed=seed) for seed in (0, 1, 2)]
     run = run_table(experiments, profile, parts=fake_parts())
     row = run.table.query("metric == 'PSNR'").iloc[0]
     values = run.per_image.query("metric == 'PSNR'")

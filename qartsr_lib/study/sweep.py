@@ -45,18 +45,16 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-def grid(profile: Profile, methods: Sequence[str], seeds: Sequence[int] | None = None) -> list[Experiment]:
+def grid(profile: Profile, methods: Sequence[str]) -> list[Experiment]:
     """Full precision once per backbone and timestep, then every method at every bit width, on every data set.
 
-    Args:
-        seeds: of the methods; the profile's first alone by default, right for deterministic methods.
+    Of the seeds the profile's first alone: of methods without randomness.
     """
-    seeds = profile.seeds[:1] if seeds is None else seeds
-    settings = [(*FULL_PRECISION, seeds[0]), *itertools.product(methods, profile.bits, seeds)]
+    settings = [FULL_PRECISION, *itertools.product(methods, profile.bits)]
     return [
-        Experiment(backbone, timestep, method, bits, dataset, seed)
+        Experiment(backbone, timestep, method, bits, dataset, profile.seeds[0])
         for backbone, timestep in itertools.product(profile.backbones, profile.timesteps)
-        for method, bits, seed in settings
+        for method, bits in settings
         for dataset in profile.datasets
     ]
 

@@ -8,6 +8,7 @@ that codes are the simulation's and nothing differs but the order of sums.
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -21,26 +22,15 @@ from qartsr_lib.quant.primitives import SCALE_FLOOR, integer_range
 from qartsr_lib.quant.quantizers import QuantizerConfig
 
 
-class Taps:
-    """What flowed into and out of layers in the last run; no list, as tensors in an attribute make torch.export warn.
-
-    Attributes:
-        seen: (layer, its input, its output) in the order of execution.
-    """
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, torch.Tensor, torch.Tensor]] = []
-
-
 class TracedLayer(InferenceLayer):
-    """An InferenceLayer, whose buffers it shares; tells `taps` what it does.
+    """An InferenceLayer, whose buffers it shares; adds to `taps.seen` (its name, input, output) of the last run.
 
     Attributes (buffers, None but where L2 and its product are in bfloat16):
         rows: L2 tap by tap, see `rows_by_tap`.
         gather: (r, k k r, k, k), 1 where the output of a tap goes: the convolution that sums the taps.
     """
 
-    def __init__(self, layer: InferenceLayer, name: str, taps: Taps) -> None:
+    def __init__(self, layer: InferenceLayer, name: str, taps: SimpleNamespace) -> None:
         nn.Module.__init__(self)
         vars(self).update({**vars(layer), "_buffers": dict(layer._buffers)})
         self.name, self.taps = name, taps
@@ -100,7 +90,7 @@ class TracedNetwork(nn.Module):
     def __init__(self, model: OneStepSR) -> None:
         super().__init__()
         kept = (*model.parameters(), *model.buffers())
-        self.taps = Taps()
+        self.taps = SimpleNamespace(seen=[])  # tensors in an attribute itself make torch.export warn
         self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
         replace_layers(
             self.model,

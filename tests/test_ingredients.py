@@ -18,7 +18,7 @@ def test_every_variant_is_another_model_that_the_methods_know(monkeypatch):
     monkeypatch.setattr(ingredients, "run_trials", lambda tried, *_: seen.update(tried))
     monkeypatch.setattr(ingredients, "BITS", ("W2A2",))
     ingredients.run_ingredients(None)
-    assert len(set(seen.values())) == len(seen) == len(ingredients.VARIANTS)
+    assert len(set(seen.values())) == len(seen) == len(ingredients.BACKBONES) * len(ingredients.VARIANTS)
     for trial in seen.values():
         METHODS.get(trial.method).check_options(dict(trial.options))
     last = seen["embedded-scaled", "W2A2", list(ingredients.VARIANTS)[-1]]

@@ -26,6 +26,7 @@ VARIANTS: dict[str, tuple[str, Options]] = {
     "both, a scale per output channel": ("groupwise-per-channel", ()),
     "both: Groupwise [untrained]": (_OURS, ()),
 }
+BACKBONES = (BACKBONE, "embedded")  # where the method was made, and where it was not
 BITS = ("W4A4", "W3A3", "W2A2")
 KEY = ("backbone", "bits", "variant")
 
@@ -33,6 +34,6 @@ KEY = ("backbone", "bits", "variant")
 def run_ingredients(data_root: Path) -> Measured:
     """Rows dataset, KEY, image and what `trials.run_trials` measures, of every variant under setting BEST."""
     tried = {}
-    for width, (name, (method, own)) in product(BITS, VARIANTS.items()):
-        tried[BACKBONE, width, name] = Trial(method, width, (*BEST.options, *own))
+    for backbone, width, (name, (method, own)) in product(BACKBONES, BITS, VARIANTS.items()):
+        tried[backbone, width, name] = Trial(method, width, (*BEST.options, *own), backbone)
     return run_trials(tried, KEY, data_root, "ingredients")

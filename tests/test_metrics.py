@@ -166,6 +166,12 @@ def test_without_a_reference_only_no_reference_metrics_have_a_value(tmp_path, ph
     assert scores["PIQE"][0] > 0
 
 
+def test_a_no_reference_metric_is_given_none_beside_a_reference(tmp_path, photograph, monkeypatch):
+    monkeypatch.setattr(metrics, "_load", lambda name, folder: (lambda sr, hr: float(hr is None), ""))
+    scores = metrics.score(*_saved(tmp_path, photograph, photograph), ["PIQE", "PSNR"])
+    assert (scores["PIQE"][0], scores["PSNR"][0]) == (1, 0), "the text for writers of metrics says so"
+
+
 def test_images_of_different_size_are_refused_with_both_sizes(tmp_path):
     sr, hr = _saved(tmp_path, torch.rand(1, 3, 20, 30), torch.rand(1, 3, 20, 32))
     with pytest.raises(QartsrError, match=r"sr\.png is 30x20 and .*hr\.png is 32x20"):

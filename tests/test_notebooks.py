@@ -131,7 +131,7 @@ SHORTER = {
     "02": {"OVERRIDES": {"max_side": 192}},  # and pictures beside their originals when both are cropped
     "05": {"OVERRIDES": {"finetune_side": 192}},
     "11": {"OVERRIDES": {"methods": ["lsq"]}},
-    "14": {"OVERRIDES": {"methods": ["maxmin"], "train_images": 1}},
+    "14": {"OVERRIDES": {"methods": ["maxmin"], "train_images": 1, "finetune_side": 96}},
 }
 
 

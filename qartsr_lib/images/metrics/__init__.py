@@ -128,7 +128,7 @@ def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, fold
         return None, f"image too small: {_size(sr)}, {spec.name} needs {spec.minimum_side} pixels on each side"
     try:
         with _one_thread() if spec.one_thread else contextlib.nullcontext():
-            value = float(compute(sr, hr))
+            value = float(compute(sr, hr if spec.kind == "FR" else None))
     except (RuntimeError, ValueError, ArithmeticError) as error:
         # constant images make the statistics of some metrics singular; an hours-long study goes on
         _log.warning("%s failed on one image", spec.name, exc_info=error)

@@ -8,6 +8,7 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant import states
+from qartsr_lib.quant.quantizers import Quantizer
 
 
 @pytest.fixture
@@ -17,7 +18,6 @@ def counted(monkeypatch):
     plain = type(backbone).upscale
     monkeypatch.setattr(type(backbone), "upscale", lambda self, lq: passes.append(1) or plain(self, lq))
     return backbone, passes
-
 
 
 @pytest.mark.parametrize("name", ["maxmin", "maxmin-unet"])
@@ -59,3 +59,23 @@ def test_quantized_attention_products_leave_the_plain_ranges_alone(counted):
     METHODS.get("maxmin").build(backbone, "W3A3", images, attention_bits="a")
     after = METHODS.get("maxmin").build(backbone, "W3A3", images).backbone.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_quantizer_that_observes_in_its_own_way_gets_its_own_ranges(counted, monkeypatch):
+    backbone, passes = counted
+    images, build = lq_images(2), METHODS.get("maxmin").build
+    plain = build(backbone, "W4A4", images).backbone.state_dict()
+
+    class Halved(Quantizer):
+        def observe(self, x):
+            super().observe(x / 2)
+
+    monkeypatch.setattr("qartsr_lib.quant.layers.QuantLayer.input_quantizer_type", Halved)
+    passes.clear()
+    halved = build(backbone, "W4A4", images).backbone.state_dict()
+    assert len(passes) == 2
+    name = next(key for key in plain if key.endswith("input_quantizer.scale"))
+    torch.testing.assert_close(halved[name], plain[name] / 2)
+    monkeypatch.undo()
+    after = build(backbone, "W4A4", images).backbone.state_dict()
+    assert all(torch.equal(plain[key], after[key]) for key in plain), "nor do others get its ranges"

@@ -104,6 +104,10 @@ class QuantLayer(QuantModule):
             return super().forward(x)
         return self._operate(self.quantized_input(x), *self.quantized_parameters())
 
+    def shares_ranges(self) -> bool:
+        """Not where `forward`, which shows the input to its quantizer, is another class's either."""
+        return type(self).forward is QuantLayer.forward and super().shares_ranges()
+
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
         """Q_A(x)."""
         return x if self.input_quantizer is None else self.input_quantizer(x)

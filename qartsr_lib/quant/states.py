@@ -40,6 +40,12 @@ class QuantModule(nn.Module):
         """Quantizers whose range comes from calibration data."""
         raise NotImplementedError
 
+    def shares_ranges(self) -> bool:
+        """Whether its ranges are other methods' too: not where a quantizer has its own way to observe."""
+        kinds = {type(quantizer) for quantizer in self.activation_quantizers()}
+        own = ("start_observing", "observe", "stop_observing")
+        return all(getattr(kind, name) is getattr(Quantizer, name) for kind in kinds for name in own)
+
     def tuned_parameters(self) -> dict[str, list[nn.Parameter]]:
         """What finetuning updates, by kind ("bounds", "merged", ...); each kind has its learning rate. None here."""
         return {}
@@ -103,8 +109,11 @@ def calibrate_once(backbone: nn.Module, quantized: nn.Module, images: list[torch
     The weights of `backbone`, in full precision, must not change between calls. LQ images (1, 3, h, w) identify the
     calibration set; `label` is of the progress bar, which appears only where ranges are missing.
     """
-    known = _RANGES.setdefault(backbone, {})
     modules = quant_modules(quantized)
+    if not all(module.shares_ranges() for module in modules):
+        calibrate(quantized, quantized.upscale, progress(images, label))
+        return
+    known = _RANGES.setdefault(backbone, {})
     # Quantized attention products are computed another way, equal only up to rounding: kept apart.
     products = [module for module in modules if not isinstance(module, nn.Linear | nn.Conv2d)]
     shared = (images_sha256(images), frozenset(q.name for module in products for q in module.activation_quantizers()))

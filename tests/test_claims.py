@@ -379,3 +379,11 @@ def test_broken_rules_are_told_in_one_line(tmp_path, before, after, told):
     with pytest.raises(QartsrError, match=told) as error:
         claims.load_rules(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_seed_that_diverged_agrees_with_nothing(study):
+    gone = rows("A", float("nan"), seed=1)
+    study(rows("A", 26.0), gone, rows("A", 26.1, seed=2), rows("B", 25.0, noise=-NOISE))
+    found = contrast(against("A", "B", above=0), "study")
+    assert found.test.endswith("2 of 3 seeds agree") and not found.favours
+    assert found.effect == pytest.approx((1.05 + 2 * NOISE).mean(), abs=1e-5)

@@ -393,3 +393,33 @@ def test_a_gpus_checkpoint_is_continued_on_a_cpu(teacher, start, tmp_path, monke
     for (one, state), (other, expected) in zip(ours.items(), theirs.items(), strict=True):
         assert torch.equal(one, other) and all(value.device.type == "cpu" for value in state.values())
         assert state["step"] == expected["step"] > 0 and torch.equal(state["exp_avg"], expected["exp_avg"])
+
+
+def test_a_resumed_run_draws_on_and_keeps_buffers(teacher, start, tmp_path):
+    """A method may draw numbers in its layers or keep running statistics: after a break they go on where they were."""
+    phases, stopped = reverse_phases(teacher), 3
+
+    def run(model, checkpoint=None, stop=None):
+        model.register_buffer("seen", torch.zeros(()))
+        calls = []
+
+        def loss(images, targets):
+            calls.append(1)
+            if len(calls) == stop:
+                raise _Stopped
+            model.seen += torch.rand(())
+            return F.mse_loss(images, targets) * (1 + model.seen)
+
+        return finetuner(teacher, model, loss, checkpoint).run(phases)
+
+    torch.manual_seed(5)
+    whole = copy.deepcopy(start)
+    expected = run(whole)
+    torch.manual_seed(5)
+    with pytest.raises(_Stopped):
+        run(copy.deepcopy(start), tmp_path / "state.pt", stopped + 1)
+    torch.manual_seed(6)
+    resumed = copy.deepcopy(start)
+    history = run(resumed, tmp_path / "state.pt")
+    assert [record["loss"] for record in history] == [record["loss"] for record in expected]
+    assert torch.equal(resumed.seen, whole.seen)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from study_fakes import IMAGES, PROFILE, FakeBackbone, fake_parts, fake_score, sweep
@@ -345,3 +346,13 @@ def test_killed_three_times_ends_with_the_same_bytes(tmp_path):
 def test_unknown_profile_field_is_caught_before_a_sweep():
     with pytest.raises(QartsrError):
         get_profile("smoke", nonsense=1)
+
+
+def test_a_seed_that_diverged_is_not_counted():
+    keys = {"dataset": "d", "backbone": "b", "timestep": 1, "method": "m", "bits": "W4A4", "metric": "PSNR"}
+    cells = [("one", 0, 20.0), ("two", 0, 21.0), ("one", 1, None), ("two", 1, None)]
+    scored = pd.DataFrame([keys | {"run_id": "r", "image": i, "seed": s, "value": v, "note": ""} for i, s, v in cells])
+    info = {"w_bits_effective": 4.0, "note": "", "steps": 8}
+    assert study._row(scored.astype({"value": float}), [info, info])["n_seeds"] == 1
+    unavailable = scored.assign(value=float("nan"))
+    assert study._row(unavailable, [info, info])["n_seeds"] == 2  # no metric, which says nothing of seeds

@@ -81,6 +81,7 @@ class OneStepSR(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.timestep, self.scaled, self.weights_sha256 = name, timestep, scaled, weights_sha256
+        self.loaded_sha256 = ""  # of a loader whose result others change: `network_sha256` behind it
         self.index = schedule.timestep_index(timestep)
         self.vae, self.unet = vae, unet
         self.register_buffer("prompt_embedding", prompt_embedding)
@@ -178,10 +179,21 @@ def load_backbone(name: str, timestep: int | None, device: str | torch.device = 
                 f"--{option}: backbone {name!r} has no such option (its own: {', '.join(known) or 'none'})"
             )
     backbone = load(**options) if timestep is None else load(timestep, **options)
-    if not backbone.weights_sha256:  # else what was computed with other weights would be taken for theirs
-        factor = {"scaling_factor": torch.tensor(backbone.vae.config.scaling_factor)}
-        backbone.weights_sha256 = tensors_sha256(backbone.state_dict() | factor)
+    if not backbone.weights_sha256 or _changed(backbone):
+        backbone.weights_sha256 = network_sha256(backbone)  # else what other weights computed would be taken for theirs
     return backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _changed(backbone: OneStepSR) -> bool:
+    """Whether other weights than the loader's stand in it, whose hash it carries."""
+    loaded = getattr(backbone, "loaded_sha256", "")
+    return bool(loaded) and loaded != network_sha256(backbone)
+
+
+def network_sha256(backbone: OneStepSR) -> str:
+    """sha256 over all tensors and the latents' factor."""
+    factor = {"scaling_factor": torch.tensor(backbone.vae.config.scaling_factor)}
+    return tensors_sha256(backbone.state_dict() | factor)
 
 
 #: Methods of OneStepSR, in order -> what they give.

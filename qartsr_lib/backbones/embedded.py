@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from qartsr_lib.backbones.base import BACKBONES, OneStepSR
+from qartsr_lib.backbones.base import BACKBONES, OneStepSR, network_sha256
 from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError, check_finite
 
@@ -117,7 +117,9 @@ def load_embedded(recipe: str, timestep: int = 1, folder: str | Path | None = No
         ) from error
     digest = hashlib.sha256(vae_path.read_bytes() + path.read_bytes()).hexdigest()
     scaled = RECIPES[recipe].scaled
-    return OneStepSR(recipe, timestep, vae, unet, build_prompt_embedding(), scaled=scaled, weights_sha256=digest)
+    model = OneStepSR(recipe, timestep, vae, unet, build_prompt_embedding(), scaled=scaled, weights_sha256=digest)
+    model.loaded_sha256 = network_sha256(model)
+    return model
 
 
 def _find(name: str, folder: str | Path | None) -> Path:

@@ -32,6 +32,7 @@ from qartsr_lib.methods.checkpoint import DESCRIPTION, load_quantized, save_quan
 from qartsr_lib.methods.setting import measured_layers
 from qartsr_lib.study.measured import answered, entry_key
 from qartsr_lib.study.profiles import Profile
+from qartsr_lib.training.states import saved_state
 
 FULL_PRECISION = ("fp", "W32A32")
 NO_CALIBRATION = ("fp",)
@@ -183,7 +184,7 @@ class Evaluator:
         def make(folder: Path) -> dict[str, Any]:
             info = {"w_bits_effective": None, "steps": 0, "note": "", "diverged": "", "history": []}
             self._loaded(experiment)  # takes no part in the time
-            started = time.monotonic()
+            started = time.monotonic() - self._spent(experiment)
             try:
                 result = self._make(experiment)
             except Diverged as error:
@@ -256,6 +257,14 @@ class Evaluator:
 
     def _key(self, experiment: Experiment) -> str:
         return entry_key(self.model_key(experiment), self.environment)
+
+    def _spent(self, experiment: Experiment) -> float:
+        """Seconds of the steps that an interrupted training does not make again."""
+        path = self._unfinished(experiment)
+        if not path.exists():
+            return 0.0
+        with saved_state(path) as state:
+            return sum(record["seconds"] for record in state["history"])
 
     def _unfinished(self, experiment: Experiment) -> Path:
         return self.cache.root / "unfinished" / f"{self._key(experiment)}.pt"

@@ -109,7 +109,7 @@ class Profile:
 
     def for_finetuning(self) -> Profile:
         """This profile with the metrics and images of Tables 3 and 4; a QartsrError where an override gave others."""
-        for name, read in _OF_FINETUNING.items():
+        for name, read in {**_OF_FINETUNING, "backbones": "finetune_models", "bits": "finetune_bits"}.items():
             if getattr(self, name) not in (getattr(PROFILES[self.name], name), getattr(self, read)):
                 raise QartsrError(f"OVERRIDES: this notebook reads {read}, not {name}; give it that")
         return dataclasses.replace(self, **{name: getattr(self, read) for name, read in _OF_FINETUNING.items()})

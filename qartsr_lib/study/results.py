@@ -143,14 +143,14 @@ def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd
     return pd.read_csv(io.StringIO(cells.to_csv(index=False)))
 
 
-def read_per_image(profile: str, table: str, dataset: str = "*") -> pd.DataFrame:
-    """Per-image values of one data set or all, long, `PER_IMAGE_COLUMNS`; unavailable ones are left out."""
+def read_per_image(profile: str, table: str, dataset: str = "*", absent: bool = False) -> pd.DataFrame:
+    """Per-image values of one data set or all, long, `PER_IMAGE_COLUMNS`; unavailable ones are left out, or NaN."""
     folder, frames = paths.results_dir(profile) / "per_image" / table, []
     for path in sorted(folder.glob(f"{dataset}.csv")) or [folder / f"{dataset}.csv"]:
         wide = read_cells(path)
         fixed = [column for column in wide.columns if column in PER_IMAGE_COLUMNS]
         long = wide.melt(id_vars=fixed, var_name="metric", value_name="value")
-        long = long[long["value"] != ""].reset_index(drop=True)
+        long = long if absent else long[long["value"] != ""].reset_index(drop=True)
         frames.append(long.assign(**{name: pd.to_numeric(long[name]) for name in ("timestep", "seed", "value")}))
     return pd.concat(frames)
 

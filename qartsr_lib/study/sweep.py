@@ -25,6 +25,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.base import Pair, available_data, fingerprint
 from qartsr_lib.images.datasets.calibration import calibration_list
+from qartsr_lib.methods.setting import measured_layers
 from qartsr_lib.study import results
 from qartsr_lib.study.evaluator import (
     EVALUATION,
@@ -198,7 +199,7 @@ def _question(first: Experiment, seeds: list[int], about: Mapping[str, Any], pai
         "metrics": about["metrics"],
         "data": {"name": first.dataset, "images": len(pairs), "sha256": fingerprint(list(pairs))},
         "evaluation": EVALUATION,
-    }
+    } | measured_layers(first.options, first.backbone)
 
 
 def _row(scored: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -206,10 +207,11 @@ def _row(scored: pd.DataFrame, infos: Sequence[Mapping[str, Any]]) -> dict[str, 
     by_image = scored.groupby("image", sort=True)["value"].mean().dropna().to_numpy()
     mean, low, high = mean_interval(by_image)
     notes = [*scored["note"], *(info["note"] for info in infos), few_note(len(by_image)) if len(by_image) else ""]
+    seeds = scored.dropna(subset="value")["seed"].nunique() or len(infos)  # one that diverged has no part in the mean
     stored = [info["w_bits_effective"] for info in infos if info["w_bits_effective"] is not None]
     return {
         **scored.iloc[0][[*results.KEYS, "metric", "run_id"]],
-        **{"value": mean, "ci_low": low, "ci_high": high, "n_images": len(by_image), "n_seeds": len(infos)},
+        **{"value": mean, "ci_low": low, "ci_high": high, "n_images": len(by_image), "n_seeds": seeds},
         "steps": max(info["steps"] for info in infos),
         "w_bits_effective": float(np.mean(stored)) if stored else np.nan,
         "note": "; ".join(dict.fromkeys(filter(None, notes))),

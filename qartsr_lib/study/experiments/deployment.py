@@ -35,6 +35,7 @@ from qartsr_lib.images.evaluate import evaluate_pairs
 from qartsr_lib.images.image import read_image, to_uint8, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
+from qartsr_lib.methods.setting import measured_layers
 from qartsr_lib.study import sweep as study
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.measured import Measured, measure_questions
@@ -102,7 +103,7 @@ def measure_deployment(
         own = {"runtimes": list(floats)}
         if model != full:
             own = {"options": [list(pair) for pair in options[model]], "int8_weights": weights_of_8_bits()}
-            own["seed"] = profile.seeds[0]
+            own |= {"seed": profile.seeds[0], **measured_layers(options[model], cell[0])}
         question = {"parameters": shared | named | own, "weights_sha256": backbone.weights_sha256, "data": data}
         questions[model] = question if model == full else question | seen
 

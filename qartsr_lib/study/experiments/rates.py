@@ -98,9 +98,12 @@ def second_look(methods: Sequence[str], tries: pd.DataFrame) -> list[Try]:
 def other_setting(methods: Sequence[str]) -> list[Try]:
     """Under BEST, at and below what every method won with under DEFAULT."""
     tried = json.loads(CHOSEN.read_text(encoding="utf-8")).get(DEFAULT.label, {})
-    winners = {name: chosen_rate(name, OTHERS) if name in tried else _factor_like(LIKE, name) for name in methods}
+
+    def winner(name: str, bits: str) -> float:
+        return chosen_rate(name, bits) if name in tried else _factor_like(LIKE, name)
+
     cells = product(methods, BITS, OTHER_SETTING)
-    return [(name, bits, BEST.label, round(share * winners[name], 3)) for name, bits, share in cells]
+    return [(name, bits, BEST.label, round(share * winner(name, bits), 3)) for name, bits, share in cells]
 
 
 def _factor_like(tried: str, name: str) -> float:

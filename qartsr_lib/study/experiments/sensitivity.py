@@ -153,7 +153,7 @@ def choose_layers(rows: pd.DataFrame, ranges: str = "least-squares") -> list[str
     errors = chosen.assign(bits=chosen["quantized"].str[1:]).pivot_table("error", "layer", "bits", "sum", sort=False)
     score = (errors / errors.sum()).mean(axis=1)
     facts = rows.drop_duplicates("layer").set_index("layer")
-    room = facts.loc[facts["on_lists"].str.contains(REFERENCE), "weights"].sum()
+    room = facts.loc[facts["on_lists"].str.split().map(lambda names: REFERENCE in names), "weights"].sum()
     taken = []
     for layer in (score / facts["weights"]).sort_values(ascending=False).index:
         if facts.loc[layer, "weights"] <= room:

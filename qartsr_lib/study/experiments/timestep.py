@@ -16,6 +16,7 @@ from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import Options
+from qartsr_lib.methods.setting import measured_layers
 from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.results import KEYS, read_measurement
 
@@ -86,6 +87,8 @@ def measure_timesteps(
     cells, images = list(product(backbones, timesteps)), list(enumerate(calibration.images))
     asked = {"measurement": "choice of T", "method": "maxmin", "bits": list(bits)}
     asked |= {"setting": [list(option) for option in setting]} if setting else {}
+    for name in backbones:
+        asked |= {f"{name}: {what}": layers for what, layers in measured_layers(setting, name).items()}
     facts = {"calibration": {"name": calibration.name, "sha256": calibration.sha256}}
     return measure_by_image(profile, asked, cells, calibration.name, images, rows, calibration, facts, setting)
 

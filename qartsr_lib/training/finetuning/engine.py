@@ -137,7 +137,8 @@ class Finetuner:
                 entering.narrow(())
             if self.checkpoint is not None and orders[number]:  # a phase without a step changes nothing
                 state = {"plan": plan, "done": number + 1, "history": list(history)}
-                state |= {"tuned": [tensor.detach() for tensor in self._tuned]}
+                state |= {"tuned": [tensor.detach() for tensor in self._tuned], "drawn": torch.get_rng_state()}
+                state |= {"buffers": dict(self.student.named_buffers())}
                 save_state(self.checkpoint, state | {"optimizer": self.optimizer.state_dict()})
 
     def entering(self, part: Part, targets: Flows) -> Flows:
@@ -190,6 +191,10 @@ class Finetuner:
                 raise QartsrError(f"{self.checkpoint}: belongs to another run; delete it or choose another folder")
             for tensor, value in zip(self._tuned, state["tuned"], strict=True):
                 tensor.copy_(value)
+            for name, buffer in self.student.named_buffers() if "buffers" in state else ():
+                buffer.copy_(state["buffers"][name])
+            if "drawn" in state:
+                torch.set_rng_state(state["drawn"])
             self.optimizer.load_state_dict(state["optimizer"])
             return state["done"], state["history"]
 

@@ -168,9 +168,8 @@ COMMANDS = {
             "--images": _needed("DIR", "folder of low-resolution images"),
             "--out": _needed("DIR", "folder for the quantized model"),
             "--quality": {
-                "default": "fast",
                 "metavar": "|".join(QUALITIES),
-                "help": "without training, or the better of that and a training",
+                "help": "without training (default), or the better of that and a training",
             },
             "--method": {"help": "quantization method, such as qartsr, svdquant or maxmin, in place of --quality"},
             "--bits": {"default": "W4A4", "help": "bits of weights and activations"},

@@ -83,16 +83,23 @@ def quantize(options: argparse.Namespace) -> None:
     unfinished = options.out / "unfinished.pt"
     made = []
     for method in methods:
-        result = _build(method, backbone, crops, profile, options, unfinished)
-        made.append((*_distance(result.backbone, backbone, apart), method.label, result))
+        try:
+            result = _build(method, backbone, crops, profile, options, unfinished)
+        except Diverged as error:
+            if not made:
+                raise
+            print(f"note: {error}; {made[0][2]} is kept", file=sys.stderr)
+        else:
+            made.append((*_distance(result.backbone, backbone, apart or crops), method.label, result))
     _, near, label, result = min(made, key=lambda one: one[0])
     save_quantized(result.backbone, options.out)
     if any(method.trains for method in methods):  # else it is another method's, and may be hours of work
         unfinished.unlink(missing_ok=True)
     others = "".join(f"; {other}: {further:.1f} dB" for _, further, other, _ in made if other != label)
+    seen = f"{len(apart)} further crops" if apart else f"the {len(crops)} crops themselves, as there are no others"
     print(
         f"{options.out}: {label} {options.bits}, {result.w_bits_effective:.2f} bits per weight stored, "
-        f"{near:.1f} dB from full precision on {len(apart)} further crops{others}"
+        f"{near:.1f} dB from full precision on {seen}{others}"
     )
 
 
@@ -101,27 +108,33 @@ def _methods(options: argparse.Namespace) -> list:
     from qartsr_lib.methods import METHODS
     from qartsr_lib.quant.scheme import parse_bits
 
-    if options.quality not in QUALITIES:
-        raise QartsrError(f"--quality {options.quality}: choose one of {', '.join(QUALITIES)}")
-    methods = [METHODS.get(name) for name in ((options.method,) if options.method else QUALITIES[options.quality])]
+    quality = options.quality or next(iter(QUALITIES))
+    if quality not in QUALITIES:
+        raise QartsrError(f"--quality {quality}: choose one of {', '.join(QUALITIES)}")
+    if options.method and options.quality:
+        raise QartsrError(f"--quality {quality}: give it or --method {options.method}, not both")
+    methods = [METHODS.get(name) for name in ((options.method,) if options.method else QUALITIES[quality])]
     if parse_bits(options.bits).is_full_precision:
         raise QartsrError(f"--bits {options.bits}: is full precision; choose 2 to 8 bits, such as W4A4")
     if options.method == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
     if options.train_images is not None and not any(method.trains for method in methods):
-        raise QartsrError(f"--train-images: {methods[0].label} does not train; leave it out, or add --quality best")
+        other = "choose a --method that does" if options.method else "add --quality best"
+        raise QartsrError(f"--train-images: {methods[0].label} does not train; leave it out, or {other}")
     return methods
 
 
 def _crops(options: argparse.Namespace) -> tuple[list, list]:
-    """Calibration crops of the user's images, and KEPT_APART others."""
+    """Calibration crops of the user's images, and KEPT_APART others or as many as there are."""
+    import torch
+
     from qartsr_lib.images.datasets.calibration import low_quality_crops
 
     crops = low_quality_crops(options.images, options.crops + KEPT_APART, CROP).images
     crops, apart = crops[: options.crops], crops[options.crops :]
     if max(float(crop.std()) for crop in crops) < 1 / 255:
         raise QartsrError(f"--images {options.images}: all crops are of one colour; name a folder of photographs")
-    return crops, apart
+    return crops, [crop for crop in apart if not any(torch.equal(crop, other) for other in crops)]
 
 
 def _warn(options: argparse.Namespace, crops: list) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 
 from qartsr_lib import cli, commands
 from qartsr_lib.backbones import load_backbone
+from qartsr_lib.base.errors import Diverged
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import around_product
 from qartsr_lib.deploy.shipped import shipped_model
@@ -71,7 +73,7 @@ def test_quantize_and_upscale_with_the_checkpoint(photograph, tmp_path, capsys):
     assert _quantize(photograph, tmp_path / "q", "--method", "maxmin") == 0
     told = capsys.readouterr().out
     assert "MaxMin W4A4, 4.27 bits per weight stored" in told, "with the identity path at 8 bits"
-    assert float(re.search(r"([\d.]+) dB from full precision on 4 further crops", told)[1]) > 20
+    assert float(re.search(r"([\d.]+) dB from full precision on the 2 crops themselves", told)[1]) > 20
     assert main(["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(tmp_path / "q")]) == 0
     assert Image.open(tmp_path / "a" / "cat.png").size == (56, 36)
 
@@ -154,6 +156,8 @@ def test_a_method_without_training_leaves_an_interrupted_training_alone(photogra
         (["--quality", "good"], "--quality good: choose one of fast, best"),
         (["--eight-bit", "some"], "unknown list of 8-bit layers 'some'"),
         (["--ranges", "wide"], "unknown range rule 'wide'"),
+        (["--quality", "best", "--method", "maxmin"], "--quality best: give it or --method maxmin, not both"),
+        (["--method", "maxmin", "--train-images", "4"], "MaxMin does not train; leave it out, or choose a --method"),
     ],
 )
 def test_quantize_with_wrong_options(photograph, tmp_path, capsys, extra, words):
@@ -192,7 +196,7 @@ def test_best_keeps_the_model_nearest_to_full_precision(photograph, tmp_path, ca
     monkeypatch.setitem(commands.QUALITIES, "best", ("maxmin", "lsq"))
     alone = ("--method", "maxmin") if kept == "MaxMin" else ("--method", "lsq", "--train-images", "2")
     assert _quantize(photograph, tmp_path / "alone", *alone) == 0
-    told = iter([score for score in scores for _ in range(commands.KEPT_APART)])
+    told = iter([score for score in scores for _ in range(2)])  # of its two crops: the photograph has no others
     monkeypatch.setattr(image, "psnr_y", lambda *_: next(told))
     assert _quantize(photograph, tmp_path / "q", "--quality", "best", "--train-images", "2") == 0
     other = ({"MaxMin", "LSQ"} - {kept}).pop()
@@ -200,6 +204,30 @@ def test_best_keeps_the_model_nearest_to_full_precision(photograph, tmp_path, ca
     assert f"{kept} W4A4" in line and "90.0 dB" in line and line.endswith(f"; {other}: 20.0 dB")
     one, alone = (json.loads((tmp_path / name / "quantized.json").read_text()) for name in ("q", "alone"))
     assert one["tensors"]["sha256"] == alone["tensors"]["sha256"]
+
+
+def test_best_keeps_what_was_made_before_a_training_that_diverges(photograph, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(commands.QUALITIES, "best", ("maxmin", "lsq"))
+
+    def diverges(*_, **__):
+        raise Diverged("LSQ W4A4: loss is not finite after 2 images; use smaller rates")
+
+    monkeypatch.setattr(type(METHODS.get("lsq")), "build", diverges)
+    assert _quantize(photograph, tmp_path / "q", "--quality", "best", "--train-images", "2") == 0
+    told = capsys.readouterr()
+    assert "note: LSQ W4A4: loss is not finite after 2 images; use smaller rates; MaxMin is kept" in told.err
+    assert told.out.splitlines()[-1].startswith(f"{tmp_path / 'q'}: MaxMin W4A4")
+
+
+def test_quantize_does_not_call_its_own_crops_further_ones(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    for name, one in zip("ab", pixels, strict=True):  # no larger than a crop, so that each has one crop alone
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(one).save(tmp_path / "images" / f"{name}.png")
+    words = ["quantize", "--images", str(tmp_path / "images"), "--method", "maxmin", "--crops", "2"]
+    assert main([*words, "--out", str(tmp_path / "q")]) == 0
+    told = capsys.readouterr().out
+    assert told.rstrip().endswith("on the 2 crops themselves, as there are no others") and "further" not in told
 
 
 def test_quantize_tells_what_it_replaces_and_keeps_what_is_not_its_own(photograph, tmp_path, capsys):

@@ -13,7 +13,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import installed_file
 from qartsr_lib.images.datasets import DATASETS, samples
 from qartsr_lib.images.datasets.base import Pair, check_pair, fingerprint, strided
-from qartsr_lib.images.datasets.calibration import calibration_list
+from qartsr_lib.images.datasets.calibration import calibration_list, low_quality_crops
 from qartsr_lib.images.datasets.samples import PHOTOGRAPHS, photographs
 from qartsr_lib.images.image import read_image
 from qartsr_lib.study.profiles import get_profile
@@ -341,3 +341,13 @@ def test_unknown_data_set_suggests_a_name():
 def test_shared_benchmarks_are_whole(shared):
     assert len(DATASETS.get("RealSR").pairs(shared / "data")) == 100
     assert len(DATASETS.get("Urban100").pairs(shared / "data")) == 50
+
+
+def test_crops_of_a_users_images_are_not_of_the_first_names_alone(tmp_path):
+    for index in range(20):
+        Image.new("RGB", (40, 40), (index, 0, 0)).save(tmp_path / f"{index:02d}.png")
+    crops = low_quality_crops(tmp_path, 20, 32).images
+    taken = [round(float(crop.amax()) * 255) for crop in crops]
+    assert sorted(taken) == list(range(20)), "in turn, each once"
+    assert max(taken[:4]) >= 10 and taken != list(range(20))
+    assert [round(float(crop.amax()) * 255) for crop in low_quality_crops(tmp_path, 4, 32).images] == taken[:4]

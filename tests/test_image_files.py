@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from icc_builder import SRGB_PRIMARIES, cmyk_profile, grey_profile, rgb_profile
 from PIL import Image, ImageCms
@@ -291,3 +292,17 @@ def test_calibration_takes_the_stored_numbers_as_committed_results_did(monkeypat
 def test_every_listed_kind_is_read(tmp_path, suffix):
     Image.new("RGB", (6, 4), (200, 60, 40)).save(tmp_path / f"a{suffix}")
     assert np.abs(decode(tmp_path / f"a{suffix}").rgb.astype(int) - (200, 60, 40)).max() < 8
+
+
+def test_16_bit_colours_in_separate_planes_are_refused(tmp_path):
+    """Pillow 13.0.0 reads the bytes of such planes as pixels of 8 bits, without a word."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    planes = np.moveaxis(pixels, -1, 0)
+    deep = planes.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb", planarconfig="separate")
+    with pytest.raises(QartsrError, match="deep.tif: colours of 16 bits in separate planes are not read; save it as"):
+        decode(tmp_path / "deep.tif")
+    tifffile.imwrite(tmp_path / "flat.tif", planes, photometric="rgb", planarconfig="separate")
+    assert np.array_equal(decode(tmp_path / "flat.tif").rgb, pixels)
+    tifffile.imwrite(tmp_path / "whole.tif", pixels.astype(np.uint16) * 257, photometric="rgb")
+    assert np.array_equal(decode(tmp_path / "whole.tif").rgb, pixels)

@@ -131,7 +131,7 @@ def test_after_ctrl_c_the_copy_says_so(home):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert done.returncode == 130
-    assert done.stderr.strip() == "interrupted; what is written is kept, and the same command goes on from there"
+    assert done.stderr.strip() == "interrupted; finished files are kept: start the same command again"
     cells, page = shown(home, "00_long")
     assert cells == [*BEGUN, ("import", "failed"), ("behind", "pending")]
     assert page == "failed at In [3]: KeyboardInterrupt cells that were not run: 1"

@@ -37,7 +37,7 @@ def run_command(
         print(f"error: {error.filename}: the name is too long for a file; check the path", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; what is written is kept, and the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted; finished files are kept: start the same command again", file=sys.stderr)
         return 130
 
 

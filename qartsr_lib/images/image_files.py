@@ -75,6 +75,9 @@ class Decoded:
     notes: tuple[str, ...]  # a clause for each thing that is not taken as it stands in the file
 
 
+_BITS, _PLANAR = 258, 284  # TIFF's tags BitsPerSample and PlanarConfiguration
+
+
 def decode(path: str | Path, profiles: bool = True) -> Decoded:
     """Read an image file, converting colours by an embedded profile unless `profiles` is False.
 
@@ -89,6 +92,7 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
         notes = [_frames(opened)]
         deep = opened.mode in ("RGB", "RGBA", "LA") and ";16" in str(opened.tile[:1])
         widened = _WIDENED.get(opened.tile[0].args if opened.format == "PNG" and opened.tile else "", 1)
+        _check_planes(path, opened)
         opened.load()
         if widened > 1 and isinstance(opened.info.get("transparency"), int):
             opened.info["transparency"] *= widened
@@ -168,6 +172,15 @@ def _frames(opened: Image.Image) -> str:
         opened.seek(0)
         return "its frames after the first are damaged, and the first is used"
     return f"the first of its {count} {'pages' if opened.format == 'TIFF' else 'frames'} is used" if count > 1 else ""
+
+
+def _check_planes(path: Path, opened: Image.Image) -> None:
+    """A QartsrError for a TIFF whose planes of 16 bits Pillow (13.0.0) reads as planes of 8, without a word."""
+    if opened.format != "TIFF" or not opened.tile or opened.tile[0].codec_name != "raw":
+        return
+    planes, bits = opened.tag_v2.get(_PLANAR, 1), opened.tag_v2.get(_BITS, (8,))
+    if planes == 2 and max(bits) > 8:
+        raise QartsrError(f"{path}: colours of {max(bits)} bits in separate planes are not read; save it as a PNG")
 
 
 def _alpha(image: Image.Image, deep: bool) -> np.ndarray | None:

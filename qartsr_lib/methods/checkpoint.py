@@ -53,6 +53,7 @@ def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
         "_version": VERSION,
         "backbone": backbone.name,
         "timestep": backbone.timestep,
+        "scaling_factor": float(backbone.vae.config.scaling_factor),  # of the VAE's latents, no tensor
         "method": record.method,
         "bits": str(record.steps[0][0].bits),
         "steps": [{"scheme": scheme.to_dict(), "only": list(only)} for scheme, only in record.steps],
@@ -81,6 +82,8 @@ def load_quantized(folder: str | Path, load_backbone: Callable[[str, int], nn.Mo
     if load_backbone is None:
         from qartsr_lib.backbones import load_backbone  # imported late: it brings in diffusers
     backbone = load_backbone(described["backbone"], described["timestep"])
+    if "scaling_factor" in described:  # files of earlier versions lack it
+        backbone.vae.register_to_config(scaling_factor=described["scaling_factor"])
     try:
         steps = tuple((QuantScheme.from_dict(step["scheme"]), tuple(step["only"])) for step in described["steps"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -70,12 +70,13 @@ def _crop(path: Path, index: int, size: int) -> torch.Tensor:
 
 
 def low_quality_crops(folder: str | Path, count: int, size: int) -> CalibrationList:
-    """`count` fixed-seed crops of a user's own low-quality images, taken in turn and not degraded further.
+    """`count` fixed-seed crops of a user's own low-quality images, in turn in a drawn order, not degraded further.
 
     They are like those that will be upscaled. Crops have `size` pixels a side (fewer where an image is smaller).
     """
     files = list_images(folder)
-    crops = []
+    order = np.random.default_rng(SEED).permutation(len(files))  # names may sort by scene, or by what was done to them
+    files, crops = [files[place] for place in order], []
     for index in range(count):
         image = read_image(files[index % len(files)])
         height, width = (min(size, side) for side in image.shape[-2:])

@@ -13,6 +13,7 @@ import pytest
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import results
+from qartsr_lib.study.parts import check_part
 
 
 def rows(dataset, value=23.456789012, run_id="aaa", metrics=("PSNR", "LPIPS"), bits=("W32A32", "W4A4")):
@@ -225,23 +226,23 @@ def test_absent_table(home):
 
 
 def test_a_part_takes_no_metrics_from_the_rows_that_it_makes_anew(home):
-    results.check_part("tiny", "table3", rows("a"), images("a"))  # no table yet
+    check_part("tiny", "table3", rows("a"), images("a"))  # no table yet
     results.write_table("tiny", "table3", rows("a"), images("a"))
-    results.check_part("tiny", "table3", rows("a", metrics=("LPIPS", "MAE", "PSNR")), images("a"))
-    results.check_part("tiny", "table3", rows("a", bits=("W2A2",), metrics=("PSNR",)), images("a"))
+    check_part("tiny", "table3", rows("a", metrics=("LPIPS", "MAE", "PSNR")), images("a"))
+    check_part("tiny", "table3", rows("a", bits=("W2A2",), metrics=("PSNR",)), images("a"))
     with pytest.raises(QartsrError, match="table3.csv: has LPIPS of rows that this part makes anew"):
-        results.check_part("tiny", "table3", rows("a", bits=("W4A4",), metrics=("PSNR", "MAE")), images("a"))
+        check_part("tiny", "table3", rows("a", bits=("W4A4",), metrics=("PSNR", "MAE")), images("a"))
 
 
 def test_rows_of_a_part_are_over_the_images_of_the_others(home):
     results.write_table("tiny", "table3", rows("a"), images("a"))
     part = images("a").assign(bits="W2A2")
     fewer = part[part["image"] == "a"]
-    results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), part)
-    results.check_part("tiny", "table3", rows("b", bits=("W2A2",)), fewer.assign(dataset="b"))
-    results.check_part("tiny", "table3", rows("a"), fewer)  # no other rows stay
+    check_part("tiny", "table3", rows("a", bits=("W2A2",)), part)
+    check_part("tiny", "table3", rows("b", bits=("W2A2",)), fewer.assign(dataset="b"))
+    check_part("tiny", "table3", rows("a"), fewer)  # no other rows stay
     with pytest.raises(QartsrError, match="rows of a are over 2 images, this part's over 1 .1 of them the same"):
-        results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), fewer)
+        check_part("tiny", "table3", rows("a", bits=("W2A2",)), fewer)
 
 
 def test_rows_of_a_part_are_over_the_same_crops(home):
@@ -250,6 +251,26 @@ def test_rows_of_a_part_are_over_the_same_crops(home):
 
     results.write_table("tiny", "table3", rows("a").assign(run_id="r"), None, [record("r", "whole")])
     for fits in (record("s", "whole", max_side=320), record("s", "written by another program")):
-        results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), images("a"), [fits])
+        check_part("tiny", "table3", rows("a", bits=("W2A2",)), images("a"), [fits])
     with pytest.raises(QartsrError, match="of a are over images cropped to None pixels a side, this part's to 64"):
-        results.check_part("tiny", "table3", rows("a", bits=("W2A2",)), images("a"), [record("s", "b", max_side=64)])
+        check_part("tiny", "table3", rows("a", bits=("W2A2",)), images("a"), [record("s", "b", max_side=64)])
+
+
+def test_rows_of_a_part_are_made_under_the_conditions_of_the_others(home):
+    def record(run_id, loss, images="crops", seeds=(0,)):
+        options = {"image_loss": loss, "batch": 1, "teacher": "float32", "images": 8}
+        parameters = {"options": options, "seeds": list(seeds)}
+        return {"run_id": run_id, "parameters": parameters, "calibration": {"name": "c", "sha256": images}}
+
+    results.write_table("tiny", "table3", rows("a").assign(run_id="r", n_seeds=2), None, [record("r", "l1")])
+    part = rows("a", bits=("W2A2",))
+    check_part("tiny", "table3", part, images("a"), [record("s", "l1")])
+    with pytest.raises(QartsrError, match="its other rows have image_loss l1, this part's lpips; give it the same"):
+        check_part("tiny", "table3", part, images("a"), [record("s", "lpips")])
+    with pytest.raises(QartsrError, match="its other rows have calibration images crops, this part's others"):
+        check_part("tiny", "table3", part, images("a"), [record("s", "l1", "others")])
+    with pytest.raises(QartsrError, match="has 2 seeds of rows that this part makes anew with 1; give it these, too"):
+        check_part("tiny", "table3", rows("a"), images("a"), [record("s", "l1")])
+    check_part("tiny", "table3", rows("a"), images("a"), [record("s", "lpips", seeds=(0, 1))])  # no other rows stay
+    results.write_table("tiny", "table3_loss", rows("a").assign(run_id="r"), None, [])
+    check_part("tiny", "table3_loss", part, images("a"), [record("s", "lpips")])  # what it compares

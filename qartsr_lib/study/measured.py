@@ -19,6 +19,7 @@ from qartsr_lib.base import provenance
 from qartsr_lib.base.cache import RunCache, stable_hash
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import results
+from qartsr_lib.study.parts import check_part
 
 ANSWER = "answer.json"
 Asked = TypeVar("Asked")
@@ -40,13 +41,13 @@ class Measured:
     ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         """Merge into results/<profile>/<name>.csv, with per-image values and run records; see `results.write_table`.
 
-        A QartsrError where the other rows cannot stand beside these, see `results.check_part`.
+        A QartsrError where the other rows cannot stand beside these, see `check_part`.
 
         Returns (table, per-image values): these, or with `keep`, where this is a part of a sweep's table whose other
         rows stay, those of the whole.
         """
         if keep:
-            results.check_part(self.profile, name, self.table, self.per_image, self.records)
+            check_part(self.profile, name, self.table, self.per_image, self.records)
         by = results.KEYS if keep else by
         results.write_table(self.profile, name, self.table, self.per_image, self.records, by, front)
         if not keep:

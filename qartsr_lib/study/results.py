@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
-from qartsr_lib.study.paper import OUTSIDE
 from qartsr_lib.study.profiles import ALL_METRICS
 
 #: What one quantized model on one data set is called in a table.
@@ -81,54 +80,6 @@ def write_table(
                 _merge(folder / "per_image" / table / f"{dataset}.csv", _wide(rows), by)
         _merge(path, as_text(frame), by, front)
     return path
-
-
-def check_part(
-    profile: str, table: str, frame: pd.DataFrame, per_image: pd.DataFrame, records: Sequence[dict] = ()
-) -> None:
-    """Refuse a part of a table that others' rows cannot stand beside, see `Measured.write`.
-
-    A QartsrError where rows that it replaces have metrics that it lacks, or rows that it leaves are over other images,
-    or over the same, cropped to another side.
-    """
-    path = paths.results_dir(profile) / f"{table}.csv"
-    if not path.is_file():
-        return
-    new, old = as_text(frame), read_cells(path, COLUMNS)
-    replaced = _keys_of(new, KEYS)
-    if lost := sorted(set(old.loc[_among(old, KEYS, replaced), "metric"]) - set(new["metric"])):
-        raise QartsrError(f"{path}: has {', '.join(lost)} of rows that this part makes anew; give it these, too")
-    _check_crops(path, old[~_among(old, KEYS, replaced)], records)
-    if not any((path.parent / "per_image" / table).glob("*.csv")):
-        return
-    others = read_per_image(profile, table)
-    others = others[~_among(others, KEYS, replaced)]
-    for dataset in new["dataset"].unique():
-        there = set(others.loc[others["dataset"] == dataset, "image"].astype(str))
-        here = set(per_image.loc[per_image["dataset"] == dataset, "image"].astype(str))
-        if there and here and there != here:
-            raise QartsrError(
-                f"{path}: its other rows of {dataset} are over {len(there)} images, this part's over {len(here)} "
-                f"({len(there & here)} of them the same); give it the same, by finetune_images"
-            )
-
-
-def _check_crops(path: Path, others: pd.DataFrame, records: Sequence[dict]) -> None:
-    """See `check_part`; records of outside systems do not tell to which side their images were cropped."""
-    crops = {}
-    for record in records:
-        data, own = record.get("data"), record["parameters"].get("backbone") != OUTSIDE
-        crops |= {data["name"]: (data["sha256"], record.get("max_side"))} if data and own else {}
-    kept = others.loc[(others["backbone"] != OUTSIDE) & others["dataset"].isin(crops), ["dataset", "run_id"]]
-    for dataset, run_id in kept.drop_duplicates().itertuples(index=False, name=None):
-        with suppress(FileNotFoundError, ValueError, AttributeError, KeyError):  # absent, or damaged
-            record = json.loads((path.parent / "runs" / f"{run_id}.json").read_text(encoding="utf-8"))
-            (data, side), theirs = crops[dataset], record.get("max_side")
-            if record["data"]["sha256"] != data and theirs != side:
-                raise QartsrError(
-                    f"{path}: its other rows of {dataset} are over images cropped to {theirs} pixels a side, this "
-                    f"part's to {side} (None: whole); give it the same, by finetune_side"
-                )
 
 
 def read_table(profile: str, table: str) -> pd.DataFrame:
@@ -241,17 +192,18 @@ def _merge(path: Path, new: pd.DataFrame, by: Sequence[str], front: Sequence[str
         old = read_cells(path)
         if not set(by) <= set(old.columns):
             raise QartsrError(f"{path}: is not a results table; restore it from git or remove it")
-        kept = old[~_among(old, by, _keys_of(new, by))]
+        kept = old[~among(old, by, keys_of(new, by))]
         new = pd.concat([new, kept], ignore_index=True).fillna("") if len(kept) else new
     front = [column for column in front if column in new]
     write_text(path, _in_order(new[[*front, *new.columns.drop(front)]]).to_csv(index=False, lineterminator="\n"))
 
 
-def _keys_of(frame: pd.DataFrame, columns: Sequence[str]) -> set[tuple[str, ...]]:
+def keys_of(frame: pd.DataFrame, columns: Sequence[str]) -> set[tuple[str, ...]]:
+    """The values of `columns`, of every row."""
     return set(frame[list(columns)].astype(str).itertuples(index=False, name=None))
 
 
-def _among(frame: pd.DataFrame, columns: Sequence[str], keys: set[tuple[str, ...]]) -> np.ndarray:
+def among(frame: pd.DataFrame, columns: Sequence[str], keys: set[tuple[str, ...]]) -> np.ndarray:
     """Which rows have one of `keys` in `columns`, (rows,) bool."""
     rows = frame[list(columns)].astype(str).itertuples(index=False, name=None)
     return np.array([row in keys for row in rows], dtype=bool)

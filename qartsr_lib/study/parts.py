@@ -1,0 +1,99 @@
+"""Which rows may stand beside each other: what a part of a table (KEEP) must have in common with the rows it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+
+from qartsr_lib.base import paths
+from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.study.paper import OUTSIDE
+from qartsr_lib.study.results import COLUMNS, KEYS, among, as_text, keys_of, read_cells, read_per_image
+
+
+def check_part(
+    profile: str, table: str, frame: pd.DataFrame, per_image: pd.DataFrame, records: Sequence[dict] = ()
+) -> None:
+    """Refuse a part of a table that others' rows cannot stand beside, see `Measured.write`.
+
+    A QartsrError where rows that it replaces have metrics or seeds that it lacks, or rows that it leaves are over other
+    images, or over the same, cropped to another side, or were calibrated or trained under other conditions.
+    """
+    path = paths.results_dir(profile) / f"{table}.csv"
+    if not path.is_file():
+        return
+    new, old = as_text(frame), read_cells(path, COLUMNS)
+    replaced = keys_of(new, KEYS)
+    if lost := sorted(set(old.loc[among(old, KEYS, replaced), "metric"]) - set(new["metric"])):
+        raise QartsrError(f"{path}: has {', '.join(lost)} of rows that this part makes anew; give it these, too")
+    most = max((len(record["parameters"]["seeds"]) for record in records if "seeds" in record["parameters"]), default=0)
+    had = old.loc[among(old, KEYS, replaced), "n_seeds"].astype(int).max() if len(replaced) else 0
+    if 0 < most < had:
+        raise QartsrError(f"{path}: has {had} seeds of rows that this part makes anew with {most}; give it these, too")
+    _check_crops(path, old[~among(old, KEYS, replaced)], records)
+    _check_conditions(path, old[~among(old, KEYS, replaced)], records)
+    if not any((path.parent / "per_image" / table).glob("*.csv")):
+        return
+    others = read_per_image(profile, table)
+    others = others[~among(others, KEYS, replaced)]
+    for dataset in new["dataset"].unique():
+        there = set(others.loc[others["dataset"] == dataset, "image"].astype(str))
+        here = set(per_image.loc[per_image["dataset"] == dataset, "image"].astype(str))
+        if there and here and there != here:
+            raise QartsrError(
+                f"{path}: its other rows of {dataset} are over {len(there)} images, this part's over {len(here)} "
+                f"({len(there & here)} of them the same); give it the same, by finetune_images"
+            )
+
+
+def _check_crops(path: Path, others: pd.DataFrame, records: Sequence[dict]) -> None:
+    """See `check_part`; records of outside systems do not tell to which side their images were cropped."""
+    crops = {}
+    for record in records:
+        data, own = record.get("data"), record["parameters"].get("backbone") != OUTSIDE
+        crops |= {data["name"]: (data["sha256"], record.get("max_side"))} if data and own else {}
+    kept = others.loc[(others["backbone"] != OUTSIDE) & others["dataset"].isin(crops), ["dataset", "run_id"]]
+    for dataset, run_id in kept.drop_duplicates().itertuples(index=False, name=None):
+        with suppress(FileNotFoundError, ValueError, AttributeError, KeyError):  # absent, or damaged
+            record = json.loads((path.parent / "runs" / f"{run_id}.json").read_text(encoding="utf-8"))
+            (data, side), theirs = crops[dataset], record.get("max_side")
+            if record["data"]["sha256"] != data and theirs != side:
+                raise QartsrError(
+                    f"{path}: its other rows of {dataset} are over images cropped to {theirs} pixels a side, this "
+                    f"part's to {side} (None: whole); give it the same, by finetune_side"
+                )
+
+
+def _check_conditions(path: Path, others: pd.DataFrame, records: Sequence[dict]) -> None:
+    """See `check_part`; the image loss is what a table of losses compares."""
+    kept = [record for run_id in others["run_id"].unique() if (record := _record(path, run_id))]
+    theirs, ours = (_conditions(found, path.stem) for found in (kept, records))
+    for name in theirs.keys() & ours.keys():
+        if not ours[name] <= theirs[name]:
+            told = [" and ".join(sorted(map(str, values))) for values in (theirs[name], ours[name])]
+            raise QartsrError(f"{path}: its other rows have {name} {told[0]}, this part's {told[1]}; give it the same")
+
+
+def _conditions(records: Iterable[dict], table: str) -> dict[str, set]:
+    """Calibration images (a hash) and what trained methods share -> the values in `records`."""
+    found: dict[str, set] = {}
+    shared = ("batch", "teacher", "image_loss")[: 2 if table.endswith("_loss") else 3]
+    for record in records:
+        options = record.get("parameters", {}).get("options") or {}
+        told = {name: options[name] for name in shared if name in options}
+        if calibration := record.get("calibration"):
+            told["calibration images"] = calibration["sha256"][:8]
+        for name, value in told.items():
+            found.setdefault(name, set()).add(value)
+    return found
+
+
+def _record(path: Path, run_id: str) -> dict:
+    """The run record of a row of the table at `path`; empty where it is absent or damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        return json.loads((path.parent / "runs" / f"{run_id}.json").read_text(encoding="utf-8"))
+    return {}

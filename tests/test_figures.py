@@ -8,7 +8,7 @@ from PIL import Image
 
 from qartsr_lib.backbones.base import Stages
 from qartsr_lib.show import figures
-from qartsr_lib.show.figures import style
+from qartsr_lib.show.figures import budget, style
 from qartsr_lib.study.experiments import theorem
 
 
@@ -98,6 +98,12 @@ def test_other_figures(errors):
     figures.learning_curves(history, 20.5)
     variants = [("embedded", t, v, 20.0) for t in (1000, 1) for v in ("full", "no noise", "identity", "bicubic")]
     figures.contribution_bars(pd.DataFrame(variants, columns=["backbone", "timestep", "variant", "psnr_y"]))
+
+
+def test_no_two_trained_methods_look_alike_in_budget_curves():
+    cells = pd.DataFrame({"name": [f"method {index}" for index in range(20)], "steps": 256})
+    looks = [tuple(look["style"].values()) for look in budget._looks(cells).values()]
+    assert len(set(looks)) == 20
 
 
 def test_budget_curves_show_the_gap_to_full_precision_over_the_images():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from qartsr_lib.show.figures.style import empty, styled, subplots
 OURS = "QArtSR"
 #: Of other trained methods, in the order of their rows (Okabe and Ito, then more); dashes of untrained ones, in grey.
 COLOURS = ("#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31", "#000000", "#999999")
+MARKERS = "osD^v"
 DASHES = ("-", "--", "-.", ":", (0, (1, 3)), (0, (6, 3)))
 NEAR = 0.1  # around zero the scale is linear
 TICKS = (-10, -3, -1, -0.3, -0.1, -0.05, 0, 0.05, 0.1, 0.3, 1, 3, 10)
@@ -70,12 +72,13 @@ def budget_curves(rows: pd.DataFrame, metric: str, setting: str) -> Figure:
 def _looks(cells: pd.DataFrame) -> dict[str, dict]:
     """Name -> whether it was trained, and how its line is drawn."""
     trained = cells.groupby("name", sort=False)["steps"].max() > 0
-    looks, colours, dashes = {}, iter(COLOURS * 9), iter(DASHES * 9)
+    looks, points, dashes = {}, product(MARKERS, COLOURS), iter(DASHES * 9)  # no two trained methods look alike
     for name, learns in trained.items():
         if name == OURS:
             style = {"color": HIGHLIGHT, "lw": 2.4, "marker": "o", "ms": 5, "zorder": 3}
         elif learns:
-            style = {"color": next(colours), "lw": 1.2, "marker": "o", "ms": 3.5}
+            marker, shade = next(points)
+            style = {"color": shade, "lw": 1.2, "marker": marker, "ms": 3.5}
         else:
             style = {"color": "#666666", "lw": 0.9, "ls": next(dashes)}
         looks[name] = {"trained": bool(learns), "style": style}

@@ -338,7 +338,7 @@ def test_interruption_says_how_to_continue(home, monkeypatch, capsys):
     monkeypatch.setattr(runner.papermill, "execute_notebook", interrupt)
     add_notebook(home, "00_first.ipynb")
     assert runner.main(["--profile", "smoke"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "start the same command again" in capsys.readouterr().err
     assert RunCache.for_profile("smoke").begin([], []) is True
 
 

@@ -24,9 +24,10 @@ from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.images.datasets import DATASETS
 from qartsr_lib.study import results
 from qartsr_lib.study import sweep as study
-from qartsr_lib.study.evaluator import Experiment
+from qartsr_lib.study.evaluator import Evaluator, Experiment
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.study.sweep import grid, run_table
+from qartsr_lib.training.states import save_state
 
 CELLS = len(PROFILE.timesteps) * (1 + len(PROFILE.bits))
 
@@ -356,3 +357,12 @@ def test_a_seed_that_diverged_is_not_counted():
     assert study._row(scored.astype({"value": float}), [info, info])["n_seeds"] == 1
     unavailable = scored.assign(value=float("nan"))
     assert study._row(unavailable, [info, info])["n_seeds"] == 2  # no metric, which says nothing of seeds
+
+
+def test_the_time_of_an_interrupted_training_counts_where_it_is_told(tmp_path):
+    here = SimpleNamespace(_unfinished=lambda _: tmp_path / "state.pt")
+    assert Evaluator._spent(here, None) == 0
+    (tmp_path / "state.pt").write_text("another method's own")
+    assert Evaluator._spent(here, None) == 0
+    save_state(tmp_path / "state.pt", {"history": [{"seconds": 1.5, "loss": 1.0}, {"seconds": 2.0, "loss": 1.0}]})
+    assert Evaluator._spent(here, None) == 3.5

@@ -12,6 +12,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -259,12 +260,12 @@ class Evaluator:
         return entry_key(self.model_key(experiment), self.environment)
 
     def _spent(self, experiment: Experiment) -> float:
-        """Seconds of the steps that an interrupted training does not make again."""
+        """Seconds of the steps that an interrupted training does not make again, where its method tells them."""
         path = self._unfinished(experiment)
-        if not path.exists():
-            return 0.0
-        with saved_state(path) as state:
-            return sum(record["seconds"] for record in state["history"])
+        if path.exists():
+            with suppress(QartsrError, KeyError, TypeError), saved_state(path) as state:
+                return sum(record["seconds"] for record in state["history"])
+        return 0.0
 
     def _unfinished(self, experiment: Experiment) -> Path:
         return self.cache.root / "unfinished" / f"{self._key(experiment)}.pt"

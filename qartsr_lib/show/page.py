@@ -73,7 +73,7 @@ def write_page(single_file: bool = False) -> Path:
         "figures": _figures(names, picture),
     }
     environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template("page.html.j2").render(content, runs=runs, folder="../figures/" * single_file)
     return write_text(paths.home() / ("build/index-single.html" if single_file else "figures/index.html"), text)

@@ -72,9 +72,8 @@ def write_page(single_file: bool = False) -> Path:
         "gallery": _gallery(names, picture),
         "figures": _figures(names, picture),
     }
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}  # no lines and indentation of the template's own
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, **blocks)
     text = environment.get_template("page.html.j2").render(content, runs=runs, folder="../figures/" * single_file)
     return write_text(paths.home() / ("build/index-single.html" if single_file else "figures/index.html"), text)
 

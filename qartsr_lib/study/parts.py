@@ -28,14 +28,15 @@ def check_part(
         return
     new, old = as_text(frame), read_cells(path, COLUMNS)
     replaced = keys_of(new, KEYS)
-    if lost := sorted(set(old.loc[among(old, KEYS, replaced), "metric"]) - set(new["metric"])):
+    gone = among(old, KEYS, replaced)
+    if lost := sorted(set(old.loc[gone, "metric"]) - set(new["metric"])):
         raise QartsrError(f"{path}: has {', '.join(lost)} of rows that this part makes anew; give it these, too")
     most = max((len(record["parameters"]["seeds"]) for record in records if "seeds" in record["parameters"]), default=0)
-    had = old.loc[among(old, KEYS, replaced), "n_seeds"].astype(int).max() if len(replaced) else 0
+    had = old.loc[gone, "n_seeds"].astype(int).max()
     if 0 < most < had:
         raise QartsrError(f"{path}: has {had} seeds of rows that this part makes anew with {most}; give it these, too")
-    _check_crops(path, old[~among(old, KEYS, replaced)], records)
-    _check_conditions(path, old[~among(old, KEYS, replaced)], records)
+    _check_crops(path, old[~gone], records)
+    _check_conditions(path, old[~gone], records)
     if not any((path.parent / "per_image" / table).glob("*.csv")):
         return
     others = read_per_image(profile, table)
@@ -58,8 +59,8 @@ def _check_crops(path: Path, others: pd.DataFrame, records: Sequence[dict]) -> N
         crops |= {data["name"]: (data["sha256"], record.get("max_side"))} if data and own else {}
     kept = others.loc[(others["backbone"] != OUTSIDE) & others["dataset"].isin(crops), ["dataset", "run_id"]]
     for dataset, run_id in kept.drop_duplicates().itertuples(index=False, name=None):
-        with suppress(FileNotFoundError, ValueError, AttributeError, KeyError):  # absent, or damaged
-            record = json.loads((path.parent / "runs" / f"{run_id}.json").read_text(encoding="utf-8"))
+        with suppress(KeyError):  # absent, or damaged
+            record = _record(path, run_id)
             (data, side), theirs = crops[dataset], record.get("max_side")
             if record["data"]["sha256"] != data and theirs != side:
                 raise QartsrError(
@@ -95,5 +96,6 @@ def _conditions(records: Iterable[dict], table: str) -> dict[str, set]:
 def _record(path: Path, run_id: str) -> dict:
     """The run record of a row of the table at `path`; empty where it is absent or damaged."""
     with suppress(FileNotFoundError, ValueError):
-        return json.loads((path.parent / "runs" / f"{run_id}.json").read_text(encoding="utf-8"))
+        record = json.loads((path.parent / "runs" / f"{run_id}.json").read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) else {}
     return {}

@@ -56,6 +56,16 @@ def test_nearer_the_float_layer_than_svdquant_as_released(name, bits):
     assert ours < 0.9 * error(*converted(name, RELEASED_SETTING, bits))
 
 
+def test_of_more_images_evenly_spread_ones_are_kept(monkeypatch):
+    monkeypatch.setattr(groupwise, "MOST", 4)
+    net, kept = nn.Sequential(nn.Linear(24, 20)), []
+    quantize_(net, groupwise.SETTING.at("W2A2"))
+    for image in range(12):
+        net[0].observe(torch.full((1, 90, 24), float(image)))
+        kept.append([int(windows[0, 0]) for windows, _ in net[0]._windows])
+    assert kept[3:6] == [[0, 1, 2, 3], [0, 2, 4], [0, 2, 4]] and kept[-1] == [0, 4, 8]
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_fitted_is_what_the_layer_computes(name):
     """Window by window: products with the quantized weight, L x / phi and the bias are the layer's outputs."""

@@ -75,6 +75,20 @@ def test_learned_layers_start_as_maxmin(name, kind):
     assert torch.allclose(layer(x), plain(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["linear", "conv"])
+@pytest.mark.parametrize("kind", ["equivalent", "smoothed", "finetune", "plain"])
+def test_first_batch_ranges_are_those_of_the_first_image(name, kind):
+    net, x = nn.Sequential(layers()[name]), inputs(name)
+    quantize_(net, replace(SHARED_SETTING, layer_kind=kind, ranges="first-batch").at("W4A4"))
+    calibrate(net, net, [x, 3 * x])
+    if hasattr(net[0], "start"):
+        net[0].start()
+    seen = net[0].scaled_input(x) if hasattr(net[0], "scaled_input") else x
+    scale, offset = net[0].input_quantizer.qparams(x)
+    lowest, highest = offset, offset + 15 * scale
+    assert torch.allclose(torch.stack([lowest, highest]).flatten(), torch.stack([seen.min(), seen.max()]), rtol=1e-4)
+
+
 def test_lsq_gradient_of_the_step():
     """LSQ Eq. 3 (2019): (round(v) - v, or the clipped code) times 1 / sqrt(numel Q_P)."""
     _, layer, _ = converted("linear", "steps")

@@ -19,7 +19,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.quant import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import InferenceParts, LayerConfig, QuantLayer
-from qartsr_lib.quant.observers import OBSERVERS, Sample, least_squares_range
+from qartsr_lib.quant.observers import OBSERVERS, FirstBatchObserver, Sample, least_squares_range
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import QuantState
 
@@ -38,7 +38,7 @@ class ChannelScaledLayer(QuantLayer):
         self.requires_grad_(False)
         super()._add_quantizers(config, name)
         self.log_phi = nn.Parameter(self.weight.new_zeros(self.weight.shape[1]))
-        self._lowest = self._highest = self._sample = None
+        self.forget()
 
     def folded_weight(self) -> torch.Tensor:
         """phi W: what Q_W sees."""
@@ -98,6 +98,7 @@ class ChannelScaledLayer(QuantLayer):
             self._sample = self._sample or Sample()
             self._sample.add(channels.t())
         lowest, highest = channels.amin(dim=1), channels.amax(dim=1)
+        self._first = self._first or (lowest, highest)
         self._lowest = lowest if self._lowest is None else torch.minimum(self._lowest, lowest)
         self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
 
@@ -125,7 +126,9 @@ class ChannelScaledLayer(QuantLayer):
         """Ranges of input and weight quantizer for the present phi."""
         if self.input_quantizer is not None:
             phi, shape = self.log_phi.exp(), self.input_quantizer.scale.shape
-            lower, upper = (self._lowest / phi).min(), (self._highest / phi).max()
+            first = OBSERVERS.get(self.input_quantizer.config.ranges) is FirstBatchObserver
+            lowest, highest = self._first if first else (self._lowest, self._highest)
+            lower, upper = (lowest / phi).min(), (highest / phi).max()
             if self._fits_values:
                 values = (self._sample.values() / phi).flatten()
                 lower, upper = least_squares_range(values, lower, upper, self.input_quantizer.config.bits)
@@ -135,7 +138,7 @@ class ChannelScaledLayer(QuantLayer):
 
     def forget(self) -> None:
         """Drop what calibration recorded."""
-        self._lowest = self._highest = self._sample = None
+        self._lowest = self._highest = self._first = self._sample = None
 
     @property
     def _fits_values(self) -> bool:

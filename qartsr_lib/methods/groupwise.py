@@ -30,6 +30,7 @@ from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.training.finetuning.phases import Term
 
 WINDOWS = 64  # of every calibration image, whose products are fitted
+MOST = 128  # calibration images whose windows are kept, 13 MB each (embedded, crops of 32); of more, evenly spread ones
 LAMBDA, DAMPING = 0.05, 0.01  # over the mean of the diagonal of x x^T: of the fit, and of the rounding
 
 
@@ -75,15 +76,19 @@ class GroupwiseLayer(DynamicLayer):
         self.merged_out = nn.Parameter(weight.new_zeros(len(weight), rank))
         self.merged_in = nn.Parameter(kaiming_start(rank, weight[0].numel(), weight))
         self.register_buffer("base", weight.clone())
-        self._windows: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def observe(self, x: torch.Tensor) -> None:
         super().observe(x)
-        self._windows.append(self._some_windows(x))
+        if self._passed % self._every == 0:
+            self._windows.append(self._some_windows(x))
+        self._passed += 1
+        if len(self._windows) > MOST:
+            self._windows, self._every = self._windows[::2], 2 * self._every
 
     def forget(self) -> None:
         super().forget()
-        self._windows = []
+        self._windows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._passed, self._every = 0, 1
 
     def folded_weight(self) -> torch.Tensor:
         """W^ + F1 F2: what Q_W sees, W^ by the present scales, so that it stays on their grid."""

@@ -221,6 +221,16 @@ def test_what_all_methods_share_is_no_methods_own(backbone, images, own):
         method.build(backbone, "W4A4", images)
 
 
+def test_seeds_of_table_3_are_those_of_the_best_setting_on_its_last_model():
+    profile = get_profile("study").for_finetuning()
+    grid, last = setting_grids.setting_grid(profile), profile.fair_model
+    repeated = {(e.backbone, e.timestep, e.method, e.bits, e.label) for e in grid if e.seed}
+    trained = [method for method in profile.methods if METHODS.get(method).trains]
+    expected = {(*last, m, b, setting_grids.setting_label(m, BEST)) for m in trained for b in ("W4A4", "W2A2")}
+    assert len(set(grid)) == len(grid) and repeated == expected
+    assert {e.seed for e in grid if e.seed} == set(profile.seeds) - {0}
+
+
 def test_too_few_photographs_for_the_layers_are_told(tmp_path):
     """Those are from the thirteenth on; without any, sums of errors were divided by zero."""
     for number in range(2):

@@ -114,8 +114,10 @@ def _methods(options: argparse.Namespace) -> list:
     if options.method and options.quality:
         raise QartsrError(f"--quality {quality}: give it or --method {options.method}, not both")
     methods = [METHODS.get(name) for name in ((options.method,) if options.method else QUALITIES[quality])]
-    if parse_bits(options.bits).is_full_precision:
-        raise QartsrError(f"--bits {options.bits}: is full precision; choose 2 to 8 bits, such as W4A4")
+    bits = parse_bits(options.bits)
+    options.bits = str(bits)  # w4a4 is W4A4
+    if bits.is_full_precision:
+        raise QartsrError(f"--bits {bits}: is full precision; choose 2 to 8 bits, such as W4A4")
     if options.method == "fp":
         raise QartsrError("--method fp: is full precision; choose qartsr, svdquant, maxmin or another method")
     if options.train_images is not None and not any(method.trains for method in methods):
@@ -181,12 +183,13 @@ def _distance(quantized, backbone, crops: list) -> tuple[float, float]:
 
 
 def _expected(method, backbone, bits: str, setting, crops: list, trained: int) -> str:
-    """What quantizing will give and take, from the layers' sizes and the time of full precision on one crop."""
+    """What quantizing will give and take, from the layers' sizes and the time of full precision on the largest crop."""
     from qartsr_lib.methods.base import stored_bits
 
-    backbone.upscale(crops[0])  # the first call of a process takes longer
+    largest = max(crops, key=lambda crop: crop.numel())
+    backbone.upscale(largest)  # the first call of a process takes longer
     started = time.perf_counter()
-    backbone.upscale(crops[0])
+    backbone.upscale(largest)
     forward = time.perf_counter() - started
     minutes = forward * (AT_ALL + CALIBRATION * len(crops) + TRAINING * trained) / 60
     size = stored_bits(method, backbone, bits, setting)
@@ -218,7 +221,7 @@ def export(options: argparse.Namespace) -> None:
         if web := name == "web":
             check_web(path)
         check_export("onnx" if web else name, path / MODEL if web else path)  # before the model is loaded
-        packed = options.checkpoint.suffix == ".safetensors"
+        packed = options.checkpoint.suffix.lower() == ".safetensors"
         model = load_packed(options.checkpoint) if packed else load_quantized(options.checkpoint)
         distance = save_web(model, path) if web else save_exported(model, path, name)
         told = f"; {EXPORTS[name]} from the simulation: {distance}"

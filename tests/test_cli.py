@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,14 @@ def test_quantize_refuses_images_of_one_colour(tmp_path, capsys):
     Image.new("RGB", (40, 40), (90, 90, 90)).save(tmp_path / "grey" / "a.png")
     assert main(["quantize", "--images", str(tmp_path / "grey"), "--out", str(tmp_path / "q")]) == 2
     _one_line(capsys, "all crops are of one colour; name a folder of photographs")
+
+
+def test_the_time_told_is_that_of_the_largest_crop(monkeypatch):
+    seen, crops = [], [torch.zeros(1, 3, side, side) for side in (8, 32, 16)]
+    monkeypatch.setattr("qartsr_lib.methods.base.stored_bits", lambda *_: 4.0)
+    backbone = SimpleNamespace(upscale=lambda crop: seen.append(crop.shape[-1]))
+    commands._expected(SimpleNamespace(label="A"), backbone, "W4A4", None, crops, 0)
+    assert set(seen) == {32}
 
 
 @pytest.mark.parametrize("quality", ["fast", "best"])

@@ -202,6 +202,42 @@ def test_twelve_bits_in_sixteen_are_told(tmp_path, pixels, channels):
     assert decode(tmp_path / "b.png").notes == ()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_uncompressed_tiffs_are_turned_as_a_whole(tmp_path, mode, orientation):
+    """Pillow 13.0.0 maps these where they are opened by name, and reads sideways ones by the wrong size."""
+    stored = np.random.default_rng(0).integers(0, 256, (6, 4, 4), np.uint8)
+    stored = {"L": stored[..., 0], "I;16": stored[..., 0].astype(np.uint16) * 257}.get(mode, stored)
+    for name, array, tags in (("sideways", stored, {274: orientation}), ("upright", UPRIGHT[orientation](stored), {})):
+        array = np.ascontiguousarray(array)
+        image = Image.fromarray(array, mode) if mode == "CMYK" else Image.fromarray(array)
+        image.save(tmp_path / f"{name}.tif", tiffinfo=tags)
+    found, expected = decode(tmp_path / "sideways.tif"), decode(tmp_path / "upright.tif")
+    assert np.array_equal(found.rgb, expected.rgb)
+    assert found.alpha is expected.alpha or np.array_equal(found.alpha, expected.alpha)
+
+
+def test_greys_of_12_bits_have_the_whole_range(tmp_path):
+    levels = np.array([[0, 1024, 2048, 3072, 4095, 7]])
+    Image.fromarray(levels.astype(np.uint16)).save(path := tmp_path / "grey.tif")
+    packed = b"".join(int(a << 12 | b).to_bytes(3, "big") for a, b in levels.reshape(-1, 2))
+    data = path.read_bytes().replace(levels.astype("<u2").tobytes(), packed + bytes(3))
+    path.write_bytes(data.replace(struct.pack("<HHII", 258, 3, 1, 16), struct.pack("<HHII", 258, 3, 1, 12)))
+    found = decode(path)
+    assert found.rgb[0, :, 0].tolist() == [0, 64, 128, 191, 255, 0] and found.notes == ()
+
+
+def test_premultiplied_greys_are_divided_by_their_alpha(tmp_path):
+    grey = Image.fromarray(np.uint8([[[50, 100], [200, 255]]]), "LA")
+    grey.save(path := tmp_path / "grey.tif")
+    entry = struct.pack("<HHII", 338, 3, 1, 2)  # ExtraSamples: alpha that is not multiplied in
+    assert path.read_bytes().count(entry) == 1
+    path.write_bytes(path.read_bytes().replace(entry, struct.pack("<HHII", 338, 3, 1, 1)))
+    found = decode(path)
+    assert found.alpha.tolist() == [[100, 255]] and found.rgb[0, 1].tolist() == [200] * 3
+    assert abs(int(found.rgb[0, 0, 0]) - 127) <= 1
+
+
 def _page(path):
     path.write_text("\n<!DOCTYPE html><title>404</title>")
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,19 @@ def test_bicubic_equals_pillow(photograph):
         expected = np.stack([np.asarray(c.resize((width, height), Image.Resampling.BICUBIC)) for c in channels])
         ours = images.resize_bicubic(images.from_uint8(levels), height, width)[0].numpy() * 255
         assert np.abs(ours - expected.clip(0, 255)).max() < 0.01
+
+
+@pytest.mark.parametrize(("free", "kind"), [(4096, QartsrError), (2**30, RuntimeError)])
+def test_a_full_disk_is_told_whatever_a_library_raises(tmp_path, monkeypatch, free, kind):
+    """safetensors 0.8 raises SafetensorError, torch 2.15 a RuntimeError."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+
+    def write(_):
+        raise RuntimeError("[enforce fail at inline_container.cc:671]")
+
+    with pytest.raises(kind, match="disk is full" if kind is QartsrError else "enforce fail"):
+        files.write_atomically(tmp_path / "a.bin", write)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -97,6 +97,7 @@ def test_a_rate_chosen_under_a_setting_serves_it_alone_and_others_take_the_defau
     monkeypatch.setattr(rates, "CHOSEN", home / "rates.json")
     found = [chosen_rates.chosen_rate("lsq", "W4A4", setting) for setting in (DEFAULT, BEST, Setting("first-last"))]
     assert found == [30, 3, 30] and chosen_rates.chosen_rate("lsq", "W3A3", BEST) == 1
+    assert chosen_rates.chosen_rate("lsq", "w4a4", BEST) == 3, "bits are the same in small letters"
     study = get_profile("study")
     for setting, rate in ((DEFAULT, 30), (BEST, 3)):
         assert dict(training_options("lsq", "W4A4", replace(study, setting=setting.options)))["rate"] == rate

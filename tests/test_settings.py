@@ -15,10 +15,10 @@ from qartsr_lib.images.image import write_png
 from qartsr_lib.methods import METHODS, setting, svdquant
 from qartsr_lib.methods.base import CalibratedMethod
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.methods.setting import EIGHT_BIT_LISTS, IDENTITY_PATH, Setting
+from qartsr_lib.methods.setting import BEST, EIGHT_BIT_LISTS, IDENTITY_PATH, Setting
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING, matches
-from qartsr_lib.study.experiments import sensitivity, settings, trials
+from qartsr_lib.study.experiments import sensitivity, setting_grids, settings, trials
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.training.finetuning.losses import normalized_mse
 

@@ -178,12 +178,34 @@ def test_options_of_shipped_models_are_told(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_page_tells_what_the_model_needs(tmp_path, monkeypatch):
+@pytest.fixture
+def model(monkeypatch):
+    """One whose file is zeros."""
     model = OneStepSR.__new__(OneStepSR)
     torch.nn.Module.__init__(model)
     model.name, model.timestep = "embedded", 1
     monkeypatch.setattr(OneStepSR, "multiple", 16)
     monkeypatch.setattr(web, "save_exported", lambda model, path, name: path.write_bytes(bytes(2_100_000)))
+    return model
+
+
+def test_an_interrupted_export_can_be_made_again(tmp_path, model, monkeypatch):
+    written, write = [], web.write_text
+
+    def interrupted(path, text):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(write(path, text))
+
+    monkeypatch.setattr(web, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        web.save_web(model, tmp_path)
+    monkeypatch.setattr(web, "write_text", write)
+    web.save_web(model, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_the_page_tells_what_the_model_needs(tmp_path, model):
     web.save_web(model, tmp_path)
     about = json.loads((tmp_path / "model.json").read_text())
     assert about["title"] == "Model: embedded, T = 1, 2.1 MB. Engine: onnxruntime-web 1.30.0."

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -14,6 +15,7 @@ from pathlib import Path
 from qartsr_lib.base.errors import QartsrError
 
 _NOT_WRITABLE = (errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_FULL = 2**20  # free bytes, below which a disk counts as full where an error does not say what it is
 _PAGE = "a web page in place of the file; download the file itself, not the page about it"
 #: First bytes, in small letters -> what the file is.
 _STAND_INS = {
@@ -80,6 +82,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
         os.replace(temporary, path)
     except OSError as error:
         raise write_error(error, path) from error
+    except QartsrError:
+        raise
+    except Exception as error:  # safetensors and torch have kinds of their own for a full disk
+        if temporary is None or shutil.disk_usage(path.parent).free >= _FULL:
+            raise
+        raise write_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def int8_form(model: nn.Module) -> nn.Module:
     if not replace_layers(converted, chosen, lambda _, layer: IntegerLayer(layer)):
         raise QartsrError(
             "--runtime int8: no layer of this model is an integer product, as scales per group of channels and "
-            "activations of 32 bits have none; use --runtime simulate, or a model of quantize --method qartsr"
+            "activations of 32 bits have none; use --runtime simulate, or one of quantize --method qartsr --bits W4A4"
         )
     return converted.eval()
 

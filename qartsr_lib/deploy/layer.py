@@ -198,7 +198,7 @@ def inference_form(model: nn.Module, half: bool = False) -> nn.Module:
 
 def _converted(layer: QuantLayer, name: str, half: bool) -> InferenceLayer:
     if layer.weight_quantizer is None:
-        raise QartsrError(f"{name}: its weight is in full precision; there is nothing to export, quantize it first")
+        raise QartsrError(f"{name}: its weight is in full precision; quantize it to weights of 2 to 8 bits first")
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         raise QartsrError(f"{name}: padding_mode {layer.padding_mode!r} cannot be exported; only zeros can")
     parts, quantizer, of_input = layer.inference_parts(), layer.weight_quantizer, layer.input_quantizer

@@ -25,7 +25,7 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
     QartsrError. `trial` are calibration and training settings of a method that is tried without a checkpoint.
     """
     checkpoint = options.checkpoint
-    packed = checkpoint is not None and checkpoint.suffix == ".safetensors"
+    packed = checkpoint is not None and checkpoint.suffix.lower() == ".safetensors"
     decided = () if checkpoint is None else MODEL_OPTIONS + OWN_OPTIONS if packed else MODEL_OPTIONS
     for name in decided:
         if getattr(options, name) is not None:

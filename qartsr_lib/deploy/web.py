@@ -37,8 +37,6 @@ def save_web(model: OneStepSR, folder: Path) -> Distance:
     """
     check_web(folder)
     found = save_exported(model, folder / MODEL, "onnx")
-    for file in PAGE.iterdir():
-        write_text(folder / file.name, file.read_text(encoding="utf-8"))
     size = (folder / MODEL).stat().st_size / 1e6
     about = {
         "title": f"Model: {model.name}, T = {model.timestep}, {size:.1f} MB. Engine: onnxruntime-web {VERSION}.",
@@ -47,5 +45,7 @@ def save_web(model: OneStepSR, folder: Path) -> Distance:
         "tile": TILE,
         "fetch": FETCH,
     }
-    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")  # first: by it `check_web` knows an unfinished page
+    for file in PAGE.iterdir():
+        write_text(folder / file.name, file.read_text(encoding="utf-8"))
     return found

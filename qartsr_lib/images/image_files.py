@@ -59,7 +59,7 @@ _GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
 #: ICC colour space -> (modes of the images that it fits, mode in which it is applied).
 _SPACES = {"RGB": ((*_GREYS, "P", "PA", "RGB", "RGBA"), "RGB"), "GRAY": (_GREYS, "L"), "CMYK": (("CMYK",), "CMYK")}
 
-_PHOTOMETRIC, _BITS_PER_SAMPLE = 262, 258  # tags of TIFF
+_BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
 _KIND, _KEYWORD = b"tEXt", b"qartsr\0"
 #: Bytes of a PNG's signature and its first chunk, behind which the stamp stands: length, kind, content, CRC.
 _HEAD = 33
@@ -75,16 +75,14 @@ class Decoded:
     notes: tuple[str, ...]  # a clause for each thing that is not taken as it stands in the file
 
 
-_BITS, _PLANAR = 258, 284  # TIFF's tags BitsPerSample and PlanarConfiguration
-
-
 def decode(path: str | Path, profiles: bool = True) -> Decoded:
     """Read an image file, converting colours by an embedded profile unless `profiles` is False.
 
     A QartsrError says whether it is missing, damaged, too large, no image, or without a range of 8 or 16 bits.
     """
     path = Path(path)
-    with explained(path), Image.open(path) as opened:
+    # Not by name: Pillow 13.0.0 then maps the pixels of some files, and those of sideways TIFFs by the wrong size.
+    with explained(path), open(path, "rb") as stream, Image.open(stream) as opened:
         if path.suffix.lower() in _RAW:
             raise QartsrError(f"{path}: a raw camera file; develop it and save it as a TIFF or PNG")
         if opened.width * opened.height > LARGEST:
@@ -98,9 +96,11 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
             opened.info["transparency"] *= widened
         turn = _UPRIGHT.get(orientation(opened))
         image = opened if turn is None else opened.transpose(turn)
+        if image.mode == "La":  # premultiplied; Pillow converts it to nothing else
+            image = image.convert("LA")
         stored, alpha = image.mode, _alpha(image, deep)
         if image.mode.startswith("I"):
-            image, note = _eight_bits(image, _white(opened))
+            image, note = _eight_bits(image, *_levels(opened))
             notes.append(note)
         if image.mode[0] in "IF" or image.mode == "LAB":
             raise QartsrError(f"{path}: {_rangeless(image)}; save it as an RGB image of 8 bits")
@@ -198,23 +198,28 @@ def _alpha(image: Image.Image, deep: bool) -> np.ndarray | None:
     return None if alpha.min() == 255 else alpha
 
 
-def _white(opened: Image.Image) -> int | None:
-    """The level of black of 16-bit greys whose 0 is white, else None: Pillow 13 turns round those of 8 bits alone."""
-    turned = opened.format == "TIFF" and opened.mode.startswith("I;16") and opened.tag_v2.get(_PHOTOMETRIC) == 0
-    return 2 ** opened.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] - 1 if turned else None
+def _levels(opened: Image.Image) -> tuple[int, bool]:
+    """The highest level of 16-bit greys, and whether it is black: Pillow 13 turns round those of 8 bits alone.
+
+    A TIFF's may be of 12 bits, which Pillow hands on as they are.
+    """
+    if opened.format != "TIFF" or not opened.mode.startswith("I;16"):
+        return 65535, False
+    return 2 ** opened.tag_v2.get(_BITS, (16,))[0] - 1, opened.tag_v2.get(_PHOTOMETRIC) == 0
 
 
-def _eight_bits(image: Image.Image, white: int | None = None) -> tuple[Image.Image, str]:
+def _eight_bits(image: Image.Image, highest: int = 65535, turned: bool = False) -> tuple[Image.Image, str]:
     """16-bit greys as 8-bit ones (Pillow's own conversion clips at 255), others unchanged; a note or "".
 
-    white: see `_white`.
+    highest, turned: see `_levels`.
     """
     levels = np.asarray(image).astype(np.int64)
-    levels = levels if white is None else white - levels
+    levels = highest - levels if turned else levels
     brightest = int(levels.max())
-    if levels.min() < 0 or brightest > 65535:
+    if levels.min() < 0 or brightest > highest:
         return image, ""
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)), _dark(brightest.bit_length() or 16)
+    note = _dark(brightest.bit_length() or 16) if highest == 65535 else ""
+    return Image.fromarray(((levels * 255 + highest // 2) // highest).astype(np.uint8)), note
 
 
 def _dark(bits: int) -> str:

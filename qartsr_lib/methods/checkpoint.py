@@ -113,7 +113,7 @@ def read_description(folder: str | Path) -> dict:
     path = Path(folder) / DESCRIPTION
     if Path(folder).is_file():
         raise QartsrError(
-            f"{folder}: is a file; name a folder that quantize wrote (upscale also takes an exported FILE)"
+            f"{folder}: is a file; name a folder that quantize wrote (upscale also takes a packed FILE.safetensors)"
         )
     try:
         described = json.loads(path.read_text(encoding="utf-8"))

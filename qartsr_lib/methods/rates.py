@@ -23,7 +23,7 @@ def chosen_rate(method: str, bits: str, setting: Setting = DEFAULT) -> float:
     chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))
     tried = (chosen.get(label, {}).get(method) for label in (setting.label, DEFAULT.label))
     factors = next(filter(None, tried), {})
-    return float(factors.get(bits, factors.get(OTHERS, 1.0)))
+    return float(factors.get(bits.upper(), factors.get(OTHERS, 1.0)))
 
 
 def log_distance(psnr, distance):

@@ -58,6 +58,8 @@ def quantize_(model: nn.Module, scheme: QuantScheme, only: Sequence[str] = EVERY
         return kinds[type(layer)].from_float(layer, scheme.layer_config(name), name, **options)
 
     if not replace_layers(model, chosen, convert):
+        if tuple(only) == EVERYTHING:
+            raise QartsrError("this backbone has no Linear or Conv2d layer, so nothing to quantize; choose another")
         raise QartsrError(f"only={', '.join(only)}: matches no Linear or Conv2d layer; patterns look like unet.*")
     if scheme.attention_config() is not None:
         # Imported here: diffusers takes seconds to import, and only this option needs it.

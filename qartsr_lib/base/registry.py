@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from qartsr_lib.base.errors import QartsrError, did_you_mean
+from qartsr_lib.base.files import sha256
 
 T = TypeVar("T")
+_PROCESS = secrets.token_hex(8)
+_outside: dict[str, str] = {}
+
+
+def outside(*names: object) -> dict[str, dict[str, str]]:
+    """What keys of results made with entries of these `names` need to hold of those registered outside of this package.
+
+    The hash of the file that did it; for a notebook's cell, as its definitions may stand in others, a value of this
+    process.
+    """
+    found = {str(name): _outside[str(name)] for name in names if str(name) in _outside}
+    return {"outside": found} if found else {}
 
 
 class Registry(Generic[T]):
@@ -38,6 +54,10 @@ class Registry(Generic[T]):
             if wrong:
                 raise QartsrError(f"{self.kind} {name!r} cannot be registered: {wrong}")
             self._entries[name] = entry
+            caller = sys._getframe(1)
+            if not caller.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
+                file = Path(caller.f_code.co_filename)
+                _outside[name] = sha256(file) if file.is_file() else _PROCESS
             return entry
 
         return store

@@ -10,6 +10,7 @@ import numpy as np
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS
 from qartsr_lib.methods.setting import DEFAULT, Setting
+from qartsr_lib.methods.trained import Budget
 
 #: Written by the learning-rate tries: Setting.label -> method -> bits -> factor.
 CHOSEN = Path(__file__).with_name("rates.json")
@@ -37,18 +38,11 @@ def log_distance(psnr, distance):
 def training_options(method: str, bits: str, profile, share: float = 1.0) -> Options:
     """Options of `method` by a study.profiles.Profile: its Setting, and the Budget of a trained one.
 
-    The budget is `share` of the profile's images; a QartsrError where that is none.
+    The budget is `share` of the profile's images; a QartsrError where that is none, or an option has an unknown value.
     """
-    if not METHODS.get(method).trains:
-        return profile.setting
     setting, images = Setting(**dict(profile.setting)), round(share * profile.train_images)
     if images < 1:
         raise QartsrError(f"train_images is {profile.train_images}, and {share:g} of it is no image; choose more")
-    return (
-        ("images", images),
-        ("batch", profile.train_batch),
-        ("rate", 1.0 if profile.published_rates else chosen_rate(method, bits, setting)),
-        ("image_loss", profile.image_loss),
-        ("teacher", profile.teacher),
-        *profile.setting,
-    )
+    rate = 1.0 if profile.published_rates else chosen_rate(method, bits, setting)
+    budget = Budget(images, profile.train_batch, rate, profile.image_loss, profile.teacher)
+    return (*vars(budget).items(), *profile.setting) if METHODS.get(method).trains else profile.setting

@@ -70,7 +70,7 @@ def sensitive_layers(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Setting:
-    """The factors; a QartsrError for an unknown value when `scheme` is asked.
+    """The factors; a QartsrError for an unknown value.
 
     Attributes:
         eight_bit: name in EIGHT_BIT_LISTS.
@@ -81,6 +81,10 @@ class Setting:
     eight_bit: str = "passionsr"
     ranges: str = "min-max"
     zero_point: str = "real"
+
+    def __post_init__(self) -> None:
+        EIGHT_BIT_LISTS.get(self.eight_bit)
+        variant(SHARED_SETTING, ranges=self.ranges, zero_point=self.zero_point)
 
     def scheme(self, scheme: QuantScheme, backbone: nn.Module, bits: str) -> QuantScheme:
         """A method's `scheme` for `backbone` at `bits`; a QartsrError where it decides one of these factors itself."""

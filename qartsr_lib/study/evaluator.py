@@ -24,6 +24,7 @@ from qartsr_lib.base import machine, provenance
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.files import remembered_sha256
+from qartsr_lib.base.registry import outside
 from qartsr_lib.images import metrics
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.calibration import CalibrationList
@@ -209,7 +210,8 @@ class Evaluator:
             "calibration": None if experiment.method in NO_CALIBRATION else self.calibration.sha256,
             "evaluation": EVALUATION,
         }
-        return named | measured_layers(experiment.options, experiment.backbone)
+        used = (experiment.method, experiment.backbone, *(value for _, value in experiment.options))
+        return named | measured_layers(experiment.options, experiment.backbone) | outside(*used)
 
     def weights_sha256(self, experiment: Experiment) -> str:
         """The backbone's weight hash; remembered, so that a sweep found in the cache loads no model twice."""

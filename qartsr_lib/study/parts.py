@@ -11,8 +11,14 @@ import pandas as pd
 
 from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.methods.setting import DEFAULT
 from qartsr_lib.study.paper import OUTSIDE
 from qartsr_lib.study.results import COLUMNS, KEYS, among, as_text, keys_of, read_cells, read_per_image
+
+_SETTING = vars(DEFAULT)  # what options leave out
+_SHARED = ("batch", "teacher", "image_loss", "images", *_SETTING)
+#: What a table compares, by the end of its name; in others, and all else, its rows are alike.
+_COMPARED = {"_loss": ("image_loss",), "_budget": ("images",), "_settings": ("images", *_SETTING)}
 
 
 def check_part(
@@ -70,7 +76,7 @@ def _check_crops(path: Path, others: pd.DataFrame, records: Sequence[dict]) -> N
 
 
 def _check_conditions(path: Path, others: pd.DataFrame, records: Sequence[dict]) -> None:
-    """See `check_part`; the image loss is what a table of losses compares."""
+    """See `check_part`."""
     kept = [record for run_id in others["run_id"].unique() if (record := _record(path, run_id))]
     theirs, ours = (_conditions(found, path.stem) for found in (kept, records))
     for name in theirs.keys() & ours.keys():
@@ -80,14 +86,13 @@ def _check_conditions(path: Path, others: pd.DataFrame, records: Sequence[dict])
 
 
 def _conditions(records: Iterable[dict], table: str) -> dict[str, set]:
-    """Calibration images (a hash) and what trained methods share -> the values in `records`."""
+    """Calibration images (a hash), the setting and what trained methods share -> the values in `records`."""
     found: dict[str, set] = {}
-    shared = ("batch", "teacher", "image_loss")[: 2 if table.endswith("_loss") else 3]
-    for record in records:
-        options = record.get("parameters", {}).get("options") or {}
-        told = {name: options[name] for name in shared if name in options}
-        if calibration := record.get("calibration"):
-            told["calibration images"] = calibration["sha256"][:8]
+    compared = next((names for end, names in _COMPARED.items() if table.endswith(end)), ())
+    for record in filter(lambda record: record.get("calibration"), records):  # of quantized models
+        options = _SETTING | (record["parameters"].get("options") or {})
+        told = {name: options[name] for name in _SHARED if name in options and name not in compared}
+        told["calibration images"] = record["calibration"]["sha256"][:8]
         for name, value in told.items():
             found.setdefault(name, set()).add(value)
     return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import remembered_sha256
-from qartsr_lib.base.registry import Registry
+from qartsr_lib.base.registry import Registry, outside
 from qartsr_lib.images.metrics import weights as weight_files
 from qartsr_lib.images.metrics.weights import WeightFile
 
@@ -108,7 +108,7 @@ def identity(names: Iterable[str], weights_dir: str | Path | None = None) -> dic
             "options": dict(spec.options),
             "pyiqa": metadata.version("pyiqa"),
             "weights": {name: path and remembered_sha256(path) for name, path in found.items()},
-        }
+        } | outside(spec.name)
     return described
 
 

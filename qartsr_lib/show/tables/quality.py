@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from qartsr_lib.images.metrics import lower_is_better
-from qartsr_lib.show.tables.render import add_paper, is_number, wide
+from qartsr_lib.show.tables.render import add_paper, competing, is_number, wide
 from qartsr_lib.show.tables.setting import OTHER_RECIPES, Setting, table_parts
 from qartsr_lib.study.paper import NO_MODEL, papers_rows
 from qartsr_lib.study.results import rank
@@ -116,11 +116,12 @@ def table4_note(sections: Sections) -> str:
 def ranks(results: pd.DataFrame, metric: str = "PSNR") -> pd.DataFrame:
     """Place of every method by `metric`: rows (dataset, backbone, T, bits), columns methods, 1 is best.
 
-    Full precision, bicubic interpolation and outside systems have no place, nor has a method without a value.
+    Full precision, bicubic interpolation and outside systems have no place, nor has a method without a value or with
+    one over fewer images than others: it may have failed on the hard ones.
     """
     cells = results[(results["metric"] == metric) & (results["method"] != "FP")]
-    cells = cells[~cells["backbone"].isin(NO_MODEL) & cells["value"].map(is_number)]
     keys = ["dataset", "backbone", "timestep", "bits"]
+    cells = competing(cells[~cells["backbone"].isin(NO_MODEL) & cells["value"].map(is_number)], keys)
     place = cells.groupby(keys, sort=False)["value"].rank(ascending=lower_is_better(metric), method="min").astype(int)
     return cells.assign(place=place).pivot_table(index=keys, columns="method", values="place", sort=False)
 

@@ -41,7 +41,8 @@ def wide(
     """Long results of one backbone -> a row per value of `keys`, a text column per metric, and RUN where it is known.
 
     A value is followed by its interval; the best is bold of the rows that differ in `compare` alone, bicubic
-    interpolation left out; an unavailable or infinite value is n/a. Rows keep the order of `results`.
+    interpolation and what failed on some images left out; an unavailable or infinite value is n/a. Rows keep the order
+    of `results`.
     `compare`: "timestep" (Table 1), "method" (Table 3), or several of `keys`.
     """
     compared = [compare] if isinstance(compare, str) else list(compare)
@@ -124,9 +125,16 @@ def _marked(text: str) -> str:
 
 def _best(results: pd.DataFrame, fixed: Sequence[str]) -> set[int]:
     """Places of the best value among rows that share `fixed`, where several compete."""
-    usable = results[results["value"].map(is_number) & (results["method"] != BICUBIC_LABEL)]
+    usable = competing(results[results["value"].map(is_number) & (results["method"] != BICUBIC_LABEL)], fixed)
     groups = [(key[-1], group["value"].astype(float)) for key, group in usable.groupby(list(fixed), sort=False)]
     return {x.idxmin() if lower_is_better(metric) else x.idxmax() for metric, x in groups if len(x) > 1}
+
+
+def competing(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Those over as many images as any other with the same `keys`; a method that diverged on some is over fewer."""
+    if rows.empty or "n_images" not in rows:
+        return rows
+    return rows[rows["n_images"] == rows.groupby(list(keys))["n_images"].transform("max")]
 
 
 def is_number(value: object) -> bool:

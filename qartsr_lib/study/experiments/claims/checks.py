@@ -34,7 +34,8 @@ def contrast(settings: Settings, profile: str) -> Finding:
     least one), for every seed too. Where less is better, the sign is turned: above 0, `plus` is better.
 
     The p-value is of a one-sided Wilcoxon signed-rank test against the bound (with two bounds the larger of both:
-    equivalence by two one-sided tests); the interval is a BCa bootstrap's of the mean.
+    equivalence by two one-sided tests); the interval is a BCa bootstrap's of the mean. A photograph of which `minus`
+    has a picture and `plus`, which diverged, none (with two bounds either) speaks against the claim.
     """
     metric, values = settings["metric"], _per_image(profile, settings["table"])
     shared = {key: settings[key] for key in KEYS if key in settings}
@@ -45,23 +46,25 @@ def contrast(settings: Settings, profile: str) -> Finding:
     plus, minus = ([_cell(values, shared | cell, metric) for cell in side] for side in sides)
     sign = -1 if lower_is_better(metric) else 1
     by_image = sign * paired(_means(plus), _means(minus))
-    if by_image.empty:
-        raise NoData(f"{metric} has no value for {_named(shared)}")
-    effect, low, high = mean_interval(by_image)
     above, below = settings.get("above", -math.inf), settings.get("below", math.inf)
+    failed = _failed(plus, minus) + (_failed(minus, plus) if math.isfinite(above) and math.isfinite(below) else 0)
+    if by_image.empty and not failed:
+        raise NoData(f"{metric} has no value for {_named(shared)}")
+    effect, low, high = (math.nan,) * 3 if by_image.empty else mean_interval(by_image)
     every = pd.concat([*plus, *minus])
     per_seed = [sign * float(paired(_means(plus, seed), _means(minus, seed)).mean()) for seed in every["seed"].unique()]
     agree = sum(above < value < below for value in per_seed)
     seeds = f", {agree} of {len(per_seed)} seeds agree" if len(per_seed) > 1 else ""
+    lacking = f", {failed} photographs have no value on one side" if failed else ""
     return Finding(
         check=f"{metric}, {_named(shared, ', ')}: {' minus '.join(' + '.join(map(_named, side)) for side in sides)}",
-        test=f"Wilcoxon signed-rank, paired over images{seeds}",
-        n=len(by_image),
+        test=f"Wilcoxon signed-rank, paired over images{seeds}{lacking}",
+        n=len(by_image) + failed,
         effect=effect,
         ci_low=low,
         ci_high=high,
-        p=_p(by_image.to_numpy(), above, below),
-        favours=above < low and high < below and agree == len(per_seed),
+        p=1.0 if failed else _p(by_image.to_numpy(), above, below),
+        favours=not failed and above < low and high < below and agree == len(per_seed),
         run_ids=" ".join(every["run_id"].unique()),
     )
 
@@ -106,6 +109,12 @@ def _rows(frame: pd.DataFrame, wanted: Settings) -> pd.DataFrame:
 def _means(cells: Sequence[pd.DataFrame], seed: int | None = None) -> list[pd.Series]:
     """Values per image: means over seeds, or of one seed where a cell has it."""
     return [image_means(rows[rows["seed"] == seed] if (rows["seed"] == seed).any() else rows) for rows in cells]
+
+
+def _failed(cells: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> int:
+    """Photographs of which `others` have a value and `cells` none."""
+    theirs = sum(_means(others)).dropna()
+    return int(sum(_means(cells)).reindex(theirs.index).isna().sum())
 
 
 def _p(effects: np.ndarray, above: float, below: float) -> float:

@@ -141,14 +141,15 @@ class Ledger:
 def make_ledger(rules: Rules, profile: str) -> Ledger:
     """Run every check; a claim is reproduced where all its checks (or the share it asks for) hold.
 
-    A check holds where effect and interval speak for the claim and its p-value, corrected by Holm over all
-    checks of the ledger that have one, is below `rules.level`. Checks without results, or on too few photographs, are
-    left out and told; a claim that has no other is not testable.
+    A check holds where effect and interval speak for the claim and its p-value is below `rules.level`, corrected by
+    Holm over the checks of the paper's claims, or over those of the study's own questions, that have one. Checks
+    without results, or on too few photographs, are left out and told; a claim that has no other is not testable.
     """
     found = [{"id": claim.id, **asdict(one)} for claim in rules.claims for one in _findings(claim, rules, profile)]
     checks = pd.DataFrame(found, columns=["id", *(field.name for field in fields(Finding))])
-    checks = _with_power(checks, rules.level)
-    checks["p_corrected"] = holm(checks["p"])
+    own = checks["id"].isin({claim.id for claim in rules.claims if claim.own})
+    families = [_with_power(family, rules.level) for _, family in checks.groupby(own)]
+    checks = pd.concat([family.assign(p_corrected=holm(family["p"])) for family in families]).sort_index()
     speaks = (checks["missing"] == "") & checks["favours"].astype(bool)
     checks["holds"] = speaks & ~(checks["p_corrected"] >= rules.level)
     claims = [_claim_row(claim, checks[checks["id"] == claim.id]) for claim in rules.claims]

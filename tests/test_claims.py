@@ -387,3 +387,26 @@ def test_a_seed_that_diverged_agrees_with_nothing(study):
     found = contrast(against("A", "B", above=0), "study")
     assert found.test.endswith("2 of 3 seeds agree") and not found.favours
     assert found.effect == pytest.approx((1.05 + 2 * NOISE).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0, 11])
+def test_pictures_that_could_not_be_made_are_no_success(study, kept):
+    broken = np.where(np.arange(len(IMAGES)) < kept, NOISE, np.nan)
+    study(rows("A", 27.0, noise=broken), rows("B", 25.0))
+    found = contrast(against("A", "B", above=0), "study")
+    assert not found.favours and found.p == 1 and found.n == 20 and f"{20 - kept} photographs have no" in found.test
+    level = contrast(against("B", "A", above=-9, below=9), "study")
+    assert not level.favours and level.n == 20, "nothing is level with what is not there"
+    if kept:  # where a rival failed counts for nobody
+        assert contrast(against("B", "A", below=0), "study").n == kept
+
+
+def test_our_own_questions_do_not_decide_the_papers_claims(study, tmp_path):
+    study(rows("A", 25.06), rows("B", 25.0, noise=-NOISE), rows("C", 24.0, noise=-NOISE))
+    _, alone = ledger_of(tmp_path)
+    path = tmp_path / "rules.toml"
+    more = RULES[RULES.index("[[claim]]") : RULES.index('[[claim]]\nid = "two"')].replace('id = "one"', 'id = "own"')
+    path.write_text(path.read_text() + more.format(extra="own = true").replace('["B", "C"]', '["B", "C", "B", "C"]'))
+    beside = claims.make_ledger(claims.load_rules(path), "study").checks.set_index("id")["p_corrected"]
+    assert list(beside["one"]) == list(alone.checks["p_corrected"])
+    assert list(beside["own"]) == list(holm(pd.Series([*alone.checks["p"]] * 2)))

@@ -267,6 +267,11 @@ def test_rows_of_a_part_are_made_under_the_conditions_of_the_others(home):
     check_part("tiny", "table3", part, images("a"), [record("s", "l1")])
     with pytest.raises(QartsrError, match="its other rows have image_loss l1, this part's lpips; give it the same"):
         check_part("tiny", "table3", part, images("a"), [record("s", "lpips")])
+    for name, value, told in (("images", 64, "images 8"), ("ranges", "least-squares", "ranges min-max")):
+        other = record("s", "l1")
+        other["parameters"]["options"][name] = value
+        with pytest.raises(QartsrError, match=f"its other rows have {told}, this part's {value}; give it the same"):
+            check_part("tiny", "table3", part, images("a"), [other])
     with pytest.raises(QartsrError, match="its other rows have calibration images crops, this part's others"):
         check_part("tiny", "table3", part, images("a"), [record("s", "l1", "others")])
     with pytest.raises(QartsrError, match="has 2 seeds of rows that this part makes anew with 1; give it these, too"):

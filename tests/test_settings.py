@@ -18,7 +18,7 @@ from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import BEST, EIGHT_BIT_LISTS, IDENTITY_PATH, Setting
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING, matches
-from qartsr_lib.study.experiments import sensitivity, setting_grids, settings, trials
+from qartsr_lib.study.experiments import grids, sensitivity, setting_grids, settings, trials
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.training.finetuning.losses import normalized_mse
 
@@ -219,6 +219,20 @@ def test_what_all_methods_share_is_no_methods_own(backbone, images, own):
     method = CalibratedMethod("mine", "Mine", replace(SHARED_SETTING, **own))
     with pytest.raises(QartsrError, match=f"a method's setting has {next(iter(own))} .*, which all methods share"):
         method.build(backbone, "W4A4", images)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"setting": [["ranges", "least-square"]]},
+        {"setting": [["eight_bit", "identity"]]},
+        {"image_loss": "lpips_mse"},
+        {"teacher": "fp16"},
+    ],
+)
+def test_unknown_names_stop_a_grid_not_its_first_model(wrong):
+    with pytest.raises(QartsrError, match="least-square|identity|lpips_mse|fp16"):
+        grids.comparison_grid(replace(get_profile("smoke").for_finetuning(), **wrong))
 
 
 def test_seeds_of_table_3_are_those_of_the_best_setting_on_its_last_model():

@@ -145,6 +145,15 @@ def test_metrics_without_a_value_have_no_column_and_one_line():
     assert any("MUSIQ" in column for _, table in reports.table3_sections(once, ["MUSIQ"]) for column in table)
 
 
+def test_a_method_that_failed_on_some_images_is_not_the_best():
+    fixed = {"dataset": "a", "backbone": "embedded", "timestep": 1, "bits": "W4A4", "metric": "PSNR"}
+    values = [("A", 25.0, 20), ("B", 27.0, 11), ("C", 24.0, 20)]
+    frame = pd.DataFrame([fixed | {"method": m, "value": v, "n_images": n} for m, v, n in values])
+    frame = frame.assign(ci_low=float("nan"), ci_high=float("nan"))
+    assert list(tables.wide(frame, ["PSNR"], compare="method")["PSNR"]) == ["**25.00**", "27.00 (11 images)", "24.00"]
+    assert dict(reports.ranks(frame).iloc[0]) == {"A": 1, "C": 2}
+
+
 def test_bicubic_stands_in_every_section_of_table_3_without_rank_or_bold():
     results = comparison()
     sections = reports.table3_sections(results, ["PSNR"])

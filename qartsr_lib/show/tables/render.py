@@ -42,13 +42,16 @@ def wide(
 
     A value is followed by its interval; the best is bold of the rows that differ in `compare` alone, bicubic
     interpolation and what failed on some images left out; an unavailable or infinite value is n/a. Rows keep the order
-    of `results`.
+    of `results`. Fewer images than others' are told.
     `compare`: "timestep" (Table 1), "method" (Table 3), or several of `keys`.
     """
     compared = [compare] if isinstance(compare, str) else list(compare)
     results = results.reset_index(drop=True)
-    best = _best(results, [*(key for key in keys if key not in compared), "metric"])
+    fixed = [*(key for key in keys if key not in compared), "metric"]
+    best, whole = _best(results, fixed), set(competing(results, fixed).index)
     texts = [cell(row) for row in results.itertuples(index=False)]
+    for place in set(results.index[results["value"].map(is_number)]) - whole:
+        texts[place] += f" ({results.at[place, 'n_images']} images)"
     shown = results.assign(text=[f"**{text}**" if place in best else text for place, text in enumerate(texts)])
     index = [*keys, "run_id"] if "run_id" in results else list(keys)
     cells = shown.pivot_table(index=index, columns="metric", values="text", aggfunc="first")

@@ -33,7 +33,7 @@ KINDS = ("quant_*", "finetuning", "int8", "around_product", "loops", "packed_fil
 NOTEBOOK = "test_notebooks.py::test_runs_in_smoke[03_anatomy_of_the_quantizer]"
 #: For CI: the processors that are furthest from those with VNNI.
 SHORT_SETTINGS, SHORT_KINDS = [("AVX2", "avx2", 2), ("AVX512_CORE", "", 1)], ("quant_layers", "finetuning", "int8")
-SHORT_EXPRESSION = "not cache_changes_nothing and not interrupted"
+SHORT_EXPRESSION = "not cache_changes_nothing and not interrupted and not whatever_onednn_may_use"
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.image import write_png
-from qartsr_lib.methods import METHODS, setting, svdquant
+from qartsr_lib.methods import METHODS, groupwise, setting, svdquant
 from qartsr_lib.methods.base import CalibratedMethod
 from qartsr_lib.methods.rates import training_options
 from qartsr_lib.methods.setting import BEST, EIGHT_BIT_LISTS, IDENTITY_PATH, Setting
@@ -75,6 +75,7 @@ def test_a_list_decides_which_layers_have_eight_bits(backbone, images, name):
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("fp", "svdquant")])  # slow to build
 def test_every_method_takes_the_setting(backbone, images, method, monkeypatch):
     monkeypatch.setattr(svdquant, "GRID", 3)
+    monkeypatch.setattr(groupwise, "rounded", lambda weight, *_: weight.float())  # slow, and no matter of the setting
     options = {"eight_bit": "identity-path", "ranges": "least-squares", "zero_point": "integer"}
     if METHODS.get(method).trains:
         options |= {"images": 1}

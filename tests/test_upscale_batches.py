@@ -10,7 +10,7 @@ from qartsr_lib.base.errors import Diverged
 from qartsr_lib.cli import main
 from qartsr_lib.deploy import upscaling
 from qartsr_lib.images.image import IMAGE_SUFFIXES, read_image, write_png
-from qartsr_lib.images.image_files import read_stamp, stamped_png
+from qartsr_lib.images.stamp import read_stamp, stamped_png
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from qartsr_lib.deploy.upscaling_inputs import find_inputs, result_files
 from qartsr_lib.images.colour_fix import colour_fix
 from qartsr_lib.images.datasets.pairing import named
 from qartsr_lib.images.image import from_uint8, resize_bicubic, to_uint8, upscale_bicubic
-from qartsr_lib.images.image_files import LARGEST, decode, explained, read_stamp, stamped_png
+from qartsr_lib.images.image_files import LARGEST, decode, explained
+from qartsr_lib.images.stamp import read_stamp, stamped_png
 
 SCALE = 4
 #: Options that change pixels, besides those of which `_settings` has what they lead to.

@@ -10,7 +10,8 @@ from pathlib import Path
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.datasets.pairing import named
 from qartsr_lib.images.image import IMAGE_SUFFIXES, is_listed
-from qartsr_lib.images.image_files import explained, read_stamp
+from qartsr_lib.images.image_files import explained
+from qartsr_lib.images.stamp import read_stamp
 
 _SYSTEM = ("thumbs.db", "desktop.ini")
 _FOLDERS, _BROKEN, _RESULTS = "subfolder(s)", "link(s) to nothing", "result(s) of earlier runs"

@@ -1,21 +1,18 @@
-"""What an image file holds: upright pixels in sRGB, transparency, what a user should know of it, and our stamp."""
+"""What an image file holds: upright pixels in sRGB, transparency, and what a user should know of it."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
-from PIL.PngImagePlugin import putchunk
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import stand_in
+from qartsr_lib.images.icc import to_srgb
 
 #: Pixels of the largest image that can be read, far above Pillow's limit for files from the web: users name
 #: their own files here, and a result of `upscale` has 16 times the pixels of its input.
@@ -53,17 +50,7 @@ _UPRIGHT = {
 #: Raw mode of a grey PNG with few bits -> what Pillow multiplies its levels by, but not the one that is transparent.
 _WIDENED = {"L;2": 85, "L;4": 17}
 
-#: Levels by which a profile may differ from sRGB and still count as sRGB; the writings of sRGB differ by 1.
-_SAME = 2
-_GREYS = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")
-#: ICC colour space -> (modes of the images that it fits, mode in which it is applied).
-_SPACES = {"RGB": ((*_GREYS, "P", "PA", "RGB", "RGBA"), "RGB"), "GRAY": (_GREYS, "L"), "CMYK": (("CMYK",), "CMYK")}
-
 _BITS, _PHOTOMETRIC, _PLANAR = 258, 262, 284  # tags of TIFF
-_KIND, _KEYWORD = b"tEXt", b"qartsr\0"
-#: Bytes of a PNG's signature and its first chunk, behind which the stamp stands: length, kind, content, CRC.
-_HEAD = 33
-_START = _HEAD + 8
 
 
 @dataclass(frozen=True)
@@ -112,7 +99,7 @@ def decode(path: str | Path, profiles: bool = True) -> Decoded:
             notes.append(_dark(8 + int(np.asarray(image).max()).bit_length()))
         icc = opened.info.get("icc_profile") if profiles else None
         if icc:
-            image, note = _to_srgb(image, stored, icc)
+            image, note = to_srgb(image, stored, icc)
             notes.append(note)
         if image.mode == "CMYK":
             notes.append("CMYK is converted without a colour profile: its colours are approximate")
@@ -238,67 +225,3 @@ def _rangeless(image: Image.Image) -> str:
         return "Lab colours are not read"
     low, high = (f"{level:.6g}" for level in image.getextrema())
     return f"pixels of kind {image.mode} have no range of 8 or 16 bits (these go from {low} to {high})"
-
-
-def _to_srgb(image: Image.Image, stored: str, icc: bytes) -> tuple[Image.Image, str]:
-    """`image` (L, RGB or CMYK) in sRGB by relative colorimetry with black point compensation, and a note or "".
-
-    As it is where the profile `icc` is sRGB, broken, or for other colours than those of the file, of mode `stored`.
-    """
-    try:
-        space, name, transform = _transform(icc)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return image, "its colour profile is broken and ignored (sRGB is assumed)"
-    fits, mode = _SPACES.get(space, ((), ""))
-    if stored not in fits:
-        return image, f"its colour profile ({name}) is for {space} colours, not its own, and ignored (sRGB is assumed)"
-    if transform is None:
-        return image, ""
-    return ImageCms.applyTransform(image.convert(mode), transform), f"colours converted from its profile ({name})"
-
-
-@lru_cache(maxsize=16)
-def _transform(icc: bytes) -> tuple[str, str, ImageCms.ImageCmsTransform | None]:
-    """(colour space of a profile, its name, the way to sRGB); no way for sRGB itself and for unknown spaces."""
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    space = profile.profile.xcolor_space.strip()
-    name = " ".join((profile.profile.profile_description or "without a name").split())[:60]
-    if space not in _SPACES:
-        return space, name, None
-    mode = _SPACES[space][1]
-    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
-    transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB", intent, flags)
-    return space, name, None if mode != "CMYK" and _is_srgb(transform, mode) else transform
-
-
-def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether a transform leaves greys and a lattice of colours as they are: names of profiles prove nothing."""
-    grey = np.repeat(np.arange(256)[:, None], 3, axis=1)
-    lattice = np.stack(np.meshgrid(*[np.arange(0, 256, 15)] * 3), -1).reshape(-1, 3)
-    levels = (grey if mode == "L" else np.concatenate([grey, lattice])).astype(np.uint8)
-    found = np.asarray(ImageCms.applyTransform(Image.fromarray(levels[None]).convert(mode), transform))[0]
-    return bool(np.abs(found.astype(int) - levels).max() <= _SAME)
-
-
-def stamped_png(pixels: np.ndarray, stamp: str) -> bytes:
-    """A PNG of (H, W, 3 or 4) uint8, with a text chunk "qartsr": `stamp`, and the sha256 of all other bytes."""
-    image, chunk = io.BytesIO(), io.BytesIO()
-    Image.fromarray(pixels).save(image, format="PNG")
-    plain = image.getvalue()
-    putchunk(chunk, _KIND, _KEYWORD, f"{stamp} {hashlib.sha256(plain).hexdigest()}".encode("ascii"))
-    return plain[:_HEAD] + chunk.getvalue() + plain[_HEAD:]
-
-
-def read_stamp(path: Path) -> str | None:
-    """The stamp of a file that `stamped_png` made; None for any other, and for one that was changed since."""
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read(_START + len(_KEYWORD))
-            if data[_HEAD + 4 :] != _KIND + _KEYWORD:
-                return None
-            data += stream.read()
-    except OSError:
-        return None
-    end = _START + int.from_bytes(data[_HEAD : _HEAD + 4], "big")
-    stamp, _, digest = data[_START + len(_KEYWORD) : end].decode("latin-1").rpartition(" ")
-    return stamp if digest == hashlib.sha256(data[:_HEAD] + data[end + 4 :]).hexdigest() else None

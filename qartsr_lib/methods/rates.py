@@ -41,8 +41,9 @@ def training_options(method: str, bits: str, profile, share: float = 1.0) -> Opt
     The budget is `share` of the profile's images; a QartsrError where that is none, or an option has an unknown value.
     """
     setting, images = Setting(**dict(profile.setting)), round(share * profile.train_images)
-    if images < 1:
+    trains = METHODS.get(method).trains
+    if trains and images < 1:
         raise QartsrError(f"train_images is {profile.train_images}, and {share:g} of it is no image; choose more")
     rate = 1.0 if profile.published_rates else chosen_rate(method, bits, setting)
-    budget = Budget(images, profile.train_batch, rate, profile.image_loss, profile.teacher)
-    return (*vars(budget).items(), *profile.setting) if METHODS.get(method).trains else profile.setting
+    budget = Budget(max(images, 1), profile.train_batch, rate, profile.image_loss, profile.teacher)
+    return (*vars(budget).items(), *profile.setting) if trains else profile.setting

@@ -197,17 +197,22 @@ def loopback(folder: Path, count: int = 2) -> Iterator[str]:
     base = [sys.executable, "-m"]
     scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     worker = ["distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"]
-    commands = [[*base, *scheduler, "--scheduler-file", str(file)], *[[*base, *worker, "--memory-limit", "0"]] * count]
-    started = [
-        subprocess.Popen(words, env=_environment(folder), start_new_session=True, stderr=subprocess.DEVNULL)
-        for words in commands
-    ]
+    started = []
+
+    def start(words: list[str]) -> None:
+        kept = {"env": _environment(folder), "start_new_session": True, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen([*base, *words], **kept))
+
     try:
+        start([*scheduler, "--scheduler-file", str(file)])
         deadline = time.monotonic() + TIMEOUT
-        while not file.exists():
+        # A worker that reads the file between its opening and its writing ends at once.
+        while not (file.exists() and file.read_text(encoding="utf-8").rstrip().endswith("}")):
             if time.monotonic() > deadline:
                 raise RuntimeError("the scheduler did not start")
             time.sleep(0.05)
+        for _ in range(count):
+            start([*worker, "--memory-limit", "0"])
         yield json.loads(file.read_text(encoding="utf-8"))["address"]
     finally:
         for process in started:

@@ -33,11 +33,11 @@ pytestmark = pytest.mark.usefixtures("metrics_forgotten")
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Two photographs of 208 x 200 and 200 x 230 pixels, each with two spoiled copies of it."""
+    """Two photographs of 208 x 200 and 200 x 230 pixels, each with three spoiled copies of it."""
     photographs = [from_uint8(skimage.data.astronaut()[:200, 100:308]), from_uint8(skimage.data.chelsea()[:230, :200])]
     noise = [torch.randn(image.shape, generator=torch.Generator().manual_seed(0)) for image in photographs]
     spoiled = [
-        (torch.nn.functional.avg_pool2d(image, 5, 1, 2), (image * 8).round() / 8 + 0.1 * rough)
+        (torch.nn.functional.avg_pool2d(image, 5, 1, 2), (image * 8).round() / 8, image + 0.1 * rough)
         for image, rough in zip(photographs, noise, strict=True)
     ]
     copies = zip(photographs, spoiled, strict=True)

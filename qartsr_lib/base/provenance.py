@@ -116,6 +116,3 @@ def folder_sha256(*places: str) -> str:
         for path in found or [folder]:
             digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-source_sha256()  # now: what is edited later is not what this process has imported

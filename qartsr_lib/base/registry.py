@@ -24,7 +24,7 @@ def outside(*names: object) -> dict[str, dict[str, str]]:
     The hash of the file that did it; for a notebook's cell, as its definitions may stand in others, a value of this
     process.
     """
-    found = {str(name): _outside[str(name)] for name in names if str(name) in _outside}
+    found = {name: _outside[name] for name in map(str, names) if name in _outside}
     return {"outside": found} if found else {}
 
 

@@ -21,6 +21,7 @@ from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import results
 from qartsr_lib.study.parts import check_part
 
+provenance.source_sha256()  # now: what is edited later is not what this process has imported
 ANSWER = "answer.json"
 Asked = TypeVar("Asked")
 

@@ -194,17 +194,15 @@ def _environment(home: Path) -> dict[str, str]:
 def loopback(folder: Path, count: int = 2) -> Iterator[str]:
     """The address of a scheduler with `count` workers of one thread, processes of this machine."""
     file = folder / "scheduler.json"
-    base = [sys.executable, "-m"]
-    scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-    worker = ["distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard"]
     started = []
 
-    def start(words: list[str]) -> None:
+    def start(name: str, *words: str) -> None:
+        base = [sys.executable, "-m", f"distributed.cli.{name}", "--scheduler-file", str(file), "--no-dashboard"]
         kept = {"env": _environment(folder), "start_new_session": True, "stderr": subprocess.DEVNULL}
         started.append(subprocess.Popen([*base, *words], **kept))
 
     try:
-        start([*scheduler, "--scheduler-file", str(file)])
+        start("dask_scheduler", "--host", "127.0.0.1", "--port", "0")
         deadline = time.monotonic() + TIMEOUT
         # A worker that reads the file between its opening and its writing ends at once.
         while not (file.exists() and file.read_text(encoding="utf-8").rstrip().endswith("}")):
@@ -212,7 +210,7 @@ def loopback(folder: Path, count: int = 2) -> Iterator[str]:
                 raise RuntimeError("the scheduler did not start")
             time.sleep(0.05)
         for _ in range(count):
-            start([*worker, "--memory-limit", "0"])
+            start("dask_worker", "--nthreads", "1", "--memory-limit", "0")
         yield json.loads(file.read_text(encoding="utf-8"))["address"]
     finally:
         for process in started:

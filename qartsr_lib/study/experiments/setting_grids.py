@@ -38,7 +38,7 @@ def setting_grid(profile: Profile) -> list[Experiment]:
     tried = [(method, setting) for method, those in settings.items() for setting in those]
     cells = [(bits, *cell) for bits, cell in product(profile.finetune_bits, tried)]
     rows = [_row(profile, method, bits, setting) for bits, method, setting in cells]
-    best = [row for row, (*_, setting) in zip(rows, cells, strict=True) if setting == BEST]
+    best = [_row(profile, method, bits, BEST) for bits, method in product(profile.finetune_bits, profile.methods)]
     last = replace(profile, finetune_models=at_seeded_timestep(profile).finetune_models[-1:])
     return list(dict.fromkeys(_grid(profile, rows) + on_cells(last, lambda _: best)))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -23,6 +24,7 @@ Boxes = Mapping[str, Sequence[int]]
 Key = tuple[str, str, int, str]  # method as in tables, backbone, T, bits
 History = Sequence[Mapping[str, float]]
 DATASET, OURS = "samples", "QArtSR"
+_log = logging.getLogger(__name__)
 
 
 def full_precision_crops(
@@ -198,22 +200,25 @@ def _columns(run: Measured, pairs: Sequence[Pair], boxes: Boxes, columns: Mappin
 def _chosen(pairs: Sequence[Pair], boxes: Boxes) -> Iterator[tuple[Pair, Box, torch.Tensor]]:
     """The photographs that `boxes` names and that are there, in its order; else the first one with a box in the middle.
 
+    Where a photograph is too small for its box (profiles' `finetune_side`), its middle is shown, and that is said.
+
     Raises:
-        QartsrError: a box that does not lie in its photograph.
+        QartsrError: a box that is none.
     """
     known = {pair.id: pair for pair in pairs}
     for name in [name for name in boxes if name in known] or list(known)[:1]:
         original = read_image(known[name].hr)
         height, width = original.shape[-2:]
         side = max(1, round(0.3 * min(height, width)))
-        numbers = boxes.get(name, ((height - side) // 2, (width - side) // 2, side))
-        if len(numbers) != 3:
+        middle = Box((height - side) // 2, (width - side) // 2, side)
+        numbers = boxes.get(name, astuple(middle))
+        if len(numbers) != 3 or min(numbers) < 0 or not numbers[-1]:
             raise QartsrError(f"CROPS[{name!r}] is {list(numbers)}; give top, left and size in pixels")
         box = Box(*numbers)
         if not box.inside(height, width):
-            raise QartsrError(
-                f"CROPS[{name!r}] is {list(numbers)}, outside of the {width}x{height} photograph; move it"
-            )
+            told = f"CROPS[{name!r}] is {list(numbers)}, outside of the {width}x{height} photograph"
+            _log.warning("%s: its middle is shown", told)
+            box = middle
         yield known[name], box, original
 
 

@@ -226,6 +226,8 @@ level = 0.05
 min_images = {minimum}
 [datasets]
 study = ["RealSR"]
+[lists]
+others = ["C"]
 [[claim]]
 id = "one"
 claim = "A beats B and C"
@@ -240,7 +242,7 @@ metric = "PSNR"
 backbone = "embedded"
 timestep = 1
 bits = "W4A4"
-rival = ["B", "C"]
+rival = ["B", "@others"]
 plus = [{{ method = "A" }}]
 minus = [{{ method = "@rival" }}]
 above = 0
@@ -369,6 +371,7 @@ def test_the_projects_rules_are_whole():
         ('test = "contrast"', 'test = "contrats"', "did you mean 'contrast'"),
         ('id = "two"', 'id = "one"', "occurs twice"),
         ("level = 0.05", "", "level"),
+        ('"@others"', '"@other"', "KeyError: 'other'"),
         ('untestable = "no judge"', "", "untestable"),
         ("[[claim]]", "[[claim", "rules.toml"),
     ],
@@ -406,7 +409,7 @@ def test_our_own_questions_do_not_decide_the_papers_claims(study, tmp_path):
     _, alone = ledger_of(tmp_path)
     path = tmp_path / "rules.toml"
     more = RULES[RULES.index("[[claim]]") : RULES.index('[[claim]]\nid = "two"')].replace('id = "one"', 'id = "own"')
-    path.write_text(path.read_text() + more.format(extra="own = true").replace('["B", "C"]', '["B", "C", "B", "C"]'))
+    path.write_text(path.read_text() + more.format(extra="own = true").replace('["B", ', '["B", "C", "B", '))
     beside = claims.make_ledger(claims.load_rules(path), "study").checks.set_index("id")["p_corrected"]
     assert list(beside["one"]) == list(alone.checks["p_corrected"])
     assert list(beside["own"]) == list(holm(pd.Series([*alone.checks["p"]] * 2)))

@@ -92,7 +92,7 @@ def load_rules(path: Path = RULES) -> Rules:
     """Read and check rules; a QartsrError for an absent field, an unknown test, or an id that occurs twice."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
-        claims = tuple(_claim(entry) for entry in found["claim"])
+        claims = tuple(_claim(entry, found.get("lists", {})) for entry in found["claim"])
         fixed = found["level"], found["min_images"], found["datasets"], claims, tuple(found["inconsistency"])
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise QartsrError(f"{path}: {type(error).__name__}: {error}; see the fields of claims.ledger.Claim") from error
@@ -102,13 +102,22 @@ def load_rules(path: Path = RULES) -> Rules:
     return Rules(*fixed, tuple(found.get("change", ())))
 
 
-def _claim(entry: dict[str, Any]) -> Claim:
-    untestable, checks = entry.pop("untestable", ""), tuple(entry.pop("check", ()))
+def _claim(entry: dict[str, Any], lists: Mapping[str, list]) -> Claim:
+    untestable, checks = entry.pop("untestable", ""), entry.pop("check", ())
+    checks = tuple({key: _spelled_out(value, lists) for key, value in check.items()} for check in checks)
     if bool(untestable) == bool(checks):
         raise KeyError(f"{entry.get('id')}: give checks, or say why it is untestable")
     for check in checks:
         CHECKS.get(check["test"])
     return Claim(untestable=untestable, checks=checks, **entry)
+
+
+def _spelled_out(setting: Any, lists: Mapping[str, list]) -> Any:
+    """A setting with the values of lists[name] in the place of "@name", which it is or has among its values."""
+    if isinstance(setting, list):
+        parts = [_spelled_out(one, lists) for one in setting]
+        return [value for part in parts for value in (part if isinstance(part, list) else [part])]
+    return lists[setting[1:]] if isinstance(setting, str) and setting.startswith("@") else setting
 
 
 def expanded(settings: Mapping[str, Any], datasets: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.study import results
 from qartsr_lib.study.contrasts import image_means, paired
 from qartsr_lib.study.experiments.claims.ledger import CHECKS, Finding, NoData
+from qartsr_lib.study.paper import paper_table
 from qartsr_lib.study.results import KEYS
 from qartsr_lib.study.stats import mean_interval
 
@@ -128,10 +129,10 @@ def _named(cell: Settings, between: str = " ") -> str:
 
 @CHECKS.register("cell")
 def cell(settings: Settings, profile: str) -> Finding:
-    """One number of a table against a number of the paper or a bound.
+    """One number of a table against a bound, or against the number of the same column and bits in the paper's Table 2.
 
     Settings: table, column; where: column -> value, which must leave one row; above and below (limits, included) or
-    paper and within (|ours - paper| <= within); low, high: columns of an interval; profile: whose table, if another's.
+    within (|ours - the paper's| <= within); low, high: columns of an interval; profile: whose table, if another's.
     """
     profile, table, column = settings.get("profile", profile), settings["table"], settings["column"]
     where = settings["where"] | {k: settings[k] for k in ("bits", "method", "dataset", "backbone") if k in settings}
@@ -145,6 +146,9 @@ def cell(settings: Settings, profile: str) -> Finding:
         raise NoData(f"results/{profile}/{table}.csv has no {column} of {named}")
     more = {f"ci_{end}": float(row[settings[end]]) for end in ("low", "high") if end in settings}
     more["run_ids"] = " ".join(str(row[key]) for key in ("run_id", "run_ids") if key in row)
+    if "within" in settings:
+        printed = float(paper_table(2).set_index("bits").at[where["bits"], column])
+        settings = {"above": printed - settings["within"], "below": printed + settings["within"]}
     return _number(f"{column}, {named}", float(row[column]), settings, **more)
 
 
@@ -159,8 +163,6 @@ def share(settings: Settings, profile: str) -> Finding:
 
 def _number(check: str, value: float, settings: Settings, **more: object) -> Finding:
     above, below = settings.get("above", -math.inf), settings.get("below", math.inf)
-    if "paper" in settings:
-        above, below = settings["paper"] - settings["within"], settings["paper"] + settings["within"]
     more = {"test": "counted or measured number, no test", "n": 1} | more
     favours = above <= value <= below
     return Finding(check=check, effect=value, margin=margin(value, above, below), favours=favours, **more)

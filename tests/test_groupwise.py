@@ -62,7 +62,7 @@ def test_of_more_images_evenly_spread_ones_are_kept(monkeypatch):
     quantize_(net, groupwise.SETTING.at("W2A2"))
     for image in range(12):
         net[0].observe(torch.full((1, 90, 24), float(image)))
-        kept.append([int(windows[0, 0]) for windows, _ in net[0]._windows])
+        kept.append([int(windows[0, 0]) for windows, _ in net[0]._windows.kept])
     assert kept[3:6] == [[0, 1, 2, 3], [0, 2, 4], [0, 2, 4]] and kept[-1] == [0, 4, 8]
 
 

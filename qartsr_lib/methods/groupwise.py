@@ -26,6 +26,7 @@ from qartsr_lib.methods.svdquant import RELEASED_SETTING, DynamicLayer
 from qartsr_lib.methods.trained import TrainedMethod
 from qartsr_lib.quant.granularity import PerChannel, PerGroup, broadcast_along
 from qartsr_lib.quant.layers import LayerConfig
+from qartsr_lib.quant.observers import Thinned
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
 from qartsr_lib.training.finetuning.phases import Term
 
@@ -79,16 +80,11 @@ class GroupwiseLayer(DynamicLayer):
 
     def observe(self, x: torch.Tensor) -> None:
         super().observe(x)
-        if self._passed % self._every == 0:
-            self._windows.append(self._some_windows(x))
-        self._passed += 1
-        if len(self._windows) > MOST:
-            self._windows, self._every = self._windows[::2], 2 * self._every
+        self._windows.offer(lambda: self._some_windows(x))
 
     def forget(self) -> None:
         super().forget()
-        self._windows: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._passed, self._every = 0, 1
+        self._windows = Thinned(MOST)
 
     def folded_weight(self) -> torch.Tensor:
         """W^ + F1 F2: what Q_W sees, W^ by the present scales, so that it stays on their grid."""
@@ -108,8 +104,8 @@ class GroupwiseLayer(DynamicLayer):
 
     @torch.no_grad()
     def start(self) -> None:
-        windows, self._windows = self._windows, []
-        super().start()
+        windows = self._windows.kept
+        super().start()  # forgets them
         if self.weight_quantizer is None:
             return
         seen, wanted = (torch.cat(parts).double() for parts in zip(*map(self._products, windows), strict=True))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from qartsr_lib.base.registry import Registry
@@ -75,31 +78,38 @@ OBSERVERS.register("first-batch")(FirstBatchObserver)
 OBSERVERS.register("least-squares")(LeastSquaresObserver)
 
 
+class Thinned:
+    """Evenly spread ones of what is offered: whenever over `most` are kept, or their sizes add up to more, half go."""
+
+    def __init__(self, most: int, size: Callable[[Any], int] | None = None) -> None:
+        self.kept: list[Any] = []
+        self._most, self._size, self._offered, self._every = most, size, 0, 1
+
+    def offer(self, make: Callable[[], Any]) -> None:
+        """Keep what `make` gives, or pass it over without making it."""
+        self._offered += 1
+        if (self._offered - 1) % self._every:
+            return
+        self.kept.append(make())
+        if (sum(map(self._size, self.kept)) if self._size else len(self.kept)) > self._most:
+            self.kept, self._every = self.kept[::2], 2 * self._every
+
+
 class Sample:
     """An evenly spaced part of what is added, never more than about 2 SAMPLE values, whatever the number of images."""
 
     def __init__(self) -> None:
-        self._parts: list[torch.Tensor] = []
-        self._every = 1  # of the tensors added, which are kept
-
-        self._added = 0
+        self._parts = Thinned(2 * SAMPLE, torch.numel)
 
     def add(self, x: torch.Tensor) -> None:
         """`x`: (n,), or (n, c) whose rows are kept whole; an equal share of every tensor is kept."""
-        self._added += 1
-        if (self._added - 1) % self._every:
-            return
         share = SAMPLE // 16  # so that at least 16 images are in the sample
-        width = x[0].numel()
-        step = max(1, x.shape[0] * width // share)
         # An odd step, which visits all phases of the even sizes that rows and channels have.
-        self._parts.append(x[:: step | 1].clone())
-        if sum(part.numel() for part in self._parts) > 2 * SAMPLE:
-            self._parts, self._every = self._parts[::2], 2 * self._every
+        self._parts.offer(lambda: x[:: max(1, x.numel() // share) | 1].clone())
 
     def values(self) -> torch.Tensor:
         """All that is kept, (m,) or (m, c)."""
-        return torch.cat(self._parts)
+        return torch.cat(self._parts.kept)
 
 
 @torch.no_grad()

@@ -185,16 +185,17 @@ def test_unknown_names_are_refused(tmp_path, photograph):
         metrics.available(["PSNR", "nonsense"])
 
 
-def test_a_new_metric_is_one_registered_row(tmp_path, photograph, monkeypatch):
+def test_a_new_metric_is_one_registered_row_and_may_be_registered_again(tmp_path, photograph, monkeypatch):
     METRICS.names()
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
-    METRICS.register("MAE")(
-        metrics.MetricSpec(
-            "MAE", "FR", False, "mean difference", lambda weights: lambda a, b: float((a - b).abs().mean())
-        )
-    )
-    scores = metrics.score(*_saved(tmp_path, photograph * 0, photograph * 0 + 0.2), ["MAE"])
-    assert scores["MAE"][0] == pytest.approx(0.2, abs=1e-6)
+    saved = _saved(tmp_path, photograph * 0, photograph * 0 + 0.2)
+    for power, expected in ((1, 0.2), (2, 0.04)):  # as a cell of a notebook that was edited
+
+        def build(_, power=power):
+            return lambda a, b: float((a - b).abs().pow(power).mean())
+
+        METRICS.register("MAE")(metrics.MetricSpec("MAE", "FR", False, "mean difference", build))
+        assert metrics.score(*saved, ["MAE"])["MAE"][0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_identity_is_json_and_changes_with_the_weights(tmp_path):

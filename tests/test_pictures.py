@@ -18,6 +18,7 @@ from qartsr_lib.show.tables import render as tables
 from qartsr_lib.study import paper as papers
 from qartsr_lib.study.evaluator import Experiment
 from qartsr_lib.study.measured import Measured
+from qartsr_lib.study.paper import OUTSIDE
 
 METHOD_NAMES = ("maxmin", "lsq", "qartsr")
 LABELS = ["MaxMin", "LSQ", "QArtSR"]
@@ -195,6 +196,8 @@ def test_figure_2_survives_missing_and_infinite_values(run):
     assert [axis.get_title().split(" ")[0] for axis in figure.axes if axis.axison] == ["PSNR", "NIQE"]
     assert [len([text for text in axis.texts if text.get_text() == "n/a"]) for axis in figure.axes[:2]] == [1, 2]
     assert len(figure.axes[0].patches) == 4, "three methods and the outside system"
+    nothing = figures.metric_panels(rows[rows["backbone"] != OUTSIDE], ["PSNR"], "W8A8")
+    assert [text.get_text() for text in nothing.axes[0].texts] == ["no values at W8A8"]
 
 
 def test_figures_without_any_value(run, home):
@@ -262,6 +265,12 @@ def test_table_3_has_the_papers_setting_with_its_full_precision(run):
     assert same.loc[("W4A4", "MaxMin"), "paper's setting"] == ""
     scaled = sections["samples, embedded-scaled, T = 1"]
     assert "PSNR (paper)" not in scaled and set(scaled["paper's setting"]) == {""}
+
+
+def test_only_models_by_osediffs_recipe_stand_beside_the_paper(run):
+    own = run.table.assign(backbone=run.table["backbone"].replace("embedded", "mine"))
+    for title, table in reports.table3_sections(own, ["PSNR"]):
+        assert "paper" not in title and "PSNR (paper)" not in table and set(table["paper's setting"]) == {""}
 
 
 def test_table_3_shows_what_is_missing(run, home):

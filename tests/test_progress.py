@@ -98,3 +98,9 @@ def test_a_terminal_is_refreshed_often(capsys, monkeypatch):
     monkeypatch.setenv("QARTSR_LOG_PROGRESS", "1")
     list(progress(range(200), "work"))
     assert capsys.readouterr().err.count("\r") == 2
+
+
+def test_a_bar_within_another_leaves_no_cursor_codes_in_a_log(capsys):
+    for _ in progress(range(2), "outer"):
+        list(progress(range(3), "inner"))
+    assert "\x1b" not in capsys.readouterr().err

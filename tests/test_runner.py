@@ -18,7 +18,7 @@ import torch
 from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_notebook
 
-from qartsr_lib.base import machine
+from qartsr_lib.base import machine, paths
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.study import executed, runner
@@ -319,8 +319,10 @@ def test_wrong_options_give_one_line(home, capsys, arguments, message):
     assert message in lines[0]
 
 
-def test_no_notebooks(home):
-    with pytest.raises(QartsrError, match="holds no notebook"):
+def test_without_notebooks_of_its_own_a_home_takes_the_checkouts(home, monkeypatch, tmp_path):
+    assert [path.parent for path in runner.find_notebooks()[:1]] == [paths.checkout() / "notebooks"]
+    monkeypatch.setattr(paths, "checkout", lambda: tmp_path / "installed")
+    with pytest.raises(QartsrError, match=r"notebooks and .*installed.notebooks: no notebook NN_"):
         runner.find_notebooks()
 
 

@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qartsr_lib.base import paths
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.metrics import METRICS, MetricSpec, lower_is_better
 from qartsr_lib.show import figures
 from qartsr_lib.show import tables as reports
 from qartsr_lib.show.tables import render as tables
 from qartsr_lib.study import paper as papers
+from qartsr_lib.study import profiles
+from qartsr_lib.study import results as study_results
 
 
 def _row(timestep, metric, value, bits="W4A4", dataset="samples"):
@@ -182,3 +185,33 @@ def test_bicubic_is_a_second_line_of_fig_2():
         assert [text.get_text() for text in figure.legends[0].get_texts()] == lines
         assert [label.get_text() for label in axis.get_yticklabels()] == ["QArtSR", "LSQ"]
     assert axis.get_xlim()[1] < 30
+
+
+def _measured(make):
+    return lambda name: make(study_results.read_measurement("study", name))
+
+
+def _table(make):
+    metrics = profiles.get_profile("study").for_finetuning().metrics
+    return lambda name: make(study_results.read_table("study", name), metrics)
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [
+        ("settings", _measured(reports.setting_sections)),
+        ("tries", _measured(reports.rate_sections)),
+        ("spread", _measured(reports.spread_sections)),
+        ("ingredients", _measured(reports.ingredient_sections)),
+        ("table3", _table(reports.table3_sections)),
+        ("table3_loss", _table(reports.table3_sections)),
+        ("table3_settings", _table(reports.table3_sections)),
+        ("table4", _table(reports.table4_sections)),
+        ("table4_settings", _table(reports.table3_sections)),
+    ],
+)
+def test_committed_tables_show_the_committed_results(name, sections, monkeypatch):
+    monkeypatch.delenv("QARTSR_HOME", raising=False)
+    shown = (paths.checkout() / f"figures/study/{name}.md").read_text(encoding="utf-8")
+    parts = {title: f"### {title}\n\n{tables.to_markdown(table)}" for title, table in sections(name)}
+    assert [title for title, part in parts.items() if part not in shown] == []

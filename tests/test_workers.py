@@ -18,7 +18,7 @@ from distributed import KilledWorker
 from study_fakes import PROFILE, fake_parts
 from worker_fakes import EXPERIMENTS, PHASES, parts
 
-from qartsr_lib.base import provenance
+from qartsr_lib.base import provenance, registry
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.machine import checked_workers
@@ -132,6 +132,13 @@ def test_interrupted_work_on_a_cluster_ends_with_its_image(trial, cluster):
     time.sleep(1.5)
     assert not trial.unfinished()
     assert len(images_begun(trial)) <= begun + 1, "each worker had one or two more images of its model before it"
+
+
+def test_what_a_cell_registered_is_refused_before_workers_start(monkeypatch):
+    monkeypatch.setitem(registry._outside, "mine", registry._IN_A_CELL)
+    experiments = [replace(EXPERIMENTS[0], method="mine")]
+    with pytest.raises(QartsrError, match="workers do not know 'mine'.* WORKERS empty"):
+        run_table(experiments, PROFILE, parts=fake_parts(), workers="2")
 
 
 @pytest.mark.slow

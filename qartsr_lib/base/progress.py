@@ -25,7 +25,8 @@ def progress(items: Iterable, label: str, total: int | None = None) -> Iterator:
     in_log = paths.variable("QARTSR_LOG_PROGRESS") is not None
     if sys.stderr.isatty() and not in_log:
         return iter(tqdm(items, desc=label, total=total, file=sys.stderr, mininterval=0.2, dynamic_ncols=True))
-    bar = tqdm(desc=label, total=total, file=sys.stderr, mininterval=0, miniters=1, ncols=90)
+    # position: a bar within another would else move the cursor, which leaves codes in a log
+    bar = tqdm(desc=label, total=total, file=sys.stderr, mininterval=0, miniters=1, ncols=90, position=0)
     return _sparse(items, bar, seconds=5 if "ipykernel" in sys.modules and not in_log else 30)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
 import secrets
@@ -15,17 +16,38 @@ from qartsr_lib.base.files import sha256
 
 T = TypeVar("T")
 _PROCESS = secrets.token_hex(8)
+_IN_A_CELL = ""  # what stands for the hash of a file
 _outside: dict[str, str] = {}
 
 
 def outside(*names: object) -> dict[str, dict[str, str]]:
     """What keys of results made with entries of these `names` need to hold of those registered outside of this package.
 
-    The hash of the file that did it; for a notebook's cell, as its definitions may stand in others, a value of this
-    process.
+    The hash of the file that did it and of the modules beside it; for a notebook's cell, as its definitions may stand
+    in any other, a value of this process and of all cells that have run in it.
     """
-    found = {name: _outside[name] for name in map(str, names) if name in _outside}
+    found = {name: _outside[name] or _cells() for name in map(str, names) if name in _outside}
     return {"outside": found} if found else {}
+
+
+def from_cells(*names: object) -> list[str]:
+    """Those of `names` whose entries a notebook's cell registered: no other process knows them."""
+    return [name for name in map(str, names) if _outside.get(name) == _IN_A_CELL]
+
+
+def _cells() -> str:
+    """A value of this process and of its notebook's cells, in the order in which each ran last."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    ran = dict.fromkeys(reversed(shell.user_ns.get("In", []))) if shell else ()
+    return f"{_PROCESS} {hashlib.sha256(repr(list(ran)).encode()).hexdigest()[:16]}"
+
+
+def _hash(file: Path) -> str:
+    """Of a file that registers and of the modules that it has imported from its folder, or from below."""
+    files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+    beside = {one for one in files if one.is_relative_to(file.parent) and "site-packages" not in one.parts}
+    hashes = [sha256(one) for one in sorted(beside | {file}) if one.is_file()]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 class Registry(Generic[T]):
@@ -44,20 +66,24 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator (or plain call) that stores its argument under `name`; names are unique."""
+        """Decorator (or plain call) that stores its argument under `name`, a QartsrError where that is taken.
+
+        What was registered outside of this package is replaced from there, as when a notebook's cell runs again.
+        """
 
         def store(entry: T) -> T:
-            if name in self._entries:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            caller, others = sys._getframe(1), {known: one for known, one in self._entries.items() if known != name}
+            ours = caller.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}.")
             own = getattr(entry, "name", name)
-            wrong = f"it calls itself {own!r}; use one name" if own != name else self._check(name, entry, self._entries)
+            wrong = f"it calls itself {own!r}; use one name" if own != name else self._check(name, entry, others)
+            if name in self._entries and (ours or name not in _outside):
+                wrong = "there is one already; choose another name"
             if wrong:
                 raise QartsrError(f"{self.kind} {name!r} cannot be registered: {wrong}")
             self._entries[name] = entry
-            caller = sys._getframe(1)
-            if not caller.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
+            if not ours:
                 file = Path(caller.f_code.co_filename)
-                _outside[name] = sha256(file) if file.is_file() else _PROCESS
+                _outside[name] = _hash(file) if file.is_file() else _IN_A_CELL
             return entry
 
         return store

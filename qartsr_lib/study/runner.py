@@ -69,12 +69,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def find_notebooks() -> list[Path]:
-    """notebooks/NN_*.ipynb in numerical order; a QartsrError where there is none."""
-    folder = paths.home() / "notebooks"
-    found = sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name))
-    if not found:
-        raise QartsrError(f"{folder}: holds no notebook NN_*.ipynb; run this from a checkout or set QARTSR_HOME")
-    return found
+    """notebooks/NN_*.ipynb of the home, else of the checkout, in numerical order; a QartsrError where there is none."""
+    folders = [home / "notebooks" for home in (paths.home(), paths.checkout())]
+    for folder in folders:
+        if found := sorted(path for path in folder.glob("*.ipynb") if re.match(r"\d\d_", path.name)):
+            return found
+    searched = " and ".join(map(str, dict.fromkeys(folders)))
+    raise QartsrError(f"{searched}: no notebook NN_*.ipynb; run this from a checkout")
 
 
 def select(notebooks: Sequence[Path], wanted: Sequence[str] | None) -> list[Path]:

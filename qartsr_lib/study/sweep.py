@@ -23,6 +23,7 @@ from qartsr_lib.base import paths
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
+from qartsr_lib.base.registry import from_cells
 from qartsr_lib.images.datasets.base import Pair, available_data, fingerprint
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods.setting import measured_layers
@@ -98,6 +99,8 @@ def run_table(
         print(f"data set {dataset} is skipped: {reason}", flush=True)
     experiments = [experiment for experiment in experiments if experiment.dataset in pairs]
     models = [[(item, pair) for item in model for pair in pairs[item.dataset]] for model in _models(experiments)]
+    if workers not in ("", "1"):
+        _check_known(experiments, profile)
     cache = cache or RunCache.for_profile(profile.name)
     make = partial(_evaluator, experiments, profile, root, parts, cache, device)
     facts = {} if profile.max_side is None else {"max_side": profile.max_side}
@@ -115,6 +118,16 @@ def run_table(
         print("\ninterrupted; what was finished is kept, and the same command continues there", file=sys.stderr)
         raise
     return aggregate(values, abouts, pairs, profile.name, facts)
+
+
+def _check_known(experiments: Sequence[Experiment], profile: Profile) -> None:
+    """A QartsrError for what no worker can know."""
+    used = {name for experiment in experiments for name in (experiment.method, experiment.backbone)}
+    if unknown := from_cells(*sorted(used), *profile.metrics):
+        raise QartsrError(
+            f"workers do not know {unknown[0]!r}, which a notebook's cell registered; leave WORKERS empty, or register "
+            "it in a file of qartsr_lib (notebooks/README.md)"
+        )
 
 
 def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Path | None = None, device: str = "cpu"):

@@ -121,7 +121,7 @@ def forget() -> None:
 def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, folder: Path | None) -> Score:
     if spec.kind == "FR" and hr is None:
         return None, "needs a reference image"
-    compute, reason = _load(spec.name, folder)
+    compute, reason = _load(spec.name, folder, spec.build)
     if compute is None:
         return None, reason
     if min(sr.shape[-2:]) < spec.minimum_side:
@@ -139,8 +139,11 @@ def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, fold
 
 
 @functools.cache
-def _load(name: str, folder: Path | None) -> tuple[Compute | None, str]:
-    """(scoring function, "") or (None, reason); a failure is not tried again in this process."""
+def _load(name: str, folder: Path | None, _: object = None) -> tuple[Compute | None, str]:
+    """(scoring function, "") or (None, reason); a failure is not tried again in this process.
+
+    _: whatever else must be the same, as a notebook may register a metric again.
+    """
     spec = METRICS.get(name)
     reason = weight_files.missing_reason(spec.weights, folder)
     if reason is not None:

@@ -28,7 +28,7 @@ def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, titl
     numbers = ["value", "ci_low", "ci_high"]
     results = results.assign(**results[numbers].astype(float).replace([np.inf, -np.inf], np.nan))
     shown = [metric for metric in metrics if results.loc[results["metric"] == metric, "value"].notna().any()]
-    if not shown:
+    if not shown or not ((results["bits"] == bits) | (results["backbone"] == OUTSIDE)).any():
         return empty(f"no values at {bits}")
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from qartsr_lib.images.metrics import lower_is_better
 from qartsr_lib.show.tables.render import add_paper, competing, is_number, wide
-from qartsr_lib.show.tables.setting import OTHER_RECIPES, Setting, table_parts
+from qartsr_lib.show.tables.setting import PAPERS_RECIPE, Setting, table_parts
 from qartsr_lib.study.paper import NO_MODEL, papers_rows
 from qartsr_lib.study.results import rank
 from qartsr_lib.study.stats import mean_interval
@@ -73,7 +73,7 @@ def table3_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
 def _table3(rows: pd.DataFrame, metrics: Sequence[str], setting: Setting) -> pd.DataFrame:
     # methods that compete stand below each other
     rows = rows.sort_values("bits", key=lambda bits: bits.map(lambda width: rank("bits", width)), kind="stable")
-    papers = papers_rows(3) if setting.backbone not in OTHER_RECIPES else set()
+    papers = papers_rows(3) if setting.backbone in PAPERS_RECIPE else set()
     own = ~rows["backbone"].isin(NO_MODEL)
     of_paper = [key in papers for key in zip(rows["method"], rows["timestep"], strict=True)]
     rows = rows.assign(
@@ -101,7 +101,7 @@ def table4_sections(results: pd.DataFrame, metrics: Sequence[str]) -> Sections:
         ["dataset", "backbone", "bits", "version"], sort=False
     ):
         table = wide(part, metrics, compare=keys, keys=keys)
-        if version == "paper" and backbone not in OTHER_RECIPES:
+        if version == "paper" and backbone in PAPERS_RECIPE:
             table = add_paper(table, 4, metrics, _PAPERS_STAGES)
         table = table.drop(columns=["dataset", "bits"]).rename(columns={"steps": "images"})
         sections.append((f"{dataset}, {backbone}, {bits}, version {version}", table.astype(str)))

@@ -63,7 +63,7 @@ def wide(
 def add_paper(
     table: pd.DataFrame, number: int, metrics: Sequence[str], keys: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Put the values of the paper's table `number` beside ours (`wide`), in columns named "<metric> (paper)".
+    """Put the values of the paper's table `number`, where it has any, beside ours (`wide`): "<metric> (paper)".
 
     `keys`: our columns -> the transcription's; bits, timestep and method by default.
     """
@@ -72,7 +72,8 @@ def add_paper(
     table = table.copy()
     for metric in [name for name in metrics if name in paper_table(number) and name in table]:
         values = [known[row.dataset].get((*(getattr(row, key) for key in keys), metric)) for row in table.itertuples()]
-        table.insert(table.columns.get_loc(metric) + 1, f"{metric} (paper)", [shown(x, metric, "") for x in values])
+        if any(map(is_number, values)):
+            table.insert(table.columns.get_loc(metric) + 1, f"{metric} (paper)", [shown(x, metric, "") for x in values])
     return table
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from qartsr_lib.study.paper import BICUBIC, NO_MODEL, OUTSIDE, papers_rows
 
-#: Recipes that are not OSEDiff's: no row there is the paper's setting.
-OTHER_RECIPES = ("embedded-scaled",)
+#: Models by OSEDiff's recipe; rows of no other one are the paper's setting.
+PAPERS_RECIPE = ("osediff", "embedded")
 FULL = "FP"
 
 
@@ -44,7 +44,7 @@ def settings(cells: Sequence[tuple[str, int]], methods: Sequence[str]) -> list[S
     cells, names = list(dict.fromkeys(cells)), [FULL, *methods]
     known = dict(papers_rows(3))
     timesteps = {method: known.get(method, 1000) for method in names}  # of the paper; rivals that it lacks as its own
-    both = [name for name, _ in cells if name not in OTHER_RECIPES and {(name, 1000), (name, 1)} <= set(cells)]
+    both = [name for name, _ in cells if name in PAPERS_RECIPE and {(name, 1000), (name, 1)} <= set(cells)]
     paper = [Setting(f"{name}_paper", f"{name}, the paper's setting", name, timesteps) for name in dict.fromkeys(both)]
     return paper + [
         Setting(f"{name}_T{t}", cell_title(name, t), name, dict.fromkeys(names, t), t == 1 or name not in both)

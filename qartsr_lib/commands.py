@@ -192,8 +192,8 @@ def _expected(method, backbone, bits: str, setting, crops: list, trained: int) -
     backbone.upscale(largest)
     forward = time.perf_counter() - started
     minutes = forward * (AT_ALL + CALIBRATION * len(crops) + TRAINING * trained) / 60
-    size = stored_bits(method, backbone, bits, setting)
-    return f"{method.label} {bits}: {size:.2f} bits per weight stored; {math.ceil(minutes)} minutes at most"
+    size = ("at least " if method.calibration_adds_bits else "") + f"{stored_bits(method, backbone, bits, setting):.2f}"
+    return f"{method.label} {bits}: {size} bits per weight stored; {math.ceil(minutes)} minutes at most"
 
 
 def export(options: argparse.Namespace) -> None:
@@ -235,7 +235,6 @@ def export(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Score a folder of images against their originals."""
-    import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
     from qartsr_lib.images.evaluate import evaluate_folders
 
     if options.weights is not None and not options.weights.is_dir():

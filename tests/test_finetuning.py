@@ -11,14 +11,14 @@ from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.backbones.features import FeatureDistance
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.methods import qartsr  # noqa: F401  registers the layers of Eq. 9
+from qartsr_lib.methods import METHODS
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING, parse_bits
 from qartsr_lib.quant.states import QuantState, calibrate, quant_modules
 from qartsr_lib.training.finetuning import engine
 from qartsr_lib.training.finetuning.engine import FinetuneConfig, Finetuner
 from qartsr_lib.training.finetuning.flows import Room
-from qartsr_lib.training.finetuning.losses import normalized_mse, perceptual_and_squared
+from qartsr_lib.training.finetuning.losses import normalized_mse, perceptual_and_squared, weights_of_flat
 from qartsr_lib.training.finetuning.phases import Phase, Term, batch_orders, block_groups, in_order, split
 from tests.benchmarks.bench import PlainLoop
 
@@ -316,6 +316,22 @@ def test_normalized_mse_of_a_constant_guess_is_one():
     target = torch.randn(4, 8, 6, 6)
     guess = torch.full_like(target, float(target.mean()))
     assert float(normalized_mse(guess, target)) == pytest.approx(1.0, rel=1e-2)
+
+
+def test_flat_crops_count_for_as_much_less_as_they_are_flat():
+    crops = [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    assert weights_of_flat(crops) == [1.0] * 8
+    white = 1 - 0.01 * crops[0]
+    *textured, flat = weights_of_flat([*crops, white])
+    assert textured == [1.0] * 8 and flat == pytest.approx(1e-4 * 32 * 9 / 8, rel=0.05)
+    assert weights_of_flat([torch.ones(1, 3, 4, 4)]) == [1.0]
+
+
+def test_the_loss_of_a_flat_crop_is_small(teacher):
+    crops = [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    white = 1 - 1e-3 * torch.rand(1, 3, 16, 16)
+    history = METHODS.get("q-dm").build(teacher, "W4A4", [*crops, white], images=9, rate=30).history
+    assert sorted(record["loss"] < 0.01 for record in history) == [False] * 8 + [True]
 
 
 def test_lpips_loss_is_lpips_with_vggs_weights(tmp_path, monkeypatch):

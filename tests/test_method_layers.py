@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.deploy.layer import inference_form
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.lsq import StepQuantizer
 from qartsr_lib.methods.svdquant import RELEASED_SETTING, WITHOUT_SKIPPED, _candidates
 from qartsr_lib.quant.apply import quantize_, report
 from qartsr_lib.quant.dynamic import TokenQuantizer
-from qartsr_lib.quant.granularity import PerGroup, broadcast_along
+from qartsr_lib.quant.granularity import PerChannel, PerGroup, broadcast_along
 from qartsr_lib.quant.quantizers import QuantizerConfig
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, matches
 from qartsr_lib.quant.states import QuantState, calibrate
@@ -192,6 +193,35 @@ def test_efficientdms_inference_form(name):
     torch.nn.init.normal_(layer.lora_out, std=0.3)
     exported = inference_form(nn.Sequential(layer))
     assert torch.equal(exported(x), layer(x).detach()) and exported[0].codes.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("method", ["passionsr", "svdquant", "svdquant-released", "qartsr", "groupwise"])
+def test_a_channel_that_was_zero_in_calibration_may_live_in_another_image(method):
+    torch.manual_seed(0)
+    x, net = torch.randn(2, 40, 128), nn.Sequential(nn.Linear(128, 20))
+    float_layer, alive = copy.deepcopy(net), x.clone()
+    x[..., 5] = 0
+    quantize_(net, METHODS.get(method).scheme().at("W8A8"))
+    calibrate(net, net, [x])
+    net[0].start()
+    with torch.no_grad():
+        error = F.mse_loss(net(alive), float_layer(alive)) / float_layer(alive).var()
+    assert float(net[0].log_phi.detach()[5]) == 0 and float(error) < 1e-2
+
+
+def test_channels_of_an_input_that_never_changes_stay_as_they_are():
+    """As those of the timestep's embedding."""
+    net = nn.Sequential(nn.Linear(12, 20))
+    quantize_(net, replace(SHARED_SETTING, layer_kind="finetune").at("W4A4"))
+    calibrate(net, net, [torch.cat([torch.zeros(1, 6), torch.ones(1, 6)], 1)] * 2)
+    net[0].start()
+    assert (net[0].log_phi[:6] < -3).all() and (net[0].log_phi[6:] > -1).all()
+
+
+def test_a_range_per_channel_is_refused_where_channels_have_factors():
+    scheme = replace(SHARED_SETTING, layer_kind="finetune", activation_granularity=PerChannel()).at("W4A4")
+    with pytest.raises(QartsrError, match="0: its channels have factors, and one range; choose PerTensor"):
+        quantize_(nn.Sequential(nn.Linear(12, 20)), scheme)
 
 
 @pytest.mark.parametrize("name", ["linear", "conv"])

@@ -89,6 +89,15 @@ def test_same_seed_same_bits(name, backbone, images):
         assert torch.equal(tensor, other), name  # what files hold, used or not
 
 
+@pytest.mark.parametrize("name", ["maxmin", "lsq"])
+def test_the_callers_random_numbers_go_on(name, backbone, images):
+    torch.manual_seed(3)
+    METHODS.get(name).build(backbone, "W4A4", images, seed=1, **({"images": 1} if name in TRAINED else {}))
+    found = torch.rand(4)
+    torch.manual_seed(3)
+    assert torch.equal(found, torch.rand(4))
+
+
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_saves_and_loads_bit_equal(name, backbone, images, tmp_path):
     result = build(name, backbone, "W4A4", images)

@@ -86,6 +86,15 @@ def test_a_sample_is_bounded_and_takes_from_all_images():
     assert values.min() == 0 and values.max() >= 256 and len(values.unique()) >= 16
 
 
+@pytest.mark.parametrize("width", [128, 256, 2560, 5120])
+def test_of_wide_rows_several_are_kept_of_each_image(width):
+    sample = Sample()
+    for image in range(100):
+        sample.add((1000.0 * image + torch.arange(64.0)).view(64, 1).expand(64, width))
+    rows = sample.values()[:, 0]
+    assert 8 <= len(rows) / len((rows // 1000).unique()) <= 16 and len(rows) * min(width, 256) <= 2 * SAMPLE + 16 * 256
+
+
 def test_rows_of_a_sample_stay_whole():
     sample = Sample()
     sample.add(torch.arange(60_000.0).view(-1, 3))

@@ -201,6 +201,15 @@ def test_training_quantizes_every_time(counted):
 
 
 @torch.no_grad()
+def test_tensors_of_inference_mode_which_count_no_edits_are_not_cached(counted):
+    layer, x, *_ = counted
+    with torch.inference_mode():
+        layer = copy.deepcopy(layer)
+        before = layer(x)
+        layer.weight.mul_(0.5)
+        assert not torch.equal(layer(x), before)
+
+
 def test_copies_carry_no_cache(counted):
     layer, x, _ = counted
     layer(x)

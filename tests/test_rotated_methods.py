@@ -14,7 +14,7 @@ from qartsr_lib.deploy.layer import Form, inference_form
 from qartsr_lib.methods import METHODS, lsgquant
 from qartsr_lib.methods.quantvsr import allot_ranks
 from qartsr_lib.quant.apply import quantize_, report
-from qartsr_lib.quant.dynamic import ChannelTokenQuantizer, RangeQuantizer
+from qartsr_lib.quant.dynamic import ChannelTokenQuantizer, RangeQuantizer, TokenQuantizer
 from qartsr_lib.quant.granularity import PerChannel, PerGroup, PerHalf, PerTensor
 from qartsr_lib.quant.quantizers import QuantizerConfig
 from qartsr_lib.quant.rotation import block_size, random_signs, rotated
@@ -127,7 +127,9 @@ def test_dynamic_quantizers_do_not_depend_on_the_batch():
     x = torch.randn(3, 8, 5, 5) * torch.tensor([1.0, 5.0, 20.0]).view(3, 1, 1, 1)
     range_of = RangeQuantizer(QuantizerConfig(3, PerHalf(-3)), (8, 1, 1), "x")
     draq = ChannelTokenQuantizer(QuantizerConfig(3, PerChannel(-3), symmetric=True), (8, 1, 1), "x")
-    for quantizer in (range_of, draq):
+    x[0] = x[0].abs()
+    token = TokenQuantizer(QuantizerConfig(3, PerGroup(4, -3), symmetric=True), (8, 1, 1), "x")  # unsigned for one
+    for quantizer in (range_of, draq, token):
         assert torch.equal(quantizer(x), torch.cat([quantizer(image[None]) for image in x]))
     with pytest.raises(ValueError, match="needs PerHalf"):
         RangeQuantizer(QuantizerConfig(4, PerTensor()), (8, 1, 1), "x")

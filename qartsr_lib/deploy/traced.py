@@ -141,7 +141,7 @@ def _dynamic(x: torch.Tensor, how: QuantizerConfig) -> torch.Tensor:
     Quotients of float32 numbers, taken in float64 and rounded, are those of float32.
     """
     lower, upper = x.amin(how.granularity.axis, keepdim=True), x.amax(how.granularity.axis, keepdim=True)
-    unsigned, (qmin, qmax) = lower.min() >= 0, how.code_range
+    unsigned, (qmin, qmax) = lower.amin(tuple(range(1, x.ndim)), keepdim=True) >= 0, how.code_range
     _, highest = integer_range(how.bits)
     positive = (upper / highest).clamp(min=torch.finfo(x.dtype).tiny)
     signed = torch.maximum(lower / qmin, upper / qmax).clamp(min=SCALE_FLOOR)

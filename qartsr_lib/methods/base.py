@@ -50,6 +50,7 @@ class Method(ABC):
     options: tuple[str, ...] = ()  # names of the keyword options that `build` accepts beside those of Setting
     trains: bool = False  # `build` takes long enough to keep its result, and accepts `checkpoint=FILE` to continue
     only: tuple[str, ...] = EVERYTHING  # fnmatch patterns of the layers that are quantized
+    calibration_adds_bits: bool = False  # what calibration sees decides how much more is stored than `scheme` says
 
     @abstractmethod
     def build(
@@ -113,7 +114,9 @@ class CalibratedMethod(Method):
 
 
 def stored_bits(method: Method, backbone: nn.Module, bits: str | Bits, setting: Setting = DEFAULT) -> float:
-    """MethodResult.w_bits_effective of what `method` would build, without calibrating anything."""
+    """MethodResult.w_bits_effective of what `method` would build, without calibrating anything.
+
+    The least that it can be where calibration adds bits."""
     layers = copy.deepcopy(backbone)
     quantize_(layers, setting.scheme(method.scheme(), backbone, bits), method.only)
     return w_bits_effective(report(layers))

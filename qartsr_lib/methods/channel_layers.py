@@ -23,7 +23,7 @@ from qartsr_lib.quant.observers import OBSERVERS, FirstBatchObserver, Sample, le
 from qartsr_lib.quant.quantizers import Quantizer
 from qartsr_lib.quant.states import QuantState
 
-_SMALLEST = 1e-6  # of the maxima that phi comes from: dead channels give no factor
+_SMALLEST = 1e-6  # of the maxima that phi comes from
 
 
 class ChannelScaledLayer(QuantLayer):
@@ -37,6 +37,9 @@ class ChannelScaledLayer(QuantLayer):
             raise QartsrError(f"{name}: a grouped convolution has no factor per channel; exclude it with `only`")
         self.requires_grad_(False)
         super()._add_quantizers(config, name)
+        quantizer = self.input_quantizer
+        if quantizer is not None and quantizer.is_static and quantizer.scale.numel() > 1:
+            raise QartsrError(f"{name}: its channels have factors, and one range; choose PerTensor for activations")
         self.log_phi = nn.Parameter(self.weight.new_zeros(self.weight.shape[1]))
         self.forget()
 
@@ -103,11 +106,18 @@ class ChannelScaledLayer(QuantLayer):
         self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
 
     def largest(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Largest magnitude per input channel, (c_in,) each, of input and weight; never 0."""
+        """Largest magnitude per input channel, (c_in,) each, of input and weight; never 0.
+
+        1 and 1, which make a factor of 1, for a channel that was always zero: it may live in another image. Not where
+        the whole input never changed, as that of the timestep's embedding: there it stays zero.
+        """
         if self._lowest is None:
             raise QartsrError(f"{self.name}: nothing observed; run calibrate() over some images before start()")
         weight = self.weight.abs().movedim(1, 0).flatten(1).amax(dim=1)
         inputs = torch.maximum(self._lowest.abs(), self._highest.abs())
+        if not torch.equal(self._lowest, self._highest):
+            dead = torch.minimum(inputs, weight) < _SMALLEST
+            inputs, weight = inputs.masked_fill(dead, 1.0), weight.masked_fill(dead, 1.0)
         return inputs.clamp(min=_SMALLEST), weight.clamp(min=_SMALLEST)
 
     @torch.no_grad()

@@ -77,6 +77,7 @@ class QuantVSR(TrainedMethod):
     """L, then B, by half of the images each, by squared errors as Q-DM (the paper's is that of the UNet's output)."""
 
     layer_kind = "quantvsr"
+    calibration_adds_bits = True
     rates = (("side", 1e-3), ("bias", 1e-3))
 
     def scheme(self) -> QuantScheme:

@@ -34,7 +34,7 @@ class DynamicQuantizer(Quantizer):
 
 
 class TokenQuantizer(DynamicQuantizer):
-    """Symmetric, with a scale per token (pixel) and group of channels; unsigned where a whole input is not negative.
+    """Symmetric, with a scale per token (pixel) and group of channels; unsigned where a whole image is not negative.
 
     This is the activation quantizer of SVDQuant's released code (deepcompressor, `sint4`, group 64, dynamic,
     `allow_unsigned`).
@@ -46,7 +46,10 @@ class TokenQuantizer(DynamicQuantizer):
         """x_hat, same shape as x."""
         grouped = self.config.granularity.view(x)
         lower, upper = torch.aminmax(grouped.detach(), dim=self.config.granularity.axis, keepdim=True)
-        if bool((lower >= 0).all()):
+        unsigned = (lower >= 0).flatten(1).all(1)
+        if len(x) > 1 and unsigned.any() and not unsigned.all():
+            return torch.cat([self(image) for image in x.split(1)])
+        if bool(unsigned.all()):
             qmin, qmax = integer_range(self.config.bits, symmetric=False)
             scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)
         else:

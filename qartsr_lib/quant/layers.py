@@ -114,11 +114,11 @@ class QuantLayer(QuantModule):
 
     def quantized_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Q_W(W) and Q_B(B); kept between calls where nothing can have changed."""
-        if self.training or torch.is_grad_enabled():
+        tensors = (*self.parameters(), *self.buffers())  # one of them is replaced, or edited in place: another key
+        if self.training or torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
             self._cache = None
             return self._quantize_parameters()
-        tensors = (*self.parameters(), *self.buffers())  # one of them is replaced, or edited in place: another key
-        key = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        key = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
         if self._cache is None or self._cache[0] != key:
             self._cache = (key, self._quantize_parameters())
         return self._cache[1]

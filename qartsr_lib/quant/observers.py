@@ -13,7 +13,7 @@ from qartsr_lib.quant.primitives import SCALE_FLOOR
 
 Limits = tuple[torch.Tensor, torch.Tensor]
 """(lower, upper) in a granularity's parameter shape."""
-SAMPLE = 2**15
+SAMPLE, WIDE = 2**15, 256
 """Values of a tensor, up to twice as many, that a least-squares range is fitted to: 10 ms, and 0.25 MB, a layer."""
 _SHARES = 0.75 ** torch.arange(16)  # of the full range, to either side of the median, that are looked at first
 _COARSE, _BEST, _ROUNDS = 2**12, 3, 12  # values of that look, how many of its ranges are refined, and how often
@@ -96,16 +96,19 @@ class Thinned:
 
 
 class Sample:
-    """An evenly spaced part of what is added, never more than about 2 SAMPLE values, whatever the number of images."""
+    """An evenly spaced part of what is added, never more than about 2 SAMPLE values, whatever the number of images.
+
+    Of rows wider than WIDE as many as of those, so that no layer is too wide for several of each image.
+    """
 
     def __init__(self) -> None:
-        self._parts = Thinned(2 * SAMPLE, torch.numel)
+        self._parts = Thinned(2 * SAMPLE, lambda part: len(part) * min(WIDE, part[:1].numel()))
 
     def add(self, x: torch.Tensor) -> None:
         """`x`: (n,), or (n, c) whose rows are kept whole; an equal share of every tensor is kept."""
         share = SAMPLE // 16  # so that at least 16 images are in the sample
         # An odd step, which visits all phases of the even sizes that rows and channels have.
-        self._parts.offer(lambda: x[:: max(1, x.numel() // share) | 1].clone())
+        self._parts.offer(lambda: x[:: max(1, len(x) * min(WIDE, x[:1].numel()) // share) | 1].clone())
 
     def values(self) -> torch.Tensor:
         """All that is kept, (m,) or (m, c)."""

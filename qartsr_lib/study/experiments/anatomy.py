@@ -18,7 +18,7 @@ from qartsr_lib.base.progress import progress
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import FinetuneLayer
-from qartsr_lib.methods.setting import Setting
+from qartsr_lib.methods.setting import Setting, measured_layers
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.layers import QuantLayer
 from qartsr_lib.quant.scheme import SHARED_SETTING
@@ -176,6 +176,7 @@ def errors_over_the_network(
     for bits in trained:
         asked = {"measurement": "anatomy, layers", "bits": bits, "options": [list(option) for option in options[bits]]}
         asked |= {"seed": seed} if seed else {}  # 0 in records that name none
+        asked |= measured_layers(options[bits], cell[0])
         questions[bits] = _question(backbone, cell, calibration, images, asked)
 
     def measure(bits: str) -> pd.DataFrame:

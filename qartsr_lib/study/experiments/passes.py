@@ -29,6 +29,7 @@ from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
+from qartsr_lib.methods.setting import measured_layers
 from qartsr_lib.study import sweep as study
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.measured import Measured, measure_questions
@@ -75,7 +76,7 @@ def measure_passes(
     for model in (FULL_PRECISION, *models):
         named = {"method": METHODS.get(model[0]).label, "bits": model[1]}
         named |= {"options": [list(pair) for pair in options.get(model, ())], "seed": profile.seeds[0]}
-        named |= {"calibration_sha256": calibration.sha256}
+        named |= {"calibration_sha256": calibration.sha256} | measured_layers(options.get(model, ()), cell[0])
         questions[model] = {"parameters": shared | named, "weights_sha256": backbone.weights_sha256}
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:

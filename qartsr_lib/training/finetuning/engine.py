@@ -17,7 +17,7 @@ from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.quant.states import QuantModule, QuantState, images_sha256, quant_modules
 from qartsr_lib.training.finetuning.flows import Flows, Network, Part, Room, wanted_by
-from qartsr_lib.training.finetuning.losses import ImageLoss, phase_loss
+from qartsr_lib.training.finetuning.losses import ImageLoss, phase_loss, weights_of_flat
 from qartsr_lib.training.finetuning.phases import Phase, batch_orders
 from qartsr_lib.training.states import save_state, saved_state
 
@@ -70,7 +70,7 @@ class Finetuner:
         imitated = steps(teacher)
         if config.teacher == "bfloat16":
             imitated = [(name, in_bfloat16(step)) for name, step in imitated]
-        self.sizes = [len(batch) for batch in batches]
+        self.sizes, self.weights = [len(batch) for batch in batches], weights_of_flat(batches)
         self.teacher_network, self.network = Network(imitated, upscaled), Network(steps(student), upscaled)
         self.blocks = dict(student.blocks_in_order())
         self.parameters, rates = by_kind(quant_modules(student)), dict(config.rates)
@@ -151,7 +151,8 @@ class Finetuner:
         wanted, own = wanted_by([part]), entering is not targets
         found = targets.at(batch, wanted - {part.entry} if own else wanted)
         flow = (entering.at(batch, [part.entry]) if own else found)[part.entry]
-        loss, by_quantity = phase_loss(self.network, part, flow, found, self.image_loss, self.recompute)
+        weight = self.weights[batch]
+        loss, by_quantity = phase_loss(self.network, part, flow, found, self.image_loss, self.recompute, weight)
         loss.backward()
         self.optimizer.step()
         return float(loss.detach()), by_quantity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ IMAGE_LOSSES: Registry[Callable[[torch.device], ImageLoss]] = Registry("image lo
 PERCEPTUAL_WEIGHT, SQUARED_WEIGHT = 2.0, 1.0
 """a1 and a2 of Eq. (8), with images in [-1, 1] as in OSEDiff (arXiv:2406.08177)."""
 _SMALLEST = 1e-12
+FLAT = 1 / 32
 
 
 def normalized_mse(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -83,8 +84,20 @@ class RememberingLPIPS(RememberingDistance):
         return torch.stack([layer((a - b).square()).mean() for layer, a, b in pairs]).sum()
 
 
+def weights_of_flat(batches: Sequence[torch.Tensor]) -> list[float]:
+    """For each batch 1, but less where it varies less than FLAT of the mean: what its `normalized_mse` counts for.
+
+    That divides by what hardly varies, too: one crop of sky or paper would have a loss a thousand times the others',
+    and Adam's steps would be close to zero for the rest of the training.
+    """
+    variances = [float(batch.var()) for batch in batches]
+    usual = FLAT * sum(variances) / len(variances)
+    return [min(1.0, variance / usual) if usual else 1.0 for variance in variances]
+
+
 def phase_loss(
-    student: Network, part: Part, flow: Flow, targets: Mapping[int, Flow], image_loss: ImageLoss, recompute: bool
+    student: Network, part: Part, flow: Flow, targets: Mapping[int, Flow], image_loss: ImageLoss, recompute: bool,
+    weight: float = 1.0,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """(The sum of the terms of `part`, the same by quantity), from where the first trained block begins.
 
@@ -93,6 +106,7 @@ def phase_loss(
         flow: what enters it there.
         targets: the full-precision flows at the terms' positions.
         recompute: keep only what flows between blocks for the backward pass, and compute each block's inside again.
+        weight: of all terms but the image loss, see `weights_of_flat`.
     """
     found = {}
     for position in range(part.entry, max(position for _, position in part.terms)):
@@ -103,7 +117,7 @@ def phase_loss(
     for term, position in part.terms:
         pair = (flows[position] for flows in (found, targets))
         images = (flow.eps if term.quantity == "noise" else flow.x for flow in pair)
-        losses.append((image_loss if term.quantity == "image" else normalized_mse)(*images))
+        losses.append(image_loss(*images) if term.quantity == "image" else weight * normalized_mse(*images))
         name = f"{term.quantity}_loss"
         parts[name] = parts.get(name, 0.0) + float(losses[-1].detach())
     return torch.stack(losses).sum(), parts

@@ -58,6 +58,7 @@ def train_trq(options: argparse.Namespace) -> None:
         torch.optim.AdamW(trained(network).values(), lr=config.learning_rate, weight_decay=1e-2) for network in networks
     ]
     named = asdict(config) | {name: getattr(options, name) for name in ("image_loss", "prompt", "negative_prompt")}
+    named["processes"] = accelerator.num_processes  # each has its share of the crops
     named["images"] = stable_hash([(path.name, path.stat().st_size) for path in images])
     done = _resume(folder / UNFINISHED, networks, optimizers, named)
     per_step = config.batch * config.accumulate * accelerator.num_processes
@@ -165,7 +166,7 @@ def _resume(path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any]
         return 0
     with saved_state(path) as state:
         fixed = {name: value for name, value in named.items() if name not in ("steps", "checkpoint_every")}
-        check_begun(path, state["config"], fixed, "remove the file to start anew")
+        check_begun(path, {"processes": 1} | state["config"], fixed, "remove the file to start anew")
         if named["steps"] < state["step"]:
             raise QartsrError(f"--steps {named['steps']}: {state['step']} are done; choose more, or remove {path}")
         for network, saved in zip(networks, state["trained"], strict=True):

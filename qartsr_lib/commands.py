@@ -235,6 +235,7 @@ def export(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Score a folder of images against their originals."""
+    import qartsr_lib.backbones  # noqa: F401  registers what VAE-FD is computed with
     from qartsr_lib.images.evaluate import evaluate_folders
 
     if options.weights is not None and not options.weights.is_dir():

@@ -221,10 +221,11 @@ def test_pyiqa_is_imported_by_the_first_score_only():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
-def test_a_score_needs_no_import_but_its_own(tmp_path, photograph):
+def test_a_score_says_what_it_needs_to_be_imported(tmp_path, photograph):
     code = "import sys, qartsr_lib.images.metrics as m; print(m.score(*sys.argv[1:], ['VAE-FD'])['VAE-FD'])"
     words = [sys.executable, "-c", code, *_saved(tmp_path, _noisy(photograph, 0.1), photograph)]
-    assert "None" not in subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "import qartsr_lib.backbones first" in told
 
 
 # --- the official OSEDiff outputs -------------------------------------------------------------------

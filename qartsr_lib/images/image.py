@@ -18,7 +18,7 @@ from qartsr_lib.images.image_files import decode, explained, orientation
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".gif")
 #: Name -> function(device) -> distance of images (N, 3, H, W) by features of a backbone; backbones register them.
-DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance", "qartsr_lib.backbones")
+DISTANCES: Registry[Callable[[str], Callable]] = Registry("feature distance")
 _LUMA = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255.0
 
 _log = logging.getLogger(__name__)

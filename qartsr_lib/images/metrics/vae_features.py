@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.images.metrics import METRICS, Compute, MetricSpec
 from qartsr_lib.images.metrics.quicker import KEPT, Remembering
 
@@ -14,6 +15,8 @@ def _build(_: Mapping[str, Path]) -> Compute:
 
     from qartsr_lib.images.image import DISTANCES
 
+    if "embedded VAE" not in DISTANCES:
+        raise QartsrError("VAE-FD needs the embedded VAE: import qartsr_lib.backbones first")
     distance = DISTANCES.get("embedded VAE")("cpu")
     same = Remembering(lambda image: image, KEPT // 2)  # whose features the distance keeps
     return torch.no_grad()(lambda sr, hr: float(distance(sr, same(hr))))

@@ -177,7 +177,7 @@ def test_the_time_told_is_that_of_the_largest_crop(monkeypatch):
     seen, crops = [], [torch.zeros(1, 3, side, side) for side in (8, 32, 16)]
     monkeypatch.setattr("qartsr_lib.methods.base.stored_bits", lambda *_: 4.0)
     backbone = SimpleNamespace(upscale=lambda crop: seen.append(crop.shape[-1]))
-    commands._expected(SimpleNamespace(label="A"), backbone, "W4A4", None, crops, 0)
+    commands._expected(SimpleNamespace(label="A", calibration_adds_bits=False), backbone, "W4A4", None, crops, 0)
     assert set(seen) == {32}
 
 

@@ -114,14 +114,14 @@ def identity(names: Iterable[str], weights_dir: str | Path | None = None) -> dic
 
 def forget() -> None:
     """Drop loaded metrics and the answer about the network (after weights were added, and in tests)."""
-    _load.cache_clear()
+    _loaded.cache_clear()
     weight_files.reachable.cache_clear()
 
 
 def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, folder: Path | None) -> Score:
     if spec.kind == "FR" and hr is None:
         return None, "needs a reference image"
-    compute, reason = _load(spec.name, folder, spec.build)
+    compute, reason = _load(spec.name, folder)
     if compute is None:
         return None, reason
     if min(sr.shape[-2:]) < spec.minimum_side:
@@ -138,12 +138,14 @@ def _score_one(spec: MetricSpec, sr: torch.Tensor, hr: torch.Tensor | None, fold
     return value, ""
 
 
-@functools.cache
-def _load(name: str, folder: Path | None, _: object = None) -> tuple[Compute | None, str]:
-    """(scoring function, "") or (None, reason); a failure is not tried again in this process.
+def _load(name: str, folder: Path | None) -> tuple[Compute | None, str]:
+    """(scoring function, "") or (None, reason); a failure is not tried again in this process."""
+    return _loaded(name, folder, METRICS.get(name).build)
 
-    _: whatever else must be the same, as a notebook may register a metric again.
-    """
+
+@functools.cache
+def _loaded(name: str, folder: Path | None, _: object) -> tuple[Compute | None, str]:
+    """_: what builds it, another one where a notebook has registered the metric again."""
     spec = METRICS.get(name)
     reason = weight_files.missing_reason(spec.weights, folder)
     if reason is not None:

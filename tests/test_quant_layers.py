@@ -200,7 +200,6 @@ def test_training_quantizes_every_time(counted):
     assert len(calls) == 2
 
 
-@torch.no_grad()
 def test_tensors_of_inference_mode_which_count_no_edits_are_not_cached(counted):
     layer, x, *_ = counted
     with torch.inference_mode():
@@ -210,6 +209,7 @@ def test_tensors_of_inference_mode_which_count_no_edits_are_not_cached(counted):
         assert not torch.equal(layer(x), before)
 
 
+@torch.no_grad()
 def test_copies_carry_no_cache(counted):
     layer, x, _ = counted
     layer(x)

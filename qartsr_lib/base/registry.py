@@ -75,9 +75,10 @@ class Registry(Generic[T]):
             caller, others = sys._getframe(1), {known: one for known, one in self._entries.items() if known != name}
             ours = caller.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}.")
             own = getattr(entry, "name", name)
-            wrong = f"it calls itself {own!r}; use one name" if own != name else self._check(name, entry, others)
             if name in self._entries and (ours or name not in _outside):
                 wrong = "there is one already; choose another name"
+            else:
+                wrong = f"it calls itself {own!r}; use one name" if own != name else self._check(name, entry, others)
             if wrong:
                 raise QartsrError(f"{self.kind} {name!r} cannot be registered: {wrong}")
             self._entries[name] = entry

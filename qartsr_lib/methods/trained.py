@@ -68,6 +68,7 @@ class TrainedMethod(Method):
         """The plan that spends `images` on `backbone`."""
         return [Phase(everything(backbone), images, self.terms)]
 
+    @torch.random.fork_rng(devices=[])  # the caller's random numbers go on as they were
     def build(
         self, backbone: nn.Module, bits: str | Bits, calibration_images: list[torch.Tensor], *, seed: int = 0, **options
     ) -> MethodResult:
@@ -75,15 +76,8 @@ class TrainedMethod(Method):
         checkpoint: Path | None = options.pop("checkpoint", None)
         self.check_options(options)
         setting, options = split_options(options)
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as they were
-            return self._build(backbone, parse_bits(bits), calibration_images, seed, setting, checkpoint, options)
-
-    def _build(
-        self, backbone: nn.Module, bits: Bits, calibration_images: list[torch.Tensor], seed: int, setting: Setting,
-        checkpoint: Path | None, options: dict[str, object],
-    ) -> MethodResult:
         own = {name: options.pop(name, default) for name, default in self.own_options.items()}
-        budget = Budget(**options)
+        budget, bits = Budget(**options), parse_bits(bits)
         check_calibration_images(calibration_images)
         plan = self.phases(backbone, budget.images, seed, **own)
         student = self.untrained(backbone, bits, calibration_images, seed, setting)

@@ -47,9 +47,10 @@ class TokenQuantizer(DynamicQuantizer):
         grouped = self.config.granularity.view(x)
         lower, upper = torch.aminmax(grouped.detach(), dim=self.config.granularity.axis, keepdim=True)
         unsigned = (lower >= 0).flatten(1).all(1)
-        if len(x) > 1 and unsigned.any() and not unsigned.all():
+        every = bool(unsigned.all())
+        if not every and unsigned.any():
             return torch.cat([self(image) for image in x.split(1)])
-        if bool(unsigned.all()):
+        if every:
             qmin, qmax = integer_range(self.config.bits, symmetric=False)
             scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)
         else:

@@ -114,14 +114,20 @@ class QuantLayer(QuantModule):
 
     def quantized_parameters(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Q_W(W) and Q_B(B); kept between calls where nothing can have changed."""
-        tensors = (*self.parameters(), *self.buffers())  # one of them is replaced, or edited in place: another key
-        if self.training or torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
+        key = None if self.training or torch.is_grad_enabled() else self._key()
+        if key is None:
             self._cache = None
             return self._quantize_parameters()
-        key = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
         if self._cache is None or self._cache[0] != key:
             self._cache = (key, self._quantize_parameters())
         return self._cache[1]
+
+    def _key(self) -> tuple[tuple[int, int], ...] | None:
+        """Another one where a tensor was replaced, or edited in place; None where edits are not counted."""
+        tensors = (*self.parameters(), *self.buffers())
+        if any(tensor.is_inference() for tensor in tensors):
+            return None
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
     def folded_weight(self) -> torch.Tensor:
         """What Q_W sees, like W: W itself here."""

@@ -13,8 +13,9 @@ from qartsr_lib.quant.primitives import SCALE_FLOOR
 
 Limits = tuple[torch.Tensor, torch.Tensor]
 """(lower, upper) in a granularity's parameter shape."""
-SAMPLE, WIDE = 2**15, 256
+SAMPLE = 2**15
 """Values of a tensor, up to twice as many, that a least-squares range is fitted to: 10 ms, and 0.25 MB, a layer."""
+WIDE = 256  # values that a row of a sample counts for at most
 _SHARES = 0.75 ** torch.arange(16)  # of the full range, to either side of the median, that are looked at first
 _COARSE, _BEST, _ROUNDS = 2**12, 3, 12  # values of that look, how many of its ranges are refined, and how often
 
@@ -79,9 +80,9 @@ OBSERVERS.register("least-squares")(LeastSquaresObserver)
 
 
 class Thinned:
-    """Evenly spread ones of what is offered: whenever over `most` are kept, or their sizes add up to more, half go."""
+    """Evenly spread ones of what is offered: whenever the sizes of those kept add up to over `most`, half go."""
 
-    def __init__(self, most: int, size: Callable[[Any], int] | None = None) -> None:
+    def __init__(self, most: int, size: Callable[[Any], int] = lambda _: 1) -> None:
         self.kept: list[Any] = []
         self._most, self._size, self._offered, self._every = most, size, 0, 1
 
@@ -91,7 +92,7 @@ class Thinned:
         if (self._offered - 1) % self._every:
             return
         self.kept.append(make())
-        if (sum(map(self._size, self.kept)) if self._size else len(self.kept)) > self._most:
+        if sum(map(self._size, self.kept)) > self._most:
             self.kept, self._every = self.kept[::2], 2 * self._every
 
 
@@ -102,17 +103,22 @@ class Sample:
     """
 
     def __init__(self) -> None:
-        self._parts = Thinned(2 * SAMPLE, lambda part: len(part) * min(WIDE, part[:1].numel()))
+        self._parts = Thinned(2 * SAMPLE, _counted)
 
     def add(self, x: torch.Tensor) -> None:
         """`x`: (n,), or (n, c) whose rows are kept whole; an equal share of every tensor is kept."""
         share = SAMPLE // 16  # so that at least 16 images are in the sample
         # An odd step, which visits all phases of the even sizes that rows and channels have.
-        self._parts.offer(lambda: x[:: max(1, len(x) * min(WIDE, x[:1].numel()) // share) | 1].clone())
+        self._parts.offer(lambda: x[:: max(1, _counted(x) // share) | 1].clone())
 
     def values(self) -> torch.Tensor:
         """All that is kept, (m,) or (m, c)."""
         return torch.cat(self._parts.kept)
+
+
+def _counted(rows: torch.Tensor) -> int:
+    """Values that `rows`, (n,) or (n, c), count for in a sample."""
+    return len(rows) * min(WIDE, rows[:1].numel())
 
 
 @torch.no_grad()

@@ -99,8 +99,6 @@ def run_table(
         print(f"data set {dataset} is skipped: {reason}", flush=True)
     experiments = [experiment for experiment in experiments if experiment.dataset in pairs]
     models = [[(item, pair) for item in model for pair in pairs[item.dataset]] for model in _models(experiments)]
-    if workers not in ("", "1"):
-        _check_known(experiments, profile)
     cache = cache or RunCache.for_profile(profile.name)
     make = partial(_evaluator, experiments, profile, root, parts, cache, device)
     facts = {} if profile.max_side is None else {"max_side": profile.max_side}
@@ -112,6 +110,7 @@ def run_table(
         else:
             from qartsr_lib.study import parallel  # a plain run needs no Dask
 
+            _check_known(experiments, profile)
             values, abouts, about_workers = parallel.measure(workers, make, models, cache.root, label)
             facts |= about_workers
     except KeyboardInterrupt:

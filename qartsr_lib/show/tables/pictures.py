@@ -65,7 +65,7 @@ def figure1_blocks(
         bits: from left to right; those that the run lacks are left out. Without any the list is empty.
 
     Raises:
-        QartsrError: a box that does not lie in its photograph.
+        QartsrError: a box that is none, see `_chosen`.
     """
     widths, _ = _there(run, setting, bits, [OURS])
     return [

@@ -22,7 +22,7 @@ IMAGE_LOSSES: Registry[Callable[[torch.device], ImageLoss]] = Registry("image lo
 PERCEPTUAL_WEIGHT, SQUARED_WEIGHT = 2.0, 1.0
 """a1 and a2 of Eq. (8), with images in [-1, 1] as in OSEDiff (arXiv:2406.08177)."""
 _SMALLEST = 1e-12
-FLAT = 1 / 32
+FLAT = 1 / 32  # of the mean variance of calibration images, see `weights_of_flat`
 
 
 def normalized_mse(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -199,8 +199,9 @@ def test_training_reduces_the_loss_and_leaves_the_weights(teacher, start):
     history = finetuner(teacher, model).run([Phase(names, 80, (IMAGE,))])
     first, last = (sum(r["loss"] for r in part) for part in (history[:4], history[-4:]))
     assert last < 0.8 * first
+    found = model.state_dict()
     for key, value in teacher.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key
+        assert torch.equal(found[key], value), key
     assert all(module.state is QuantState.QUANTIZED for module in quant_modules(model))
     assert history[-1]["images"] == 80
 
@@ -238,7 +239,8 @@ def test_interrupted_run_ends_with_the_same_numbers(teacher, start, tmp_path):
     resumed = copy.deepcopy(start)
     history = finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases)
     assert [r["loss"] for r in history] == [r["loss"] for r in expected]
-    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+    found = resumed.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in whole.state_dict().items())
     with pytest.raises(QartsrError, match="state.pt: belongs to another run"):
         finetuner(teacher, resumed, checkpoint=tmp_path / "state.pt").run(phases[:-1])
     for changed in other_runs(teacher, resumed, tmp_path / "state.pt"):

@@ -126,8 +126,9 @@ def test_a_profile_hands_its_setting_to_all_methods():
 
 @torch.no_grad()
 def test_a_single_error_is_that_of_the_whole_network_with_one_layer_quantized(backbone, images):
-    built = METHODS.get("maxmin").build(backbone, "W2A2", images).backbone
-    upscaled = [backbone.prepare(image) for image in images]
+    small = [image[..., :8, :8] for image in images]
+    built = METHODS.get("maxmin").build(backbone, "W2A2", small).backbone
+    upscaled = [backbone.prepare(image) for image in small]
     found = {(layer, part): error for layer, part, error in sensitivity.single_errors(built, upscaled, "WA", "x")}
     assert len(found) == 2 * sum(isinstance(module, QuantLayer) for module in built.modules())
     name = "vae.decoder.up_blocks.1.resnets.0.conv1"

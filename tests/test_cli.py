@@ -413,6 +413,12 @@ def test_options_of_a_backbone_do_nothing_to_a_packed_model(photograph, tmp_path
     _one_line(capsys, f"{option}: has no effect on model.safetensors")
 
 
+def test_a_prompt_does_nothing_to_a_quantized_folder_which_holds_its_embedding(photograph, tmp_path, capsys):
+    words = ["upscale", str(photograph), "--out", str(tmp_path / "a"), "--checkpoint", str(tmp_path / "quantized")]
+    assert main([*words, "--prompt", "a cat"]) == 2
+    _one_line(capsys, f"--prompt: has no effect on {tmp_path / 'quantized'}")
+
+
 def test_export_of_a_file_and_no_crops_are_told(photograph, tmp_path, capsys):
     out = str(tmp_path / "m.safetensors")
     assert main(["export", "--checkpoint", str(photograph), "--out", out]) == 2

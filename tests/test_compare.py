@@ -134,6 +134,12 @@ def test_rows_that_cannot_be_told_apart_are_named(floor):
         compare.differences({"table1": table}, {"table1": table}, floor)
 
 
+@pytest.mark.parametrize("profile", ["tiny", "study"])
+def test_every_committed_row_can_be_told_apart(profile, floor):
+    committed = compare.read_folder(compare.CHECKOUT / "results" / profile)
+    assert committed and compare.differences(committed, committed, floor) == []
+
+
 def test_tolerances(floor):
     assert floor.tolerance("static", "W4A4", "PSNR", "table", 0) == pytest.approx(0.2)
     assert floor.tolerance("trained", "W4A4", "PSNR", "image", 0) == pytest.approx(0.8)

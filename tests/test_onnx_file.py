@@ -183,6 +183,17 @@ def test_formats_endings_and_packages_are_told(model, tmp_path, capsys, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_of_something_else_stay(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    others = tmp_path / "pytorch_model.bin"
+    others.write_text(OLD[1])
+    with pytest.raises(QartsrError, match="pytorch_model.bin: is there, and would be replaced"):
+        export.save_exported(model, others.with_suffix(".xml"), "openvino")
+    assert others.read_text() == OLD[1]
+    others.with_suffix(".xml").write_text(OLD[0])  # a model of before
+    export.check_export("openvino", others.with_suffix(".xml"))
+
+
 OLD, NEW = ["old graph", "old weights"], ["new graph", "new weights"]
 
 

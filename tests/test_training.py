@@ -48,6 +48,16 @@ def test_images_that_are_too_small(photographs):
             kind(photographs, 512)
 
 
+def test_images_left_out_are_counted_aloud(photographs, tmp_path, capsys):
+    write_png(tmp_path / "small.png", generated_image(0)[..., :60, :50])
+    crops = Crops([*photographs, tmp_path / "small.png"], 64)
+    assert crops.count == 2 and "1 of 3 images are under 64x64 pixels and left out" in capsys.readouterr().out
+    Validation([*photographs, tmp_path / "small.png"], 64)
+    assert "--validation: 1 of 3 images are under 64x64 pixels and left out" in capsys.readouterr().out
+    Crops(photographs, 64)
+    assert "left out" not in capsys.readouterr().out
+
+
 class _Stopped(Exception):
     pass
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,6 +232,19 @@ def test_draws_depend_on_every_part_of_the_seed():
     drawn = [torch.randn(4, generator=seeded(*seed)) for seed in seeds]
     assert torch.equal(drawn[0], drawn[4])
     assert not any(torch.equal(drawn[0], other) for other in drawn[1:4])
+
+
+def test_the_scale_of_gradients_is_resumed(tmp_path, monkeypatch):
+    """With --precision fp16 it decides which steps overflow and are skipped."""
+    monkeypatch.setattr(loop, "write_checkpoint", lambda *_: None)
+    network = torch.nn.Linear(2, 2)
+    network.model = SimpleNamespace(unet=None, vae=None)
+    begun = [network], [torch.optim.AdamW(network.parameters())], {"timestep": 1, "steps": 9, "checkpoint_every": 1}
+    loop._save(tmp_path, *begun, {"step": 3}, torch.amp.GradScaler("cpu", init_scale=4.0))
+    scaler = torch.amp.GradScaler("cpu")
+    assert loop._resume(tmp_path / loop.UNFINISHED, *begun, scaler) == 3 and scaler.get_scale() == 4
+    loop._save(tmp_path, *begun, {"step": 4}, None)
+    assert loop._resume(tmp_path / loop.UNFINISHED, *begun, None) == 4
 
 
 def test_pairs_are_a_function_of_their_number(folder):

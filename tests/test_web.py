@@ -220,7 +220,7 @@ def test_no_model_is_no_page(tmp_path, monkeypatch):
 
     monkeypatch.setattr(web, "save_exported", refuse)
     with pytest.raises(QartsrError, match="model.onnx: not written"):
-        web.save_web(None, tmp_path)
+        web.save_web(smaller_backbone(), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -229,8 +229,28 @@ def test_a_page_of_something_else_stays(tmp_path, capsys):
     assert main(["export", "--model", "w4a4", "--format", "web", "--out", str(tmp_path)]) == 2
     assert f"{tmp_path / 'index.html'}: is there, and would be replaced" in capsys.readouterr().err
     assert [file.read_text() for file in tmp_path.iterdir()] == ["my own page"]
-    (tmp_path / "model.json").write_text("{}")
-    web.check_web(tmp_path)
+    (tmp_path / "model.json").write_text('{"modelTopology": {}}')  # TensorFlow.js'
+    for names in (("index.html", "model.json"), ("model.json",)):
+        with pytest.raises(QartsrError, match=f"{names[0]}: is there, and would be replaced"):
+            web.check_web(tmp_path)
+        (tmp_path / "index.html").unlink(missing_ok=True)
+
+
+def test_an_interrupted_page_is_written_again(tmp_path, monkeypatch):
+    model, folder = smaller_backbone(), tmp_path / "page"
+
+    def save(_, path, name):
+        path.write_text(name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(web, "save_exported", save)
+        web.save_web(model, folder)
+    assert {file.name for file in folder.iterdir()} == {"model.json", "model.onnx"}
+    monkeypatch.setattr(web, "save_exported", lambda _, path, name: path.write_text(name))
+    web.save_web(model, folder)
+    assert "0.0 MB" in (folder / "model.json").read_text() and (folder / "index.html").exists()
+    web.check_web(folder)
 
 
 #: Runs app.js without a browser: A, slow to decode, is chosen, and B before A is there. Prints what is shown last.

@@ -36,6 +36,8 @@ FOLDER = "osediff"
 #: PassionSR's cached embedding of the empty prompt; looked for beside OSEDiff's file.
 EMPTY_EMBEDDING = "empty_context_embedding.pt"
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+#: What decides the merged weights beside their sources.
+MERGED = {"version": 1, "alpha": PEFT_ALPHA}
 Kept = tuple[dict[str, torch.Tensor], dict[str, str]]  # tensors and notes
 
 
@@ -69,7 +71,7 @@ def load_osediff(
     inference = Inference(tile=tile, posterior=posterior, seed=seed)
     folder, file = resolve_base(base), _weights(osediff, timestep)
     files = _network_files(folder)
-    tensors, notes = _kept("merged", [file, *files], lambda: _merged(folder, file, files, timestep))
+    tensors, notes = _kept(f"merged {MERGED}", [file, *files], lambda: _merged(folder, file, files, timestep))
     trained_at = int(notes["timestep"])
     _check_timestep(file, trained_at, timestep)
     unet, vae = (_network(name, folder, tensors) for name in NETWORKS)
@@ -85,7 +87,7 @@ def _merged(base: Path, file: Path, files: Iterable[Path], timestep: int | None)
     networks = {name: load_network(kind, base / name) for name, kind in NETWORKS.items()}
     checkpoint.apply_(**networks)
     sources = {path.relative_to(base).as_posix(): sha256(path) for path in files} | {"osediff": sha256(file)}
-    digest = stable_hash({"version": 1, "sources": sources, "alpha": PEFT_ALPHA})
+    digest = stable_hash({**MERGED, "sources": sources})
     states = {name: network.state_dict() for name, network in networks.items()}
     tensors = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
     return tensors, {"timestep": str(checkpoint.timestep), "sha256": digest}

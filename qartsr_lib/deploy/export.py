@@ -80,6 +80,9 @@ def check_export(name: str, path: Path) -> Format:
         raise QartsrError(f"--format {name}: needs the package {missing[0]}; in the checkout, run {wanted}")
     if path.suffix != kind.ending:
         raise QartsrError(f"{path}: name a file that ends in {kind.ending}")
+    weights = path.with_suffix(".bin")  # OpenVINO's second file
+    if name == "openvino" and (weights.is_dir() or weights.exists() and not path.exists()):
+        raise QartsrError(f"{weights}: is there, and would be replaced; move it, or name another --out")
     return kind
 
 

@@ -23,10 +23,10 @@ TILE = 128  # side of the page's tiles, low-quality pixels: seconds and 1 GB eac
 
 
 def check_web(folder: Path) -> None:
-    """Refuse a folder with files of the page's names and without model.json: they are of something else."""
-    names = (MODEL, *(file.name for file in PAGE.iterdir()))
+    """Refuse a folder with files of the page's names and without this page's model.json: they are of something else."""
+    names = (MODEL, ABOUT, *(file.name for file in PAGE.iterdir()))
     other = next((name for name in sorted(names) if (folder / name).exists()), None)
-    if other and not (folder / ABOUT).exists():
+    if other and not _is_ours(folder / ABOUT):
         raise QartsrError(f"{folder / other}: is there, and would be replaced; move it, or name another folder")
 
 
@@ -36,16 +36,34 @@ def save_web(model: OneStepSR, folder: Path) -> Distance:
     What is returned is `save_exported`'s.
     """
     check_web(folder)
-    found = save_exported(model, folder / MODEL, "onnx")
-    size = (folder / MODEL).stat().st_size / 1e6
+    begun = (folder / ABOUT).exists()
+    _write_about(model, folder, "not finished")  # first: by it `check_web` knows an unfinished page
+    try:
+        found = save_exported(model, folder / MODEL, "onnx")
+    except QartsrError:
+        if not begun:
+            (folder / ABOUT).unlink()
+        raise
+    _write_about(model, folder, f"{(folder / MODEL).stat().st_size / 1e6:.1f} MB")
+    for file in PAGE.iterdir():
+        write_text(folder / file.name, file.read_text(encoding="utf-8"))
+    return found
+
+
+def _write_about(model: OneStepSR, folder: Path, size: str) -> None:
     about = {
-        "title": f"Model: {model.name}, T = {model.timestep}, {size:.1f} MB. Engine: onnxruntime-web {VERSION}.",
+        "title": f"Model: {model.name}, T = {model.timestep}, {size}. Engine: onnxruntime-web {VERSION}.",
         "factor": model.factor,
         "multiple": model.multiple,
         "tile": TILE,
         "fetch": FETCH,
     }
-    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")  # first: by it `check_web` knows an unfinished page
-    for file in PAGE.iterdir():
-        write_text(folder / file.name, file.read_text(encoding="utf-8"))
-    return found
+    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+
+
+def _is_ours(about: Path) -> bool:
+    """Whether `_write_about` wrote the file: others, TensorFlow.js' models, have its name, too."""
+    try:
+        return "onnxruntime-web" in json.loads(about.read_text(encoding="utf-8"))["fetch"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

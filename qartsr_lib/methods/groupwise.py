@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.base import METHODS, CalibratedMethod, register_layers
 from qartsr_lib.methods.low_rank import MERGED_DIVISOR, kaiming_start, scaled_rank
 from qartsr_lib.methods.svdquant import RELEASED_SETTING, DynamicLayer
@@ -80,7 +81,8 @@ class GroupwiseLayer(DynamicLayer):
 
     def observe(self, x: torch.Tensor) -> None:
         super().observe(x)
-        self._windows.offer(lambda: self._some_windows(x))
+        for image in x.split(1):
+            self._windows.offer(lambda image=image: self._some_windows(image))
 
     def forget(self) -> None:
         super().forget()
@@ -117,27 +119,27 @@ class GroupwiseLayer(DynamicLayer):
         self.base.copy_(rounded(fitted, square, self.weight_quantizer) if self.feedback else fitted)
         self.drop_cache()
 
-    def _some_windows(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evenly spread windows of x, (n, c_in, taps), and (n, 1, taps), 1 where they lie on the image."""
+    def _some_windows(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Windows of one image x, (n, c_in, taps), 1 where they lie on it, (n, 1, taps), and its least values."""
+        lowest = x.movedim(self.input_axis, 0).flatten(1).amin(1).view(1, -1, 1)
         if isinstance(self, nn.Linear):
             rows = x.reshape(-1, x.shape[-1], 1)
-            return tuple(_spread(each, self.windows) for each in (rows, torch.ones_like(rows[:, :1])))
+            return *(_spread(each, self.windows) for each in (rows, torch.ones_like(rows[:, :1]))), lowest
         how = (self.kernel_size, self.dilation, self.padding, self.stride)
         windows = (F.unfold(image, *how).movedim(1, -1).flatten(0, 1) for image in (x, torch.ones_like(x[:, :1])))
         taps = self.weight[0, 0].numel()
-        return tuple(_spread(each, self.windows).unflatten(1, (-1, taps)) for each in windows)
+        return *(_spread(each, self.windows).unflatten(1, (-1, taps)) for each in windows), lowest
 
-    def _products(self, windows: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _products(self, windows: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """What multiplies the weight in each window, (n, c_in taps), and the outputs wanted of it, (n, c_out)."""
-        x, on_image = windows
+        x, on_image, lowest = windows
         phi, shift = (broadcast_along(values, 1, 3) for values in (self.log_phi.exp(), self.offset))
-        quantized = (x - shift) / phi
+        # One image of the layer's input, as its quantizer decides by whole ones: windows, and a pixel of least values.
+        image = torch.cat([x.where(on_image > 0, lowest), lowest.expand_as(x[:1])])
+        image = ((image - shift) / phi).movedim(1, -1)[None].movedim(-1, self.input_axis)
         if self.input_quantizer is not None:
-            # Windows as the images of a layer's input: channels where the quantizer expects them.
-            axis = self.input_axis
-            images = quantized.unsqueeze(-1).movedim(1, axis) if axis == -3 else quantized.movedim(1, -1)
-            found = self.input_quantizer(images)
-            quantized = found.movedim(axis, 1).reshape(x.shape)
+            image = self.input_quantizer(image)
+        quantized = image.movedim(self.input_axis, -1)[0, :-1].movedim(-1, 1)
         seen = ((quantized + shift / phi) * on_image).flatten(1)  # W o behind the layer gives the shift back
         return seen, (x / phi).flatten(1) @ self.base.flatten(1).t()
 
@@ -196,6 +198,9 @@ class UntrainedGroupwise(CalibratedMethod):
     options = ("fit", "feedback", "windows", "group")
 
     def scheme(self, *, group: int | None = None, **own):
+        for name, value in {"group": group, "windows": own.get("windows")}.items():
+            if value is not None and (type(value) is not int or value < 1):
+                raise QartsrError(f"option {name}={value!r}: choose a whole number from 1 on")
         granularity = PerGroup(group, per_position=True) if group else self.setting.weight_granularity
         return replace(self.setting, weight_granularity=granularity, layer_options=tuple(own.items()))
 

@@ -81,8 +81,8 @@ class LSGQuant(TrainedMethod):
         student = super().untrained(*arguments, **options)
         found = [module.sensitivity for module in student.modules() if isinstance(module, SensitivityLayer)]
         if found and not max(found) > LIGHT:
-            differ = "no layer's input differs enough between the calibration images to be trained"
-            raise QartsrError(f"{self.label}: {differ}; take more images, or other ones")
+            differ = f"no layer's input differs enough between the calibration images to be trained past {LIGHT_IMAGES}"
+            raise QartsrError(f"{self.label}: {differ} images; calibrate with more photographs, or other ones")
         return student
 
     def phases(self, backbone: nn.Module, images: int, seed: int) -> list[Phase]:

@@ -42,6 +42,12 @@ def check_begun(path: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], 
             raise QartsrError(f"{path}: was begun with {told}; use that again, or {otherwise}")
 
 
+def tell_left_out(images: int, used: int, size: int, option: str = "") -> None:
+    """Say how many of a folder's images are too small for crops of `size` pixels, if any."""
+    if used < images:
+        print(f"{option}{images - used} of {images} images are under {size}x{size} pixels and left out", flush=True)
+
+
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add `record` to a file of JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 KEYS = (
     *("id", "check", "rule", "dataset", "backbone", "timestep", "method", "bits", "metric", "seed", "image"),
     *("variant", "layer", "law", "version", "order", "loss", "trq", "rpq", "et", "model", "part", "block"),
-    *("component", "runtime", "factor"),
+    *("component", "runtime", "factor", "pass", "format", "setting", "eight_bit", "ranges", "zero_point", "quantized"),
 )
 #: Timings, prose, and names of records.
 LEFT_OUT = (
-    *("latency_ms", "latency_ratio_vs_fp32", "latency_ratio_vs_bf16", "ratio_lowest", "ratio_highest", "peak_MB"),
+    *("ms", "latency_ms", "latency_ratio_vs_fp32", "latency_ratio_vs_bf16", "ratio_lowest", "ratio_highest", "peak_MB"),
     *("run_id", "run_ids", "note", "claim", "where", "paper_evidence", "ours", "test", "missing"),
 )
 #: Column -> the quantity whose floor it has; "" where none is measured, so that those of its bit width serve.

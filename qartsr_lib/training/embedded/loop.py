@@ -24,7 +24,7 @@ from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import from_uint8, read_image, resize_bicubic, to_uint8, upscale_bicubic
-from qartsr_lib.training.states import append_line, save_state, saved_state
+from qartsr_lib.training.states import append_line, save_state, saved_state, tell_left_out
 
 T = TypeVar("T")
 CROP = 64
@@ -36,19 +36,21 @@ SHRINK_FACTORS = (1.0, 0.8, 0.6)
 class Crops:
     """Random square HR crops of side `size`, a multiple of 16, with their degraded, bicubic-upscaled counterparts.
 
-    Images smaller than `size` are left out; a QartsrError where none is left.
+    Images smaller than `size` are left out and counted aloud; a QartsrError where none is left. `count`: of those used.
     """
 
     def __init__(self, paths: Sequence[Path], size: int = CROP) -> None:
-        self.size, self._images = size, []
+        self.size, self._images, self.count = size, [], 0
         for path in progress(paths, "reading photographs"):
             image = read_image(path)
+            self.count += min(image.shape[-2:]) >= size
             for factor in SHRINK_FACTORS:
                 height, width = (round(side * factor) for side in image.shape[-2:])
                 if min(height, width) >= size:
                     self._images.append(to_uint8(image if factor == 1.0 else resize_bicubic(image, height, width)))
         if not self._images:
             raise QartsrError(f"no image is at least {size}x{size} pixels; name a folder with larger images")
+        tell_left_out(len(paths), self.count, size)
 
     def hr(self, count: int, seed: int, step: int) -> torch.Tensor:
         """`count` HR crops, randomly flipped and turned: (count, 3, size, size) in [0, 1]."""

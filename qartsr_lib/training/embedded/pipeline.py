@@ -27,7 +27,7 @@ from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr, psnr_y, read_image, upscale_bicubic
 from qartsr_lib.training.embedded import stages
 from qartsr_lib.training.embedded.loop import CROP, Crops, Schedule
-from qartsr_lib.training.states import check_begun
+from qartsr_lib.training.states import check_begun, tell_left_out
 
 #: Chosen on BSDS500/val (DEVIATIONS.md); notebook 00 shows the learning curves.
 SCHEDULES = {
@@ -86,7 +86,7 @@ def train_all(options: argparse.Namespace) -> None:
     models = [load_embedded(recipe, timestep, out) for recipe in recipes for timestep in timesteps]
     record = {
         "images": options.describe or options.images.name,
-        "image_count": len(photographs),
+        "image_count": crops.count,
         "crop": CROP,
         "latent_weight": stages.LATENT_WEIGHT,
         "schedules": {name: asdict(schedule) for name, schedule in schedules.items()},
@@ -137,6 +137,7 @@ class Validation:
         crops = [(seed, hr) for seed, hr in crops if min(hr.shape[-2:]) >= size]
         if not crops:
             raise QartsrError(f"--validation: no image is at least {size}x{size} pixels; name a folder of larger ones")
+        tell_left_out(len(paths), len(crops), size, "--validation: ")
         kinds = ("bicubic", "realistic")
         self._pairs = {kind: [(degrade(hr, kind, seed), hr) for seed, hr in crops] for kind in kinds}
 

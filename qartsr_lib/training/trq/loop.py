@@ -25,7 +25,7 @@ from qartsr_lib.base.files import check_writable
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.image import list_images
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
-from qartsr_lib.training.states import append_line, check_begun, save_state, saved_state
+from qartsr_lib.training.states import append_line, check_begun, save_state, saved_state, tell_left_out
 from qartsr_lib.training.trq.config import TrqConfig
 from qartsr_lib.training.trq.degradation import DegradedCrops
 from qartsr_lib.training.trq.objectives import Distillation, Generator, Objective, OSEDiffLosses, seeded, trained
@@ -60,9 +60,12 @@ def train_trq(options: argparse.Namespace) -> None:
     named = asdict(config) | {name: getattr(options, name) for name in ("image_loss", "prompt", "negative_prompt")}
     named["processes"] = accelerator.num_processes  # each has its share of the crops
     named["images"] = stable_hash([(path.name, path.stat().st_size) for path in images])
-    done = _resume(folder / UNFINISHED, networks, optimizers, named)
+    scaler = accelerator.scaler  # of gradients, with --precision fp16 alone
+    done = _resume(folder / UNFINISHED, networks, optimizers, named, scaler)
     per_step = config.batch * config.accumulate * accelerator.num_processes
     data = DegradedCrops(images, config.crop, config.seed, done * per_step, (config.steps - done) * per_step)
+    if accelerator.is_main_process:
+        tell_left_out(len(images), len(data.paths), config.crop)
     loader = DataLoader(data, config.batch, num_workers=options.workers, drop_last=True)
     *prepared, loader = accelerator.prepare(*networks, *optimizers, loader)
     models, optimizers = prepared[: len(networks)], prepared[len(networks) :]
@@ -84,7 +87,7 @@ def train_trq(options: argparse.Namespace) -> None:
         step += 1
         if accelerator.is_main_process and (step % config.checkpoint_every == 0 or step == config.steps):
             record = {"step": step, **terms, "seconds": round(time.monotonic() - started, 1)}
-            _save(folder, networks, optimizers, named, record)
+            _save(folder, networks, optimizers, named, record, scaler)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (folder / UNFINISHED).unlink(missing_ok=True)
@@ -145,6 +148,7 @@ def _save(
     optimizers: Sequence[Any],
     named: dict[str, Any],
     record: dict[str, Any],
+    scaler: torch.amp.GradScaler | None,
 ) -> None:
     """The backbone's file first, then what a later run continues from; `named`: all options that decide the weights."""
     model = networks[0].model
@@ -155,12 +159,19 @@ def _save(
         "config": named,
         "trained": [{name: value.detach().cpu() for name, value in trained(network).items()} for network in networks],
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "scaler": scaler and scaler.state_dict(),
     }
     save_state(folder / UNFINISHED, state)
     append_line(folder / "history.jsonl", record)
 
 
-def _resume(path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any], named: dict[str, Any]) -> int:
+def _resume(
+    path: Path,
+    networks: Sequence[nn.Module],
+    optimizers: Sequence[Any],
+    named: dict[str, Any],
+    scaler: torch.amp.GradScaler | None,
+) -> int:
     """Load an earlier run's state; returns the number of steps that it did."""
     if not path.exists():
         return 0
@@ -175,4 +186,6 @@ def _resume(path: Path, networks: Sequence[nn.Module], optimizers: Sequence[Any]
             network.load_state_dict(saved, strict=False)
         for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
+        if scaler is not None and state.get("scaler"):  # files of before hold none
+            scaler.load_state_dict(state["scaler"])
         return int(state["step"])

@@ -238,6 +238,16 @@ def test_dynamic_quantizer_against_a_loop_over_tokens(name):
     assert quantizer(torch.zeros_like(x)).abs().max() == 0 == quantizer.stored_parameter_bits
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_no_value_of_a_token_is_beyond_its_range(bits, signed):
+    quantizer = TokenQuantizer(QuantizerConfig(bits, PerGroup(64, -3), symmetric=True), (64, 20, 20), "x")
+    x = torch.randn(1, 64, 20, 20, generator=torch.Generator().manual_seed(0))
+    x = (x if signed else x.abs()).requires_grad_()
+    quantizer(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
 def test_svdquant_as_released_has_groups_and_stores_their_scales():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(128, 10)), torch.randn(4, 128)

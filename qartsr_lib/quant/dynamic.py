@@ -41,6 +41,7 @@ class TokenQuantizer(DynamicQuantizer):
     """
 
     kind, granularities = "token", (PerGroup,)
+    reach = 0.5  # no value lies outside; else a group's largest may count as beyond, its scale being rounded
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x_hat, same shape as x."""
@@ -56,7 +57,7 @@ class TokenQuantizer(DynamicQuantizer):
         else:
             qmin, qmax = self.code_range
             scale = symmetric_qparams(lower, upper, qmin, qmax)
-        return fake_quantize(grouped, scale, None, qmin, qmax).reshape(x.shape)
+        return fake_quantize(grouped, scale, None, qmin, qmax, self.reach).reshape(x.shape)
 
 
 class RangeQuantizer(DynamicQuantizer):

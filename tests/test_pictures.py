@@ -196,6 +196,13 @@ def test_figure_2_survives_missing_and_infinite_values(run):
     assert [axis.get_title().split(" ")[0] for axis in figure.axes if axis.axison] == ["PSNR", "NIQE"]
     assert [len([text for text in axis.texts if text.get_text() == "n/a"]) for axis in figure.axes[:2]] == [1, 2]
     assert len(figure.axes[0].patches) == 4, "three methods and the outside system"
+    (outside,) = rows.loc[(rows["backbone"] == OUTSIDE) & (rows["metric"] == "PSNR"), "method"]
+    few = rows[(rows["metric"] == "PSNR") | (rows["method"] == outside)]
+    panel = figures.metric_panels(few, ["PSNR", "NIQE"], "W2A2").axes[1]
+    assert len([text for text in panel.texts if text.get_text() == "n/a"]) == 3, "of the three methods"
+    (line,) = [line for line in panel.lines if np.isfinite(line.get_xdata()).all() and line.get_linestyle() == "-"]
+    (bar,) = [bar for bar in panel.patches if bar.get_width()]
+    assert line.get_ydata()[0] == pytest.approx(bar.get_y() + bar.get_height() / 2), "the interval beside its bar"
     nothing = figures.metric_panels(rows[rows["backbone"] != OUTSIDE], ["PSNR"], "W8A8")
     assert [text.get_text() for text in nothing.axes[0].texts] == ["no values at W8A8"]
 

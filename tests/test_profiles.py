@@ -136,6 +136,22 @@ def test_notebooks_of_tables_3_and_4_tell_which_setting_they_read(name, value):
     assert getattr(shown, name) == (tuple(value) if name == "metrics" else value) and shown.for_finetuning() == shown
 
 
+@pytest.mark.parametrize(
+    ("given", "bits", "read"),
+    [
+        ({"bits": ["W4A4"]}, "ablation_bits", "ablation_bits, not bits"),
+        ({"finetune_bits": ["W3A3"]}, "ablation_bits", "ablation_bits, not finetune_bits"),
+        ({"bits": ["W3A3"]}, "finetune_bits", "finetune_bits, not bits"),
+        ({"timesteps": [1]}, "finetune_bits", "finetune_models, not timesteps"),
+    ],
+)
+def test_bits_and_timesteps_that_a_notebook_does_not_read_are_refused(given, bits, read):
+    with pytest.raises(QartsrError, match=f"this notebook reads {read}; give it that"):
+        get_profile("study", **given).for_finetuning(bits)
+    for accepted in ({"ablation_bits": ["W4A4"]}, {"finetune_models": [["embedded", 1]], "timesteps": [1]}):
+        get_profile("study", **accepted).for_finetuning(bits)
+
+
 def test_a_profile_that_may_fetch_weights_does_after_one_that_may_not(monkeypatch):
     """As in a kernel or a cluster's worker that lives on; what the user says stays."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from quant_stand_in import lq_images, tiny_backbone
 
+from qartsr_lib.base import registry
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
@@ -58,3 +59,16 @@ def test_the_choice_is_made_under_the_setting(tmp_path, monkeypatch):
         wanted = psnr(*(luma(model.upscale(images.images[0])) for model in (built, backbone)))
     assert own.table["psnr_fp"][0] == pytest.approx(wanted, abs=1e-4) != pytest.approx(plain.table["psnr_fp"][0])
     assert own.table["run_id"][0] != plain.table["run_id"][0]
+
+
+def test_what_others_registered_has_a_key_of_its_own(monkeypatch):
+    """Its code may change over the same weights."""
+    asked = []
+    monkeypatch.setattr(choice_of_t, "measure_questions", lambda _, questions, measure: asked.append(questions))
+    for found in (None, "the hash of its file"):
+        with monkeypatch.context() as patched:
+            if found:
+                patched.setitem(registry._outside, "embedded", found)
+            measure_timesteps("tiny", ["embedded"], [1], ["W4A4"], CalibrationList("c", [], "0"))
+    (plain,), (others,) = (questions.values() for questions in asked)
+    assert others == plain | {"outside": {"embedded": "the hash of its file"}} != plain

@@ -107,10 +107,17 @@ class Profile:
             raise NotReady(f"profile {self.name}: finetune_models is empty, or the weights of none of them are here")
         return self.finetune_models[-1]
 
-    def for_finetuning(self) -> Profile:
-        """This profile with the metrics and images of Tables 3 and 4; a QartsrError where an override gave others."""
-        for name, read in {**_OF_FINETUNING, "backbones": "finetune_models", "bits": "finetune_bits"}.items():
-            if getattr(self, name) not in (getattr(PROFILES[self.name], name), getattr(self, read)):
+    def for_finetuning(self, bits: str = "finetune_bits") -> Profile:
+        """This profile with the metrics and images of Tables 3 and 4; a QartsrError where an override gave others.
+
+        `bits`: the field whose bit widths the notebook reads.
+        """
+        whole, reads = PROFILES[self.name], {**_OF_FINETUNING, "backbones": "finetune_models", "bits": bits}
+        reads |= {"finetune_bits": bits} if bits != "finetune_bits" else {}
+        left = {timestep for _, timestep in self.finetune_models} - set(self.timesteps)
+        reads |= {"timesteps": "finetune_models"} if left else {}
+        for name, read in reads.items():
+            if getattr(self, name) not in (getattr(whole, name), getattr(self, read)):
                 raise QartsrError(f"OVERRIDES: this notebook reads {read}, not {name}; give it that")
         return dataclasses.replace(self, **{name: getattr(self, read) for name, read in _OF_FINETUNING.items()})
 

@@ -33,8 +33,10 @@ def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, titl
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = subplots(rows, columns, (2.9 * columns, 2.3 * rows), sharey=True)
+    drawn = ((results["bits"] == bits) | (results["backbone"] == OUTSIDE)) & (results["method"] != "FP")
+    methods = results.loc[drawn & (results["backbone"] != BICUBIC), "method"].unique()[::-1]  # of every panel
     for axis, metric in zip(axes.flat, shown, strict=False):
-        _metric_panel(axis, results[results["metric"] == metric], metric, bits)
+        _metric_panel(axis, results[results["metric"] == metric], metric, bits, methods)
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     figure.suptitle(title, fontsize=10)
@@ -44,14 +46,15 @@ def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, titl
     return figure
 
 
-def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str) -> None:
+def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str, methods: Sequence[str]) -> None:
     references = (results["method"] == "FP", results["backbone"] == BICUBIC)
     levels = {label: results.loc[rows, "value"].dropna() for label, rows in zip(LINES, references, strict=True)}
     levels = {label: float(values.iloc[0]) for label, values in levels.items() if len(values)}
     foreign = results["backbone"] == OUTSIDE
-    part = results[((results["bits"] == bits) | foreign) & ~references[0] & ~references[1]].iloc[::-1]
-    colours = np.select([part["method"] == "QArtSR", part["backbone"] == OUTSIDE], [HIGHLIGHT, FOREIGN], PLAIN)
-    axis.barh(part["method"], part["value"].fillna(0.0), color=colours, height=0.7)
+    part = results[((results["bits"] == bits) | foreign) & ~references[0] & ~references[1]]
+    part = part.set_index("method").reindex(methods)
+    colours = np.select([part.index == "QArtSR", part["backbone"] == OUTSIDE], [HIGHLIGHT, FOREIGN], PLAIN)
+    axis.barh(part.index, part["value"].fillna(0.0), color=colours, height=0.7)
     spread = part[["ci_low", "ci_high"]].to_numpy()
     for position, (low, high) in enumerate(spread):
         axis.plot([low, high], [position, position], color="#333333", lw=1)

@@ -15,6 +15,7 @@ from torch import nn
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.progress import progress
+from qartsr_lib.base.registry import outside
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.qartsr import FinetuneLayer
@@ -206,4 +207,4 @@ def _question(backbone: nn.Module, cell: Cell, calibration: CalibrationList, ima
         "parameters": {"backbone": cell[0], "timestep": cell[1], **asked},
         "weights_sha256": backbone.weights_sha256,
         "calibration": {"name": calibration.name, "sha256": calibration.sha256, "images": images},
-    }
+    } | outside(cell[0])

@@ -26,6 +26,7 @@ from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base import provenance
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.lean_imports import lean_process
+from qartsr_lib.base.registry import outside
 from qartsr_lib.deploy.int8 import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory, peak_bytes_of
@@ -106,6 +107,7 @@ def measure_deployment(
             own |= {"seed": profile.seeds[0], **measured_layers(options[model], cell[0])}
         question = {"parameters": shared | named | own, "weights_sha256": backbone.weights_sha256, "data": data}
         questions[model] = question if model == full else question | seen
+        questions[model] |= outside(cell[0], model[0], *(value for _, value in options.get(model, ())))
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         if model == full:

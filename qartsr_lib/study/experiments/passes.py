@@ -23,6 +23,7 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base import provenance
 from qartsr_lib.base.lean_imports import lean_process
+from qartsr_lib.base.registry import outside
 from qartsr_lib.deploy import blocks, int8
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory
@@ -78,6 +79,7 @@ def measure_passes(
         named |= {"options": [list(pair) for pair in options.get(model, ())], "seed": profile.seeds[0]}
         named |= {"calibration_sha256": calibration.sha256} | measured_layers(options.get(model, ()), cell[0])
         questions[model] = {"parameters": shared | named, "weights_sha256": backbone.weights_sha256}
+        questions[model] |= outside(cell[0], model[0], *(value for _, value in options.get(model, ())))
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         runtime = "fp32, memory kept" if model == FULL_PRECISION else "int8"

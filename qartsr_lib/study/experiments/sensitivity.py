@@ -20,6 +20,7 @@ from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.steps import Flow, steps
 from qartsr_lib.base.files import remembered_sha256, write_text
 from qartsr_lib.base.progress import progress
+from qartsr_lib.base.registry import outside
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import setting
 from qartsr_lib.methods.setting import EIGHT_BIT_LISTS
@@ -57,6 +58,7 @@ def measure_sensitivity(cells: Sequence[tuple[str, int]], data_root: Path, profi
             "weights_sha256": backbone.weights_sha256,
             "calibration": {"name": calibration.name, "sha256": calibration.sha256},
             "data": {"name": VALIDATION, "sha256": [remembered_sha256(path) for path in files]},
+            **outside(cell[0]),
         }
         for cell, backbone in backbones.items()
     }

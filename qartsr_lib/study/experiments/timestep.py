@@ -12,6 +12,7 @@ import torch
 from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base.progress import progress
+from qartsr_lib.base.registry import outside
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import luma, psnr
 from qartsr_lib.methods import METHODS
@@ -48,6 +49,7 @@ def measure_by_image(
             "parameters": {"backbone": name, "timestep": timestep, **parameters},
             "weights_sha256": load_backbone(name, timestep).weights_sha256,
             **facts,
+            **outside(name),
         }
         for name, timestep in cells
     }

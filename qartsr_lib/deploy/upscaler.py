@@ -27,7 +27,7 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
     checkpoint = options.checkpoint
     packed = checkpoint is not None and checkpoint.suffix.lower() == ".safetensors"
     # A folder's full-precision weights come from `--base` and `--osediff`; its own hold the prompt's embedding.
-    decided = () if checkpoint is None else MODEL_OPTIONS + (OWN_OPTIONS if packed else OWN_OPTIONS[-1:])
+    decided = () if checkpoint is None else MODEL_OPTIONS + (OWN_OPTIONS if packed else ("prompt",))
     for name in decided:
         if getattr(options, name) is not None:
             raise QartsrError(

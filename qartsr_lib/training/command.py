@@ -21,7 +21,7 @@ def embedded(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--images", type=Path, required=True, help="folder of training photographs")
     add("--describe", help="what the images are, for the record (default: the folder's name)")
-    add("--validation", type=Path, help="folder of photographs to watch the quality on while training")
+    add("--validation", type=Path, help="folder of photographs (its first 24) to watch the quality on while training")
     add("--out", type=Path, required=True, help="folder for weights and histories; a second run continues there")
     recipes = "embedded, embedded-scaled, embedded-frozen (default: those that are shipped, the first two)"
     add("--recipes", nargs="+", metavar="NAME", help=recipes)

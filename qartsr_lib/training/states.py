@@ -1,4 +1,4 @@
-"""Files of a training that may be interrupted: its state, and its history in lines of JSON."""
+"""What trainings share: files of one that may be interrupted (state, history in lines of JSON), and what they tell."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from qartsr_lib.base.errors import QartsrError
-from qartsr_lib.base.registry import Registry
+from qartsr_lib.base.registry import Registry, outside
 from qartsr_lib.quant.scheme import SHARED_SETTING, QuantScheme, variant
 
 #: Name -> function(backbone) -> fnmatch patterns of the full names of the layers that stay at 8 bits.
@@ -118,6 +118,11 @@ SETTING_OPTIONS = tuple(field.name for field in fields(Setting))
 def measured_layers(options: Iterable[tuple[str, object]], name: str) -> dict[str, tuple[str, ...]]:
     """What `options` alone do not tell of a model of the backbone called `name`: the list that notebook 13 writes."""
     return {"sensitive_layers": sensitive_layers(name)} if ("eight_bit", "sensitive") in options else {}
+
+
+def model_facts(method: str, backbone: str, options: Iterable[tuple[str, object]]) -> dict[str, object]:
+    """What keys of a model's results hold beside its names: `measured_layers`, and what others registered of them."""
+    return measured_layers(options, backbone) | outside(method, backbone, *(value for _, value in options))
 
 
 def split_options(options: Mapping[str, object]) -> tuple[Setting, dict[str, object]]:

@@ -24,14 +24,13 @@ from qartsr_lib.base import machine, provenance
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.files import remembered_sha256
-from qartsr_lib.base.registry import outside
 from qartsr_lib.images import metrics
 from qartsr_lib.images.datasets.base import Pair
 from qartsr_lib.images.datasets.calibration import CalibrationList
 from qartsr_lib.images.image import read_image, write_png
 from qartsr_lib.methods import METHODS, Method
 from qartsr_lib.methods.checkpoint import DESCRIPTION, load_quantized, save_quantized
-from qartsr_lib.methods.setting import measured_layers
+from qartsr_lib.methods.setting import model_facts
 from qartsr_lib.study.measured import answered, entry_key
 from qartsr_lib.study.profiles import Profile
 from qartsr_lib.training.states import saved_state
@@ -210,8 +209,7 @@ class Evaluator:
             "calibration": None if experiment.method in NO_CALIBRATION else self.calibration.sha256,
             "evaluation": EVALUATION,
         }
-        used = (experiment.method, experiment.backbone, *(value for _, value in experiment.options))
-        return named | measured_layers(experiment.options, experiment.backbone) | outside(*used)
+        return named | model_facts(experiment.method, experiment.backbone, experiment.options)
 
     def weights_sha256(self, experiment: Experiment) -> str:
         """The backbone's weight hash; remembered, so that a sweep found in the cache loads no model twice."""

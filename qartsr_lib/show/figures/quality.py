@@ -28,15 +28,17 @@ def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, titl
     numbers = ["value", "ci_low", "ci_high"]
     results = results.assign(**results[numbers].astype(float).replace([np.inf, -np.inf], np.nan))
     shown = [metric for metric in metrics if results.loc[results["metric"] == metric, "value"].notna().any()]
-    if not shown or not ((results["bits"] == bits) | (results["backbone"] == OUTSIDE)).any():
+    quantized = (results["bits"] == bits) & (results["method"] != "FP") & (results["backbone"] != BICUBIC)
+    bars = results[quantized | (results["backbone"] == OUTSIDE)]
+    methods = bars["method"].unique()[::-1]  # of every panel
+    if not shown or bars.empty:
         return empty(f"no values at {bits}")
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = subplots(rows, columns, (2.9 * columns, 2.3 * rows), sharey=True)
-    drawn = ((results["bits"] == bits) | (results["backbone"] == OUTSIDE)) & (results["method"] != "FP")
-    methods = results.loc[drawn & (results["backbone"] != BICUBIC), "method"].unique()[::-1]  # of every panel
     for axis, metric in zip(axes.flat, shown, strict=False):
-        _metric_panel(axis, results[results["metric"] == metric], metric, bits, methods)
+        part = bars[bars["metric"] == metric].set_index("method").reindex(methods)
+        _metric_panel(axis, results[results["metric"] == metric], part, metric)
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     figure.suptitle(title, fontsize=10)
@@ -46,13 +48,11 @@ def metric_panels(results: pd.DataFrame, metrics: Sequence[str], bits: str, titl
     return figure
 
 
-def _metric_panel(axis: Axes, results: pd.DataFrame, metric: str, bits: str, methods: Sequence[str]) -> None:
+def _metric_panel(axis: Axes, results: pd.DataFrame, part: pd.DataFrame, metric: str) -> None:
+    """`part`: rows of the bars, by method, without values where a method has none."""
     references = (results["method"] == "FP", results["backbone"] == BICUBIC)
     levels = {label: results.loc[rows, "value"].dropna() for label, rows in zip(LINES, references, strict=True)}
     levels = {label: float(values.iloc[0]) for label, values in levels.items() if len(values)}
-    foreign = results["backbone"] == OUTSIDE
-    part = results[((results["bits"] == bits) | foreign) & ~references[0] & ~references[1]]
-    part = part.set_index("method").reindex(methods)
     colours = np.select([part.index == "QArtSR", part["backbone"] == OUTSIDE], [HIGHLIGHT, FOREIGN], PLAIN)
     axis.barh(part.index, part["value"].fillna(0.0), color=colours, height=0.7)
     spread = part[["ci_low", "ci_high"]].to_numpy()

@@ -26,7 +26,6 @@ from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base import provenance
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.lean_imports import lean_process
-from qartsr_lib.base.registry import outside
 from qartsr_lib.deploy.int8 import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory, peak_bytes_of
@@ -36,7 +35,7 @@ from qartsr_lib.images.evaluate import evaluate_pairs
 from qartsr_lib.images.image import read_image, to_uint8, write_png
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.methods.setting import measured_layers
+from qartsr_lib.methods.setting import model_facts
 from qartsr_lib.study import sweep as study
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.measured import Measured, measure_questions
@@ -101,13 +100,13 @@ def measure_deployment(
     questions = {}
     for model in (full, *models):
         named = {"method": METHODS.get(model[0]).label, "bits": model[1]}
+        named |= model_facts(model[0], cell[0], options.get(model, ()))
         own = {"runtimes": list(floats)}
         if model != full:
             own = {"options": [list(pair) for pair in options[model]], "int8_weights": weights_of_8_bits()}
-            own |= {"seed": profile.seeds[0], **measured_layers(options[model], cell[0])}
+            own |= {"seed": profile.seeds[0]}
         question = {"parameters": shared | named | own, "weights_sha256": backbone.weights_sha256, "data": data}
         questions[model] = question if model == full else question | seen
-        questions[model] |= outside(cell[0], model[0], *(value for _, value in options.get(model, ())))
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         if model == full:

@@ -23,14 +23,13 @@ from qartsr_lib.backbones import load_backbone
 from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.base import provenance
 from qartsr_lib.base.lean_imports import lean_process
-from qartsr_lib.base.registry import outside
 from qartsr_lib.deploy import blocks, int8
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES, keep_freed_memory
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import training_options
-from qartsr_lib.methods.setting import measured_layers
+from qartsr_lib.methods.setting import model_facts
 from qartsr_lib.study import sweep as study
 from qartsr_lib.study.evaluator import FULL_PRECISION, Experiment
 from qartsr_lib.study.measured import Measured, measure_questions
@@ -77,9 +76,8 @@ def measure_passes(
     for model in (FULL_PRECISION, *models):
         named = {"method": METHODS.get(model[0]).label, "bits": model[1]}
         named |= {"options": [list(pair) for pair in options.get(model, ())], "seed": profile.seeds[0]}
-        named |= {"calibration_sha256": calibration.sha256} | measured_layers(options.get(model, ()), cell[0])
+        named |= {"calibration_sha256": calibration.sha256} | model_facts(model[0], cell[0], options.get(model, ()))
         questions[model] = {"parameters": shared | named, "weights_sha256": backbone.weights_sha256}
-        questions[model] |= outside(cell[0], model[0], *(value for _, value in options.get(model, ())))
 
     def measure(model: tuple[str, str]) -> pd.DataFrame:
         runtime = "fp32, memory kept" if model == FULL_PRECISION else "int8"

@@ -15,13 +15,12 @@ from qartsr_lib.backbones.base import OneStepSR
 from qartsr_lib.backbones.features import pretrained_distance
 from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.files import remembered_sha256
-from qartsr_lib.base.registry import outside
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.degrade import degrade
 from qartsr_lib.images.image import central_crop, list_images, psnr_y, read_image
 from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.rates import Options
-from qartsr_lib.methods.setting import measured_layers
+from qartsr_lib.methods.setting import model_facts
 from qartsr_lib.study.measured import Measured, measure_questions
 from qartsr_lib.study.profiles import get_profile
 from qartsr_lib.training.finetuning.losses import perceptual_and_squared
@@ -80,8 +79,7 @@ def run_trials(trials: Mapping[Hashable, Trial], key: Sequence[str], data_root: 
             "parameters": {"measurement": name}
             | vars(trial)
             | {"options": dict(trial.options)}
-            | measured_layers(trial.options, trial.backbone)
-            | outside(trial.method, trial.backbone),
+            | model_facts(trial.method, trial.backbone, trial.options),
             "weights_sha256": backbones[trial.backbone, trial.timestep].weights_sha256,
             "calibration": {"name": calibration.name, "sha256": calibration.sha256},
             "data": {"name": VALIDATION, "crop": CROP, "sha256": [remembered_sha256(path) for path in files]},

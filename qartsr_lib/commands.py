@@ -62,7 +62,6 @@ def _choose_shipped(options: argparse.Namespace) -> None:
 
 def quantize(options: argparse.Namespace) -> None:
     """Quantize a model on a folder of images, and say how near it is to full precision on further crops."""
-    import_networks()
     from qartsr_lib.backbones import load_backbone
     from qartsr_lib.methods.checkpoint import DESCRIPTION, save_quantized
     from qartsr_lib.methods.setting import Setting

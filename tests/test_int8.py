@@ -112,6 +112,8 @@ def test_weights_of_7_bits_are_never_halved():
 
 PICTURES = """
 import sys, torch
+from qartsr_lib.base.lean_imports import lean_process
+lean_process()
 from qartsr_lib.deploy.int8 import weights_of_8_bits
 from qartsr_lib.deploy.packed_file import load_packed
 from qartsr_lib.deploy.runtimes import RUNTIMES

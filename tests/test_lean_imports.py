@@ -62,7 +62,7 @@ from qartsr_lib.base import lean_imports
 lean_imports.import_networks()
 assert "diffusers" not in sys.modules  # not chosen
 lean_imports.choose_lean_imports()
-lean_imports.import_networks()
+import qartsr_lib.backbones  # a notebook's way to the networks
 at_once = sorted(sys.modules)
 import scipy, transformers, torch._dynamo
 from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -82,5 +82,8 @@ def test_a_copy_without_git_is_told_its_revision(tmp_path, monkeypatch):
 
 
 def test_only_a_sweep_on_workers_imports_dask():
-    code = "import sys, qartsr_lib.show.gallery, qartsr_lib.study.outside; sys.exit('distributed' in sys.modules)"
+    code = (
+        "import sys; from qartsr_lib.base.lean_imports import lean_process; lean_process(); "
+        "import qartsr_lib.show.gallery, qartsr_lib.study.outside; sys.exit('distributed' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(provenance.__file__).parents[2]).returncode == 0

@@ -51,13 +51,13 @@ def no_kernels(tmp_path, monkeypatch):
 def test_runs_in_order_goes_on_after_a_failure_and_names_it(home, no_kernels, capsys, monkeypatch):
     monkeypatch.chdir("/")
     add_notebook(home, "02_last.ipynb", note("'last ' + PROFILE"))
-    add_notebook(
-        home, "00_first.ipynb", "import sys", note("sys.executable"), note("os.environ['QARTSR_LOG_PROGRESS']")
-    )
+    lean = "from qartsr_lib.base import lean_imports"
+    wanted = map(note, ("sys.executable", "os.environ['QARTSR_LOG_PROGRESS']", "lean_imports._chosen"))
+    add_notebook(home, "00_first.ipynb", f"import sys\n{lean}", *wanted)
     add_notebook(home, "01_broken.ipynb", "raise ValueError('on purpose')")
     add_notebook(home, "draft.ipynb", note("'never'"))
     assert runner.main(["--profile", "smoke"]) == 1
-    assert (home / "log").read_text().splitlines() == [sys.executable, "1", "last smoke"]
+    assert (home / "log").read_text().splitlines() == [sys.executable, "1", "True", "last smoke"]
     out = capsys.readouterr().out
     assert "[2/3] 01_broken" in out
     assert out.rstrip().splitlines()[-1] == "FAILED 01_broken: failed at In [3]: ValueError: on purpose"

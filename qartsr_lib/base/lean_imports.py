@@ -1,4 +1,4 @@
-"""What the command line leaves out of its imports: most of its start-up, and nothing that it computes with."""
+"""What commands and headless notebooks leave out of their imports: half of a start, and nothing to compute with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def choose_lean_imports() -> None:
 
 
 def import_networks() -> None:
-    """Import diffusers' networks; in processes that chose it, with `UNUSED` counted as not installed meanwhile.
+    """In processes that chose it, import diffusers' networks, with `UNUSED` counted as not installed meanwhile.
 
     None in sys.modules is Python's own way of saying so. Marks for torch.compile have no effect. Afterwards all can be
     imported as ever, but diffusers' pipelines go on without them.

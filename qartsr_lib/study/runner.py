@@ -24,7 +24,7 @@ from unittest import mock
 import papermill
 from ipykernel.kernelspec import get_kernel_dict
 
-from qartsr_lib.base import paths
+from qartsr_lib.base import lean_imports, paths
 from qartsr_lib.base.cache import RunCache
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_text
@@ -145,9 +145,12 @@ def _report(profile: Profile, problems: dict[str, executed.Problem], total: int)
 @contextmanager
 def kernel() -> Iterator[None]:
     """A kernel that is surely this interpreter, wherever kernels are registered, and the children's settings."""
+    first = f"import {lean_imports.__name__} as lean; lean.choose_lean_imports(); del lean"
+    # on Ctrl-C a kernel logs an error of 15 lines, on a socket that is closed already
+    settings = {"log_level": "CRITICAL", "exec_lines": first}
     with tempfile.TemporaryDirectory(prefix="qartsr-kernel-") as folder:
-        # on Ctrl-C a kernel logs an error of 15 lines, on a socket that is closed already
-        specification = get_kernel_dict(extra_arguments=["--IPKernelApp.log_level=CRITICAL"])
+        extra = [f"--IPKernelApp.{name}={value}" for name, value in settings.items()]
+        specification = get_kernel_dict(extra_arguments=extra)
         write_text(Path(folder, "kernels", KERNEL, "kernel.json"), json.dumps(specification))
         places = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
         with mock.patch.dict(os.environ, {"JUPYTER_PATH": places, "QARTSR_LOG_PROGRESS": "1"}):

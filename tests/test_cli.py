@@ -62,7 +62,7 @@ def test_wrong_options(photograph, tmp_path, capsys, extra, words):
     assert not (tmp_path / "out").exists()
 
 
-TRAINED = ("--method", "qartsr", "--train-images", "30")
+TRAINED = ("--method", "qartsr", "--train-images", "12")
 
 
 def _quantize(photograph, out, *extra):

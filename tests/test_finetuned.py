@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -194,18 +195,19 @@ def test_longer_training_changes_the_budget_alone():
 
 def test_the_best_setting_is_trained_longer_by_every_trained_method_alike():
     study = replace(STUDY, train_images=10, budget_curve=(4, 16))
-    labels, longest = {}, {}
+    cells, longest = {}, {}
     for experiment in setting_grids.budget_grid(study):
         if experiment.method == "fp" or "min-max" in experiment.label:
             continue
         images = dict(experiment.options)["images"]
         assert experiment.label.endswith(f", {images // 10}x images]"), "no two budgets share a name in the table"
-        labels.setdefault(experiment.label, set()).add((experiment.backbone, experiment.bits))
-        longest.setdefault(experiment.method, set()).add(images)
+        cells.setdefault(experiment.label, set()).add((experiment.backbone, experiment.bits))
+        longest.setdefault((experiment.method, experiment.bits), set()).add(images)
     trained = {name for name in STUDY.methods if METHODS.get(name).trains}
-    assert longest == dict.fromkeys(trained, {80}) | {"qartsr": {40, 80, 160}}
-    assert len(set(map(frozenset, labels.values()))) == 1, "both models and the same bit widths"
-    assert {model for model, _ in next(iter(labels.values()))} == {"embedded", "embedded-scaled"}
+    curve = {(method, bits): {40, 80, 160} for method, bits in product(trained, ("W4A4", "W2A2"))}
+    assert longest == curve | {(method, "W4A4"): {80} for method in trained - {"qartsr"}}
+    assert {model for found in cells.values() for model, _ in found} == {"embedded", "embedded-scaled"}
+    assert len(set(map(len, (found for label, found in cells.items() if ", 8x" in label)))) == 1, "all alike"
 
 
 def test_stages_and_order_are_compared_at_equal_images():

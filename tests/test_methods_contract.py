@@ -184,7 +184,7 @@ def test_the_readmes_worked_example(backbone, images):
     try:
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
         result = METHODS.get("reversed-lsq").build(backbone, "W4A4", images, images=30, batch=1)
-        test_training_brings_it_closer_to_full_precision("reversed-lsq", backbone, images, budgets=(240,))
+        test_training_brings_it_closer_to_full_precision("reversed-lsq", backbone, images, budgets=(120,))
     finally:
         METHODS._entries.pop("reversed-lsq", None)
     assert result.history[-1]["images"] == 30 and result.history[-1]["phase"] > 5

@@ -129,6 +129,7 @@ def test_lint_settings_of_the_profile_can_be_overridden(notebook):
 SHORTER = {
     "00": {"IMAGES": 2},
     "02": {"OVERRIDES": {"max_side": 192}},  # and pictures beside their originals when both are cropped
+    "04": {"OVERRIDES": {"finetune_side": 96}},
     "05": {"OVERRIDES": {"finetune_side": 192}},
     "11": {"OVERRIDES": {"methods": ["lsq"]}},
     "14": {"OVERRIDES": {"methods": ["maxmin"], "train_images": 1, "finetune_side": 96}},

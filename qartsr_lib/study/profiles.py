@@ -73,7 +73,7 @@ class Profile:
     finetune_side: int | None = None
     deployed: tuple[tuple[str, str], ...] = ()  # (method, bits) of models that are written to files and timed
     train_images: int = 32  # budget of a trained method, images passed forward and backward
-    budget_curve: tuple[int, ...] = ()  # multiples of train_images that notebook 14 trains QArtSR for, beside 8
+    budget_curve: tuple[int, ...] = ()  # multiples of train_images that notebook 14 trains for, beside 8
     train_batch: int = 1  # images per step
     image_loss: str = "vae-features+mse"  # in `finetuning.losses.IMAGE_LOSSES`, for methods whose paper fixes none
     teacher: str = "float32"  # precision in which trained methods imitate full precision, see `methods.trained.Budget`

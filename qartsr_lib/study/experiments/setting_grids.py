@@ -46,12 +46,16 @@ def setting_grid(profile: Profile) -> list[Experiment]:
 def budget_grid(profile: Profile) -> list[Experiment]:
     """Rows with LONGER times the budget (QArtSR, and LONGER_RIVALS of the profile), at the bit widths of Table 4.
 
-    QArtSR under BEST has profile.budget_curve, too: where doubling LONGER gains less than 0.1 dB, it was long enough.
+    Under BEST there is profile.budget_curve, too, of QArtSR, and at the lowest width, where training does most, of all:
+    where doubling LONGER gains less than 0.1 dB, it was long enough.
     """
-    rivals = [(method, BEST, LONGER) for method in LONGER_RIVALS if method in profile.methods]
-    curve = [("qartsr", BEST, factor) for factor in (LONGER, *profile.budget_curve)]
-    cells = product(profile.ablation_bits, [("qartsr", DEFAULT, LONGER), *curve, *rivals])
-    return _grid(profile, [_row(profile, method, bits, *cell) for bits, (method, *cell) in cells])
+    trained = ["qartsr", *(method for method in LONGER_RIVALS if method in profile.methods)]
+    lowest = min(profile.ablation_bits)
+    cells = [(bits, "qartsr", DEFAULT, LONGER) for bits in profile.ablation_bits]
+    for bits, method in product(profile.ablation_bits, trained):
+        further = profile.budget_curve if method == "qartsr" or bits == lowest else ()
+        cells += [(bits, method, BEST, factor) for factor in (LONGER, *further)]
+    return _grid(profile, [_row(profile, method, bits, *cell) for bits, method, *cell in cells])
 
 
 def stage_grid(profile: Profile) -> list[Experiment]:

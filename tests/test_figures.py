@@ -51,6 +51,14 @@ def test_law_panels(errors):
     figure = figures.theorem_laws(errors, fits)
     assert len(figure.axes) == 4
     assert all(axis.get_yscale() == "log" and len(axis.lines) >= 3 for axis in figure.axes)
+    # An error whose ratio to law (c) has the same distribution at every T lies on that law's line.
+    size = errors.groupby(["backbone", "bits", "timestep"])["error_z_h"].rank() ** 2
+    exact = errors.assign(error_z_h=size * errors["required_change"])
+    fits = {key: theorem.fit_laws(group, samples=10) for key, group in exact.groupby(["backbone", "bits"], sort=False)}
+    for axis in figures.theorem_laws(exact, fits).axes:
+        law = next(line for line in axis.lines if "constant" in line.get_label())
+        points = [line.get_ydata()[0] for line in axis.lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
+        assert sorted(points) == pytest.approx(sorted(law.get_ydata()), rel=1e-9)
 
 
 def test_quality_panels_keep_full_precision_apart():

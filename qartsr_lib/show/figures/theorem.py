@@ -61,23 +61,24 @@ def theorem_laws(frame: pd.DataFrame, fits: Mapping[tuple[str, str], Sequence[th
         line[0].set_ylabel(r"RMS error of $z_H$")
     for axis in axes[-1]:
         axis.set_xlabel("timestep T")
-    axes[0, 0].legend(fontsize=6.5)
     return figure
 
 
 def _one_law_panel(axis, cell: pd.DataFrame, fits: Sequence[theorem.LawFit]) -> None:
+    """Laws and points are geometric means over images, as the constants were fitted."""
     timesteps = sorted(cell["timestep"].unique())
     for fit in fits:
-        law = np.array([theorem.LAWS[fit.law](cell[cell["timestep"] == t]).mean() for t in timesteps])
+        law = np.array([10 ** np.log10(theorem.LAWS[fit.law](cell[cell["timestep"] == t])).mean() for t in timesteps])
         name, shade, style = LAWS[fit.law]
-        label = f"{name}, off by {10**fit.log10_residual:.1f}x" if len(timesteps) > 1 else name
+        label = f"{name}, off by {10**fit.log10_residual:.2f}x" if len(timesteps) > 1 else name
         axis.plot(timesteps, fit.constant * law, style, color=shade, label=label, lw=1.3)
     for t in timesteps:
-        mean, low, high = mean_interval(cell.loc[cell["timestep"] == t, "error_z_h"])
+        mean, low, high = 10 ** np.array(mean_interval(np.log10(cell.loc[cell["timestep"] == t, "error_z_h"])))
         error = np.nan_to_num([[mean - low], [high - mean]], nan=0.0).clip(min=0)
         axis.errorbar(t, mean, error, fmt="o", ms=5, color=colour(t), capsize=3)
     axis.set_yscale("log")
     axis.set_xticks(timesteps)
+    axis.legend(fontsize=5.5)  # in every panel, as each has fits of its own
 
 
 @styled

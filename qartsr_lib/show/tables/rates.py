@@ -8,7 +8,7 @@ from qartsr_lib.methods import METHODS
 from qartsr_lib.methods.setting import DEFAULT
 from qartsr_lib.study.experiments.ingredients import VARIANTS
 from qartsr_lib.study.experiments.rates import FIRST_LOOK, choose, criterion
-from qartsr_lib.study.experiments.settings import FACTORS, means
+from qartsr_lib.study.experiments.settings import FACTORS, JUDGE, means
 from qartsr_lib.study.stats import mean_interval
 
 
@@ -45,7 +45,7 @@ def setting_sections(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """[(title, text table)] of results/study/settings.csv: a line per setting, a column per method and bit width."""
     order = means(rows).index[::-1]
     titles = {
-        "psnr_fp": "PSNR-Y to full precision's image, dB; best mean first",
+        "psnr_fp": f"PSNR-Y to full precision's image, dB; best mean of {METHODS.get(JUDGE).label} first",
         "psnr_hr": "PSNR-Y to the original, dB",
         "stored_bits": "Stored bits per weight",
     }

@@ -20,6 +20,7 @@ from qartsr_lib.study.profiles import get_profile
 
 METHODS, BITS, RANGES = ("maxmin", "svdquant-released", "qartsr"), ("W4A4", "W2A2"), ("min-max", "least-squares")
 DYNAMIC = ("svdquant-released",)  # ranges come from the values, and there are no zero-points: lists alone
+JUDGE = "qartsr"  # the method that the best setting is chosen for, as the paper would have chosen it
 FACTORS = ("eight_bit", "ranges", "zero_point")
 KEY = ("backbone", "method", "bits", *FACTORS, "images")
 
@@ -49,12 +50,13 @@ def run_settings(data_root: Path) -> Measured:
 def means(rows: pd.DataFrame, value: str = "psnr_fp") -> pd.DataFrame:
     """Mean of `value` over photographs: a line per setting, a column per method and bit width; the best line last.
 
-    The order is by the mean of those columns that all settings have.
+    The order is by the mean of JUDGE's columns; settings that lack one of them come first.
     """
     table = rows.pivot_table(value, list(FACTORS), ["method", "bits"], "mean", sort=False)
-    return table.loc[table.dropna(axis=1).mean(axis=1).sort_values().index]
+    judged = table[JUDGE].mean(axis=1, skipna=False)
+    return table.loc[judged.sort_values(na_position="first").index]
 
 
 def best(rows: pd.DataFrame) -> Setting:
-    """The setting with the highest PSNR to full precision: the last of `means`."""
+    """The setting under which JUDGE has the highest PSNR to full precision: the last of `means`."""
     return Setting(*means(rows).index[-1])

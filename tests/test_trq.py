@@ -50,6 +50,16 @@ def run(folder, out, *extra, steps=6, variant="osediff"):
     return main([str(word) for word in words])
 
 
+def stop_at_the_first_save(monkeypatch):
+    save = loop._save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_save", save_and_stop)
+
+
 def history(out):
     return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
 
@@ -106,14 +116,9 @@ def test_distillation_approaches_its_teacher(home, folder, tmp_path):
 
 @pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tmp_path, monkeypatch, capsys):
-    save, rate = loop._save, ("--learning-rate", "2e-3")
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
+    rate = ("--learning-rate", "2e-3")
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "_save", save_and_stop)
+        stop_at_the_first_save(patched)
         assert run(folder, tmp_path, *rate, steps=8) == 130
     fewer = shutil.copytree(folder / "images", tmp_path / "fewer")
     (fewer / "0.png").unlink()
@@ -123,6 +128,7 @@ def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tm
         ("--prompt", "cat", "prompt "),
         ("--image-loss", "lpips+mse", "image_loss vae-features+mse"),
         ("--images", fewer, "other photographs"),
+        ("--base", write_base(tmp_path / "base", seed=9), "another base model"),
     ):
         assert run(folder, tmp_path, *rate, option, value, steps=8) == 2
         assert f"was begun with {begun}; use that again" in capsys.readouterr().err
@@ -141,6 +147,18 @@ def test_interrupted_training_ends_with_the_same_weights(home, folder, whole, tm
     one, other = (torch.load(out / "osediff-T0001.pkl", weights_only=True) for out in (whole, tmp_path))
     for entry in ("state_dict_unet", "state_dict_vae"):
         assert all(torch.equal(value, other[entry][key]) for key, value in one[entry].items())
+
+
+@pytest.mark.slow
+def test_distillation_is_not_resumed_with_another_teacher(home, folder, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        stop_at_the_first_save(patched)
+        assert run(folder, tmp_path, steps=4, variant="distil") == 130
+    other = torch.load(folder / "osediff.pkl", weights_only=True)
+    other["state_dict_unet"] = {key: 2 * value for key, value in other["state_dict_unet"].items()}
+    torch.save(other, tmp_path / "other.pkl")
+    assert run(folder, tmp_path, "--teacher", tmp_path / "other.pkl", steps=4, variant="distil") == 2
+    assert "was begun with another teacher; use that again" in capsys.readouterr().err
 
 
 @torch.no_grad()

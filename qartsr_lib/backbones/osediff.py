@@ -70,7 +70,7 @@ def load_osediff(
     """
     inference = Inference(tile=tile, posterior=posterior, seed=seed)
     folder, file = resolve_base(base), _weights(osediff, timestep)
-    files = _network_files(folder)
+    files = network_files(folder)
     tensors, notes = _kept(f"merged {MERGED}", [file, *files], lambda: _merged(folder, file, files, timestep))
     trained_at = int(notes["timestep"])
     _check_timestep(file, trained_at, timestep)
@@ -123,7 +123,7 @@ def _weights(osediff: str | Path | None, timestep: int | None) -> Path:
     return file
 
 
-def _network_files(base: Path) -> list[Path]:
+def network_files(base: Path) -> list[Path]:
     """All of the base model that the merged networks depend on."""
     found = [base / name / "config.json" for name in NETWORKS]
     for name in NETWORKS:

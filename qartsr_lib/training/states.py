@@ -14,6 +14,8 @@ import torch
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.base.files import write_atomically
 
+#: Options whose values are hashes -> what is told of another one.
+_HASHED = {"images": "other photographs", "base": "another base model", "teacher": "another teacher"}
 _DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
@@ -34,11 +36,11 @@ def saved_state(path: Path) -> Iterator[dict[str, Any]]:
 def check_begun(path: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], otherwise: str) -> None:
     """A QartsrError where `path` tells that a training was `begun` with another value of an option than is `asked` for.
 
-    A KeyError where it tells nothing of one; "images" is told without its value, a hash. `otherwise`: what else to do.
+    A KeyError where it tells nothing of one; of those in _HASHED no value is told. `otherwise`: what else to do.
     """
     for name, value in asked.items():
         if begun[name] != value:
-            told = "other photographs" if name == "images" else f"{name} {begun[name]}"
+            told = _HASHED.get(name, f"{name} {begun[name]}")
             raise QartsrError(f"{path}: was begun with {told}; use that again, or {otherwise}")
 
 

@@ -14,14 +14,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from qartsr_lib.backbones.osediff import FOLDER, NETWORKS, embed_prompt, load_osediff, weights_name
+from qartsr_lib.backbones.osediff import FOLDER, NETWORKS, embed_prompt, load_osediff, network_files, weights_name
 from qartsr_lib.backbones.osediff_checkpoint import RELEASED_TIMESTEP, write_checkpoint
 from qartsr_lib.backbones.osediff_files import load_network, resolve_base
 from qartsr_lib.backbones.schedule import timestep_index
 from qartsr_lib.base import paths
 from qartsr_lib.base.cache import stable_hash
 from qartsr_lib.base.errors import Diverged, QartsrError
-from qartsr_lib.base.files import check_writable
+from qartsr_lib.base.files import check_writable, sha256
 from qartsr_lib.base.progress import progress
 from qartsr_lib.images.image import list_images
 from qartsr_lib.training.finetuning.losses import IMAGE_LOSSES
@@ -60,6 +60,8 @@ def train_trq(options: argparse.Namespace) -> None:
     named = asdict(config) | {name: getattr(options, name) for name in ("image_loss", "prompt", "negative_prompt")}
     named["processes"] = accelerator.num_processes  # each has its share of the crops
     named["images"] = stable_hash([(path.name, path.stat().st_size) for path in images])
+    named["base"] = stable_hash([sha256(path) for path in network_files(base)])
+    named["teacher"] = objective.teacher_sha256
     scaler = accelerator.scaler  # of gradients, with --precision fp16 alone
     done = _resume(folder / UNFINISHED, networks, optimizers, named, scaler)
     per_step = config.batch * config.accumulate * accelerator.num_processes
@@ -124,7 +126,10 @@ def _generator_and_objective(
         objective = OSEDiffLosses(image_loss, unet, *prompts, config.seed + 2, config.regularizer)
     else:
         teacher = load_osediff(base=base, osediff=options.teacher, prompt=options.prompt).to(device)
-        objective = Distillation(lambda image: teacher.to_z_h(z_l := teacher.encode(image), teacher.predict_noise(z_l)))
+        objective = Distillation(
+            lambda image: teacher.to_z_h(z_l := teacher.encode(image), teacher.predict_noise(z_l)),
+            teacher.weights_sha256,
+        )
     prompt = embed_prompt(base, options.prompt).to(device)
     generator = Generator(unet, vae, config.timestep, prompt, objective.decodes, config.seed)
     for network in (generator.model.unet, generator.model.vae) if options.gradient_checkpointing else ():
@@ -177,7 +182,9 @@ def _resume(
         return 0
     with saved_state(path) as state:
         fixed = {name: value for name, value in named.items() if name not in ("steps", "checkpoint_every")}
-        check_begun(path, {"processes": 1} | state["config"], fixed, "remove the file to start anew")
+        # what earlier versions did not write down
+        begun = {"processes": 1} | {name: named.get(name) for name in ("base", "teacher")} | state["config"]
+        check_begun(path, begun, fixed, "remove the file to start anew")
         if named["steps"] < state["step"]:
             raise QartsrError(f"--steps {named['steps']}: {state['step']} are done; choose more, or remove {path}")
         for network, saved in zip(networks, state["trained"], strict=True):

@@ -110,6 +110,7 @@ class OSEDiffLosses:
     """
 
     decodes = True
+    teacher_sha256 = ""
 
     def __init__(
         self,
@@ -156,16 +157,20 @@ class OSEDiffLosses:
 
 
 class Distillation:
-    """MSE of z_H to that of `teacher` (upscaled image -> z_H, frozen): no decoder, no LPIPS, no second UNet.
+    """MSE of z_H to that of a frozen teacher: no decoder, no LPIPS, no second UNet.
 
     This is *not* OSEDiff's training: the student can become as good as its teacher, and no better.
+
+    Args:
+        teacher: upscaled image -> z_H.
+        teacher_sha256: hash of its weights; "" for objectives without one.
     """
 
     decodes = False
     regularizer = None
 
-    def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor], teacher_sha256: str) -> None:
+        self.teacher, self.teacher_sha256 = teacher, teacher_sha256
 
     def loss(self, batch: Batch, z_h: torch.Tensor, image: None, generator: torch.Generator) -> Loss:
         with torch.no_grad():

@@ -56,6 +56,29 @@ def test_nearer_the_float_layer_than_svdquant_as_released(name, bits):
     assert ours < 0.9 * error(*converted(name, RELEASED_SETTING, bits))
 
 
+def test_same_padding_is_the_padding_of_that_size():
+    """A number of pixels, or the word: the same layer, weights and images."""
+    torch.manual_seed(0)
+    named, images = nn.Conv2d(24, 20, 3, padding="same"), layer_and_inputs("conv")[1]
+    counted = nn.Conv2d(24, 20, 3, padding=1)
+    counted.load_state_dict(named.state_dict())
+    nets = [nn.Sequential(named), nn.Sequential(counted)]
+    for net in nets:
+        quantize_(net, groupwise.SETTING.at("W2A2"))
+        calibrate(net, net, images)
+        net[0].start()
+    assert torch.equal(nets[0](images[0]), nets[1](images[0]))
+
+
+def test_reflected_pixels_are_seen_in_windows():
+    torch.manual_seed(0)
+    net, image = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect")), torch.randn(1, 4, 5, 5)
+    quantize_(net, groupwise.SETTING.at("W2A2"))
+    windows, on_image, _ = net[0]._some_windows(image)
+    wanted = F.unfold(F.pad(image, (1, 1, 1, 1), "reflect"), 3)[0].t().unflatten(1, (4, 9))
+    assert torch.equal(windows, wanted) and on_image.eq(1).all()
+
+
 def test_of_more_images_evenly_spread_ones_are_kept(monkeypatch):
     monkeypatch.setattr(groupwise, "MOST", 4)
     net, kept = nn.Sequential(nn.Linear(24, 20)), []

@@ -125,8 +125,11 @@ class GroupwiseLayer(DynamicLayer):
         if isinstance(self, nn.Linear):
             rows = x.reshape(-1, x.shape[-1], 1)
             return *(_spread(each, self.windows) for each in (rows, torch.ones_like(rows[:, :1]))), lowest
-        how = (self.kernel_size, self.dilation, self.padding, self.stride)
-        windows = (F.unfold(image, *how).movedim(1, -1).flatten(0, 1) for image in (x, torch.ones_like(x[:, :1])))
+        around = self._reversed_padding_repeated_twice  # what torch pads by, "same" and other modes than zeros included
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        how = (self.kernel_size, self.dilation, 0, self.stride)
+        images = (F.pad(image, around, mode) for image in (x, torch.ones_like(x[:, :1])))
+        windows = (F.unfold(image, *how).movedim(1, -1).flatten(0, 1) for image in images)
         taps = self.weight[0, 0].numel()
         return *(_spread(each, self.windows).unflatten(1, (-1, taps)) for each in windows), lowest
 

@@ -182,8 +182,8 @@ def _resume(
         return 0
     with saved_state(path) as state:
         fixed = {name: value for name, value in named.items() if name not in ("steps", "checkpoint_every")}
-        # what earlier versions did not write down
-        begun = {"processes": 1} | {name: named.get(name) for name in ("base", "teacher")} | state["config"]
+        unwritten = {"processes": 1} | {name: named.get(name) for name in ("base", "teacher")}  # by earlier versions
+        begun = unwritten | state["config"]
         check_begun(path, begun, fixed, "remove the file to start anew")
         if named["steps"] < state["step"]:
             raise QartsrError(f"--steps {named['steps']}: {state['step']} are done; choose more, or remove {path}")

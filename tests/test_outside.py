@@ -51,7 +51,7 @@ def test_written_with_the_others_and_read_again(folder):
     table = results.read_table("smoke", "table3")
     assert set(table["method"]) == {"FP", "MaxMin", "DiffBIR"}
     assert set(table.loc[table["method"] == "DiffBIR", "timestep"]) == {0}
-    values = results.read_per_image("smoke", "table3", "samples").query("method == 'DiffBIR'")
+    values = results.read_per_image("smoke", "table3").query("method == 'DiffBIR'")
     assert len(values) == 3
     again = outside.add_rows(sweep(), find({"samples": folder}), PROFILE, parts=fake_parts())
     assert again.table["run_id"].tolist() == run.table["run_id"].tolist()

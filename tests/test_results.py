@@ -153,7 +153,7 @@ def test_per_image_values_come_back(home):
     lines = (home / "results/tiny/per_image/table1/samples.csv").read_text().splitlines()
     assert lines[0] == "dataset,backbone,timestep,method,bits,seed,image,run_id,PSNR,SSIM,LPIPS"
     assert lines[1] == "samples,embedded,1000,MaxMin,W4A4,0,a,aaa,20.12346,0.5,"
-    long = results.read_per_image("tiny", "table1", "samples")
+    long = results.read_per_image("tiny", "table1")
     assert sorted(zip(long["image"], long["metric"], long["value"], strict=True)) == [
         ("a", "PSNR", 20.12346),
         ("a", "SSIM", 0.5),

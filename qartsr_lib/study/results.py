@@ -94,10 +94,10 @@ def read_measurement(profile: str, name: str, columns: Sequence[str] = ()) -> pd
     return pd.read_csv(io.StringIO(cells.to_csv(index=False)))
 
 
-def read_per_image(profile: str, table: str, dataset: str = "*", absent: bool = False) -> pd.DataFrame:
-    """Per-image values of one data set or all, long, `PER_IMAGE_COLUMNS`; unavailable ones are left out, or NaN."""
+def read_per_image(profile: str, table: str, absent: bool = False) -> pd.DataFrame:
+    """Per-image values of all data sets, long, `PER_IMAGE_COLUMNS`; unavailable ones are left out, or NaN."""
     folder, frames = paths.results_dir(profile) / "per_image" / table, []
-    for path in sorted(folder.glob(f"{dataset}.csv")) or [folder / f"{dataset}.csv"]:
+    for path in sorted(folder.glob("*.csv")) or [folder / "*.csv"]:
         wide = read_cells(path)
         fixed = [column for column in wide.columns if column in PER_IMAGE_COLUMNS]
         long = wide.melt(id_vars=fixed, var_name="metric", value_name="value")

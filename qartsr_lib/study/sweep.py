@@ -129,10 +129,10 @@ def _check_known(experiments: Sequence[Experiment], profile: Profile) -> None:
         )
 
 
-def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Path | None = None, device: str = "cpu"):
+def build_model(experiment: Experiment, profile: Profile, *, data_root: str | Path | None = None):
     """The quantized backbone of an experiment, trained or found in the cache that `run_table` uses too."""
     cache = RunCache.for_profile(profile.name)
-    return _evaluator([experiment], profile, paths.data_root(data_root), None, cache, device).build(experiment)
+    return _evaluator([experiment], profile, paths.data_root(data_root), None, cache, "cpu").build(experiment)
 
 
 def _evaluator(

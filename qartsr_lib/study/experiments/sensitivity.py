@@ -144,14 +144,14 @@ def layer_facts(backbone: OneStepSR) -> pd.DataFrame:
     return facts
 
 
-def choose_layers(rows: pd.DataFrame, ranges: str = "least-squares") -> list[str]:
+def choose_layers(rows: pd.DataFrame) -> list[str]:
     """The list "sensitive" from one backbone's rows of `measure_sensitivity`.
 
-    A layer's score is its share in the sum of all single errors, weights and inputs (under `ranges`), mean over 4 and 2
-    bits: what a list that has it takes away. Layers are taken in order of score per weight, as long as the whole stores
-    no more than REFERENCE does.
+    A layer's score is its share in the sum of all single errors, weights and inputs (under fitted ranges), mean over 4
+    and 2 bits: what a list that has it takes away. Layers are taken in order of score per weight, as long as the whole
+    stores no more than REFERENCE does.
     """
-    chosen = rows[rows["quantized"].str.startswith("W") | (rows["ranges"] == ranges)]
+    chosen = rows[rows["quantized"].str.startswith("W") | (rows["ranges"] == "least-squares")]
     errors = chosen.assign(bits=chosen["quantized"].str[1:]).pivot_table("error", "layer", "bits", "sum", sort=False)
     score = (errors / errors.sum()).mean(axis=1)
     facts = rows.drop_duplicates("layer").set_index("layer")

@@ -192,8 +192,8 @@ COMMANDS = {
         {
             "--checkpoint": _path("DIR|FILE", "a model that quantize wrote; for a graph also a packed file"),
             "--model": {"metavar": "|".join(SHIPPED), "help": "a quantized model that comes with the package instead"},
-            "--out": _needed("FILE|DIR", "file to write; ends in .safetensors, .onnx, .pte or .xml (and a .bin), or "
-                             "the web page's folder"),
+            "--out": _needed("FILE|DIR", "file to write; ends in .safetensors (or .safetensors.gz, smaller), .onnx, "
+                             ".pte or .xml (and a .bin), or the web page's folder"),
             "--format": {"default": "packed", "metavar": "|".join(EXPORTS), "help": "what to write"},
         },
     ),

@@ -15,6 +15,7 @@ from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.base.files import check_name, check_writable
 from qartsr_lib.base.lean_imports import import_networks
 from qartsr_lib.deploy.shipped import SHIPPED, shipped_model
+from qartsr_lib.deploy.zipped import is_packed
 
 __all__ = ["EXPORTS", "QUALITIES", "SHIPPED", "TRAINED", "evaluate", "export", "quantize", "upscale"]
 
@@ -220,8 +221,8 @@ def export(options: argparse.Namespace) -> None:
         if web := name == "web":
             check_web(path)
         check_export("onnx" if web else name, path / MODEL if web else path)  # before the model is loaded
-        packed = options.checkpoint.suffix.lower() == ".safetensors"
-        model = load_packed(options.checkpoint) if packed else load_quantized(options.checkpoint)
+        load = load_packed if is_packed(options.checkpoint) else load_quantized
+        model = load(options.checkpoint)
         distance = save_web(model, path) if web else save_exported(model, path, name)
         told = f"; {EXPORTS[name]} from the simulation: {distance}"
         if web:

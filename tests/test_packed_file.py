@@ -1,5 +1,6 @@
 """Packed models: dense codes, small headers, exact round trips, and clear errors for bad files."""
 
+import gzip
 import json
 from dataclasses import asdict
 
@@ -134,6 +135,35 @@ def test_truncated(file):
             load_packed(file)
 
 
+@pytest.fixture
+def zipped_file(model, tmp_path):
+    save_packed(model, tmp_path / "zipped.safetensors.gz")
+    return tmp_path / "zipped.safetensors.gz"
+
+
+def test_inside_gzip_it_is_the_same_model_and_smaller(file, zipped_file, model, tmp_path):
+    assert gzip.decompress(zipped_file.read_bytes()) == file.read_bytes(), "any gunzip gives the plain file"
+    assert zipped_file.stat().st_size < 0.95 * file.stat().st_size
+    plain, again = load_packed(file).state_dict(), load_packed(zipped_file).state_dict()
+    assert plain.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in plain.items())
+    save_packed(model, tmp_path / "later.safetensors.gz")
+    assert (tmp_path / "later.safetensors.gz").read_bytes() == zipped_file.read_bytes(), "no time, no name"
+
+
+def test_a_broken_gzip(zipped_file):
+    whole = zipped_file.read_bytes()
+    for broken in (b"", whole[:5], whole[:600], whole[:-1], b"PK" + whole[2:], whole[:900] + b"\0" * 40 + whole[940:]):
+        zipped_file.write_bytes(broken)
+        with pytest.raises(QartsrError, match="zipped.safetensors.gz: truncated or not a safetensors file"):
+            load_packed(zipped_file)
+
+
+def test_a_gzip_of_no_model_is_not_unpacked_to_its_end(zipped_file):
+    zipped_file.write_bytes(gzip.compress(bytes(10**6)))
+    with pytest.raises(QartsrError, match="unpacks to more than 100 times its size"):
+        load_packed(zipped_file)
+
+
 def test_damaged(file):
     whole = bytearray(file.read_bytes())
     whole[-3] ^= 0x10
@@ -177,7 +207,7 @@ def test_a_description_that_does_not_fit(file, change, message):
 def test_what_cannot_be_saved(model, tmp_path):
     with pytest.raises(QartsrError, match="not quantized"):
         save_packed(tiny_backbone(), tmp_path / "model.safetensors")
-    with pytest.raises(QartsrError, match="ends in .safetensors"):
+    with pytest.raises(QartsrError, match="ends in .safetensors or .safetensors.gz"):
         save_packed(model, tmp_path / "model.bin")
     large = quantized()
     large.unet.conv_in.weight_quantizer.zero_point.fill_(1e6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from qartsr_lib.backbones.base import ARCHITECTURES, OneStepSR
@@ -27,6 +28,7 @@ from qartsr_lib.base.errors import QartsrError, check_finite
 from qartsr_lib.base.files import write_atomically
 from qartsr_lib.base.provenance import tensors_sha256
 from qartsr_lib.deploy.layer import Form, InferenceLayer, inference_form
+from qartsr_lib.deploy.zipped import SUFFIX, ZIPPED, is_packed, is_zipped, plain, zipped
 from qartsr_lib.quant.attention import QuantAttnProcessor
 from qartsr_lib.quant.layers import replace_layers
 from qartsr_lib.quant.quantizers import Quantizer, QuantizerConfig
@@ -39,7 +41,9 @@ _OWN_HASH = "description_sha256"  # which files of before 2026-11-30 lack
 
 
 def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
-    """Write a quantized and calibrated model to `path` (.safetensors), replacing an earlier file at the very end.
+    """Write a quantized and calibrated model to `path`, replacing an earlier file at the very end.
+
+    `path` ends in .safetensors, or in .safetensors.gz for a smaller file.
 
     Returns the model that the file holds, all floats rounded to 16 bits; `load_packed` gives the same bits.
 
@@ -47,8 +51,8 @@ def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
         QartsrError: not quantized, not representable (see inference_form), or the disk is full.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise QartsrError(f"{path}: name a file that ends in .safetensors")
+    if not is_packed(path):
+        raise QartsrError(f"{path}: name a file that ends in {SUFFIX} or {ZIPPED}")
     record = getattr(model, "quantization", None)
     if record is None:
         raise QartsrError(f"{path}: the model to export is not quantized; quantize it first")
@@ -69,7 +73,10 @@ def save_packed(model: OneStepSR, path: str | Path) -> OneStepSR:
     }
     described[_OWN_HASH] = _description_digest(described)
     metadata = {_KEY: json.dumps(described, separators=(",", ":"))}
-    write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+    if is_zipped(path):
+        write_atomically(path, lambda temporary: temporary.write_bytes(zipped(save(tensors, metadata))))
+    else:
+        write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
     return packed
 
 
@@ -226,7 +233,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     if not path.is_file():
         raise QartsrError(f"{path}: no such file; make it with qartsr export")
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with plain(path) as unzipped, safe_open(str(unzipped), framework="pt") as file:
             described = json.loads((file.metadata() or {}).get(_KEY, "null"))
             if not isinstance(described, dict) or described.get("_type") != FORMAT:
                 raise QartsrError(f"{path}: not a packed model; make one with qartsr export")
@@ -235,7 +242,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
                     f"{path}: format version {version}, but this program reads version {VERSION}; export again"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, EOFError, ValueError, zlib.error) as error:
         raise QartsrError(f"{path}: truncated or not a safetensors file; export it again") from error
     own = _description_digest(described)
     if described.get("sha256") != tensors_sha256(tensors) or described.get(_OWN_HASH, own) != own:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qartsr_lib.base.errors import QartsrError, did_you_mean
+from qartsr_lib.deploy.zipped import ZIPPED
 
 FOLDER = Path(__file__).resolve().parents[1] / "backbones" / "weights" / "quantized"
 #: Name in `upscale --model` -> bits.
@@ -16,4 +17,4 @@ def shipped_model(name: str) -> Path:
     if name.lower() not in SHIPPED:
         advice = did_you_mean(name.lower(), SHIPPED) or f"choose one of {', '.join(SHIPPED)}"
         raise QartsrError(f"--model {name}: {advice}, or name a file with --checkpoint")
-    return FOLDER / f"{name.lower()}.safetensors"
+    return FOLDER / f"{name.lower()}{ZIPPED}"

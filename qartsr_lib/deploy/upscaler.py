@@ -12,6 +12,7 @@ from tqdm import tqdm
 from qartsr_lib.backbones import OneStepSR, load_backbone, own_options
 from qartsr_lib.backbones.base import watch_
 from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.deploy.zipped import is_packed
 from qartsr_lib.images import tiling
 
 MODEL_OPTIONS = ("backbone", "timestep", "method", "bits")  # which a checkpoint decides
@@ -25,7 +26,7 @@ def load_upscaler(options: argparse.Namespace, trial) -> tuple[Callable[[torch.T
     QartsrError. `trial` are calibration and training settings of a method that is tried without a checkpoint.
     """
     checkpoint = options.checkpoint
-    packed = checkpoint is not None and checkpoint.suffix.lower() == ".safetensors"
+    packed = checkpoint is not None and is_packed(checkpoint)
     # A folder's full-precision weights come from `--base` and `--osediff`; its own hold the prompt's embedding.
     decided = () if checkpoint is None else MODEL_OPTIONS + (OWN_OPTIONS if packed else ("prompt",))
     for name in decided:

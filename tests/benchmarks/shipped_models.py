@@ -18,6 +18,7 @@ from qartsr_lib.base import provenance
 from qartsr_lib.base.files import sha256, write_text
 from qartsr_lib.deploy.packed_file import load_packed, save_packed
 from qartsr_lib.deploy.shipped import FOLDER, SHIPPED, shipped_model
+from qartsr_lib.deploy.zipped import plain
 from qartsr_lib.images.datasets.calibration import calibration_list
 from qartsr_lib.images.image import psnr_y
 from qartsr_lib.methods import METHODS
@@ -78,7 +79,10 @@ def main(data_root: str) -> None:
         built = method.build(backbone, bits, calibration.images, **dict(training_options(METHOD, bits, study)))
         path = shipped_model(name)
         save_packed(built.backbone, path)
-        stored = {"bits per weight": f"{built.w_bits_effective:.2f}", "MB": f"{path.stat().st_size / 1e6:.2f}"}
+        with plain(path) as unzipped:
+            sizes = {"MB": path.stat().st_size, "MB without gzip": unzipped.stat().st_size}
+        stored = {"bits per weight": f"{built.w_bits_effective:.2f}"}
+        stored |= {name: f"{size / 1e6:.2f}" for name, size in sizes.items()}
         own = {"name": name} | stored | measured(load_packed(path), backbone, pairs)
         rows.append(own | {"SHA-256": sha256(path)[:16]})
         print(rows[-1], flush=True)

@@ -114,6 +114,7 @@ def test_wrong_arguments_get_one_clear_line(name, backbone, images):
         (("W4A4", []), "calibration images: none given"),
         (("W4A4", [torch.zeros(3, 8, 8)]), "calibration image 0: shape"),
         (("W1A4", images), "W1A4"),
+        (("W4A4", [images[0], torch.full_like(images[0], torch.nan)]), "NaN or infinite values; check the weights"),
     ):
         with pytest.raises(QartsrError, match=message):
             METHODS.get(name).build(backbone, *arguments)

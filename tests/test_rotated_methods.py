@@ -24,6 +24,7 @@ ROTATED, OTHERS = ("quantvsr", "lsgquant"), ("qartsr-halves",)
 LAYERS = {
     "linear": lambda: (nn.Linear(24, 20), torch.randn(2, 7, 24)),
     "rows": lambda: (nn.Linear(24, 20), torch.randn(3, 24)),
+    "grid": lambda: (nn.Linear(8, 16), torch.randn(2, 8, 5, 8)),  # as many of one dimension as channels
     "conv": lambda: (nn.Conv2d(8, 20, 3, stride=2, padding=1), torch.randn(2, 8, 9, 7)),
     "odd": lambda: (nn.Conv2d(3, 6, 3, padding=1, bias=False), torch.randn(2, 3, 6, 6)),
 }
@@ -48,15 +49,24 @@ def test_rotation_is_the_block_diagonal_orthogonal_matrix(channels):
     wanted = torch.block_diag(*blocks) @ torch.diag(signs.double())
     assert torch.allclose(wanted @ wanted.t(), torch.eye(channels).double(), atol=1e-12) and channels % size == 0
     image = torch.einsum("ij,njhw->nihw", wanted, x.double())
-    assert torch.allclose(rotated(x, signs, size).double(), image, atol=1e-6)
+    assert torch.allclose(rotated(x, signs, size, -3).double(), image, atol=1e-6)
     rows = torch.einsum("ij,ntj->nti", wanted, x.flatten(2).mT.double())
-    assert torch.allclose(rotated(x.flatten(2).mT, signs, size).double(), rows, atol=1e-6)
+    assert torch.allclose(rotated(x.flatten(2).mT, signs, size, -1).double(), rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ROTATED)
+def test_a_linear_layer_takes_rows_of_any_number_of_dimensions(method):
+    layer, net, x = converted(method, "grid", "W8A8")
+    for computing in (net, inference_form(net)):
+        found = computing(x)
+        assert torch.equal(found, computing(x.flatten(1, 2)).view_as(found))
+        assert (found - layer(x)).norm() < 0.05 * layer(x).norm()
 
 
 def test_rotation_spreads_an_outlier():
     x = torch.zeros(1, 64)
     x[0, 5] = 8.0
-    assert rotated(x, random_signs(x), 64).abs().tolist() == [[1.0] * 64]
+    assert rotated(x, random_signs(x), 64, -1).abs().tolist() == [[1.0] * 64]
 
 
 def test_halves_are_groups_of_half_the_channels_and_an_odd_number_is_one():
@@ -147,7 +157,7 @@ def test_without_quantizers_it_is_the_float_layer(method, name):
 @pytest.mark.parametrize("method", ROTATED)
 def test_layer_by_its_formula_in_float64(method, name):
     layer, net, x = converted(method, name)
-    new, weight = net[0], layer.weight.double()
+    new, weight, rows = net[0], layer.weight.double(), isinstance(layer, nn.Linear)
     half = weight.shape[1] // 2 if method == "quantvsr" and weight.shape[1] % 2 == 0 else weight.shape[1]
     size = half & -half
     assert new.rotation == size
@@ -157,11 +167,11 @@ def test_layer_by_its_formula_in_float64(method, name):
     left, singular, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
     assert torch.allclose(side.flatten(1), singular[0] * left[:, :1] @ right[:1], atol=1e-5), "rank 1 by SVD"
     residual = new.weight_quantizer(torch.einsum("oi...,ji->oj...", weight - side, turn).float()).double()
-    spread = torch.einsum("ji,...i->...j" if x.ndim < 4 else "ji,nihw->njhw", turn, x.double())
+    spread = torch.einsum("ji,...i->...j" if rows else "ji,nihw->njhw", turn, x.double())
     entering = new.input_quantizer(spread.float()).double()
     bias = None if layer.bias is None else layer.bias.double()
-    how = {} if x.ndim < 4 else {"stride": layer.stride, "padding": layer.padding}
-    operate = F.linear if x.ndim < 4 else F.conv2d
+    how = {} if rows else {"stride": layer.stride, "padding": layer.padding}
+    operate = F.linear if rows else F.conv2d
     wanted = operate(entering, residual, bias, **how) + operate(x.double(), side, None, **how)
     distance = (net(x).double() - wanted).square().mean() / wanted.square().mean()
     assert float(distance.detach()) < 1e-4  # a code on an edge may be another one

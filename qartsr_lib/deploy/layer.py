@@ -131,7 +131,8 @@ class InferenceLayer(nn.Module):
 
     def rotated_input(self, scaled: torch.Tensor) -> torch.Tensor:
         """H times the scaled input: what Q_A sees."""
-        return rotated(scaled, self.signs, self.form.rotation) if self.form.rotation else scaled
+        rotation = self.form.rotation
+        return rotated(scaled, self.signs, rotation, self.input_axis) if rotation else scaled
 
     def quantized_input(self, scaled: torch.Tensor) -> torch.Tensor:
         """Q_A of the scaled and rotated input."""

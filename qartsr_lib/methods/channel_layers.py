@@ -20,7 +20,7 @@ from qartsr_lib.quant import few_passes
 from qartsr_lib.quant.granularity import broadcast_along
 from qartsr_lib.quant.layers import InferenceParts, LayerConfig, QuantLayer
 from qartsr_lib.quant.observers import OBSERVERS, FirstBatchObserver, Sample, least_squares_range
-from qartsr_lib.quant.quantizers import Quantizer
+from qartsr_lib.quant.quantizers import Quantizer, check_seen
 from qartsr_lib.quant.states import QuantState
 
 _SMALLEST = 1e-6  # of the maxima that phi comes from
@@ -113,6 +113,7 @@ class ChannelScaledLayer(QuantLayer):
         """
         if self._lowest is None:
             raise QartsrError(f"{self.name}: nothing observed; run calibrate() over some images before start()")
+        check_seen(self.name, self._lowest, self._highest)
         weight = self.weight.abs().movedim(1, 0).flatten(1).amax(dim=1)
         inputs = torch.maximum(self._lowest.abs(), self._highest.abs())
         if not torch.equal(self._lowest, self._highest):

@@ -13,7 +13,7 @@ from torch import nn
 from qartsr_lib.base.errors import QartsrError
 from qartsr_lib.methods.low_rank import SIDE_DIVISOR, scaled_rank, side_branch, truncated_svd
 from qartsr_lib.quant.layers import InferenceParts, LayerConfig, QuantLayer
-from qartsr_lib.quant.quantizers import Quantizer
+from qartsr_lib.quant.quantizers import Quantizer, check_seen
 from qartsr_lib.quant.rotation import block_size, random_signs, rotated
 from qartsr_lib.quant.states import QuantState
 
@@ -60,7 +60,7 @@ class RotatedLayer(QuantLayer):
 
     def folded_weight(self) -> torch.Tensor:
         """R H^T: what Q_W sees."""
-        return rotated(self.residual(), self.signs, self.rotation)
+        return rotated(self.residual(), self.signs, self.rotation, self.input_axis)
 
     def inference_parts(self) -> InferenceParts:
         side = {"side_out": self.side_out, "side_in": self.side_in}
@@ -68,10 +68,11 @@ class RotatedLayer(QuantLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.state is QuantState.CALIBRATING:
+            check_seen(self.name, x)
             self.observe(x.detach())
         if self.state is not QuantState.QUANTIZED:
             return super().forward(x)
-        quantized = self.quantized_input(rotated(x, self.signs, self.rotation))
+        quantized = self.quantized_input(rotated(x, self.signs, self.rotation, self.input_axis))
         return self._operate(quantized, *self.quantized_parameters()).add_(side_branch(self, x))
 
     def activation_quantizers(self) -> list[Quantizer]:

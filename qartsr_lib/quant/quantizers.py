@@ -114,8 +114,7 @@ class Quantizer(nn.Module):
 
     def check_range(self, lower: torch.Tensor, upper: torch.Tensor) -> None:
         """Raise QartsrError when a range is not finite (NaN or infinity reached this layer)."""
-        if not (torch.isfinite(lower).all() and torch.isfinite(upper).all()):
-            raise QartsrError(f"{self.name}: NaN or infinite values; check the weights and the calibration images")
+        check_seen(self.name, lower, upper)
 
     def start_observing(self) -> None:
         """Forget what an earlier calibration saw; the present scale stays until the end."""
@@ -137,3 +136,9 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.config}, calibrated={self.calibrated}"
+
+
+def check_seen(name: str, *tensors: torch.Tensor) -> None:
+    """Raise QartsrError where what calibration saw of the layer `name` is not finite."""
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise QartsrError(f"{name}: NaN or infinite values; check the weights and the calibration images")

@@ -21,8 +21,8 @@ def block_size(channels: int) -> int:
     return channels & -channels
 
 
-def rotated(x: torch.Tensor, signs: torch.Tensor, size: int) -> torch.Tensor:
-    """H x along the channels of an image (N, c, H, W), a weight (c_out, c, k, k) or rows (..., c), like x.
+def rotated(x: torch.Tensor, signs: torch.Tensor, size: int, axis: int) -> torch.Tensor:
+    """H x along the channels of rows (..., c), axis -1, or of an image (N, c, H, W) or weight, axis -3; like x.
 
     H is block-diagonal: `size` channels at a time are multiplied by their `signs`, then by the Hadamard matrix of that
     size over the root of it.
@@ -30,7 +30,7 @@ def rotated(x: torch.Tensor, signs: torch.Tensor, size: int) -> torch.Tensor:
     blocks = torch.eye(len(signs) // size, dtype=x.dtype, device=x.device)
     matrix = torch.kron(blocks, _hadamard(size).to(x)) * signs
     # No plain matrix product: its bits depend on where the tensors lie in memory.
-    return F.conv2d(x, matrix[:, :, None, None]) if x.ndim == 4 else F.linear(x, matrix)
+    return F.linear(x, matrix) if axis == -1 else F.conv2d(x, matrix[:, :, None, None])
 
 
 @lru_cache(maxsize=16)

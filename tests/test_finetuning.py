@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from quant_stand_in import lq_images, tiny_backbone
 
 from qartsr_lib.backbones.features import FeatureDistance
-from qartsr_lib.base.errors import QartsrError
+from qartsr_lib.base.errors import Diverged, QartsrError
 from qartsr_lib.methods import METHODS
 from qartsr_lib.quant.apply import quantize_
 from qartsr_lib.quant.scheme import SHARED_SETTING, parse_bits
@@ -257,6 +257,9 @@ def test_mistakes_are_told_in_one_line(teacher, start):
         finetuner(teacher, model).run([Phase(("vae.nothing",), 2, (IMAGE,))])
     with pytest.raises(QartsrError, match="loss is not finite after 2 images; use smaller rates"):
         finetuner(teacher, model, lambda a, b: F.mse_loss(a, b) * torch.nan).run(reverse_phases(teacher))
+    model = copy.deepcopy(start)
+    with pytest.raises(Diverged, match="after 2 images: .* holds NaN or infinity; use smaller rates"):
+        finetuner(teacher, model, lambda a, b: (0 * a).abs().sqrt().sum()).run(reverse_phases(teacher, images=2)[:1])
     with pytest.raises(QartsrError, match="no learning rate for parameters of kind 'bounds'"):
         Finetuner(teacher, model, lq_images(1), F.mse_loss, FinetuneConfig((("side", 1.0),)), "test")
     with pytest.raises(QartsrError, match="order 'backwards': choose one of reverse"):

@@ -139,6 +139,9 @@ def test_options_of_the_untrained_method_are_checked():
     for option, value in (("group", -1), ("group", 0), ("group", 2.5), ("group", "8"), ("windows", 0)):
         with pytest.raises(QartsrError, match=f"option {option}={value!r}: choose a whole number from 1 on"):
             method.scheme(**{option: value})
+    for option, value in (("fit", "no"), ("feedback", 0)):
+        with pytest.raises(QartsrError, match=f"option {option}={value!r}: choose True or False"):
+            method.scheme(**{option: value})
     assert method.scheme(group=32).weight_granularity.size == 32 and method.scheme() == groupwise.SETTING
     assert METHODS.get("groupwise-per-channel").scheme().weight_granularity == PerChannel(0)
     with pytest.raises(QartsrError, match="no option 'rank'"):

@@ -236,6 +236,9 @@ def test_dynamic_quantizer_against_a_loop_over_tokens(name):
     positive = quantizer(x.abs()).movedim(axis, -1).reshape(-1, 64)
     assert max(len(group.unique()) for group in positive) > 9  # sixteen codes above zero, not eight
     assert quantizer(torch.zeros_like(x)).abs().max() == 0 == quantizer.stored_parameter_bits
+    half = x.half()
+    half.movedim(axis, -1)[0, 0] = 0
+    assert quantizer(half).isfinite().all(), "a token of zeros has no scale"
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -113,6 +113,9 @@ def test_wrong_arguments_get_one_clear_line(name, backbone, images):
     for arguments, message in (
         (("W4A4", []), "calibration images: none given"),
         (("W4A4", [torch.zeros(3, 8, 8)]), "calibration image 0: shape"),
+        (("W4A4", [torch.zeros(1, 3, 0, 8)]), "calibration image 0: shape"),
+        (("W4A4", [*images, 255 * images[0]]), f"calibration image {len(images)}: torch.float32, .* from 0 to 1"),
+        (("W4A4", [(255 * images[0]).byte()]), "calibration image 0: torch.uint8, .* from 0 to 1"),
         (("W1A4", images), "W1A4"),
         (("W4A4", [images[0], torch.full_like(images[0], torch.nan)]), "NaN or infinite values; check the weights"),
     ):
@@ -139,8 +142,9 @@ def test_training_brings_it_closer_to_full_precision(name, backbone, images, bud
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_options_are_checked(name, backbone, images):
-    for option, value in (("images", 0), ("batch", 1.5), ("rate", -1.0), ("image_loss", "beauty")):
-        with pytest.raises(QartsrError, match=f"{option}|beauty"):
+    wrong = {"images": (0,), "batch": (1.5,), "rate": (-1.0, float("inf"), True), "image_loss": ("beauty", 3)}
+    for option, value in [(name, value) for name, values in wrong.items() for value in values]:
+        with pytest.raises(QartsrError, match=f"{option}|beauty|unknown image loss 3"):
             METHODS.get(name).build(backbone, "W4A4", images, **{option: value})
 
 
@@ -151,7 +155,9 @@ def test_the_whole_budget_is_spent(name, backbone, images):
         assert result.history[-1]["images"] == passed == batch * len(result.history) == result.steps
 
 
-@pytest.mark.parametrize("options", [{"loss": "sum"}, {"order": "backwards"}, {"rpq": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{"loss": "sum"}, {"loss": ["both"]}, {"order": "backwards"}, {"rpq": 1.5}, {"rpq": "0.5"}]
+)
 def test_qartsr_options(backbone, images, options):
     with pytest.raises(QartsrError, match="choose"):
         build("qartsr", backbone, "W4A4", images, **options)

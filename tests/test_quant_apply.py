@@ -1,6 +1,7 @@
 """quantize_, the scheme's rules, the report and effective bits."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,21 @@ def test_shared_modules_stay_shared():
     assert net["a"] is net["b"] and net["a"] is net["c"][0]
     assert type(net["a"]) is QuantLinear
     assert rows["name"].tolist() == ["a"]
+
+
+def test_one_name_of_a_shared_module_is_enough():
+    net = nn.ModuleDict({"a": nn.Linear(2, 2)})
+    net["c"] = nn.Sequential(net["a"], nn.Linear(2, 2))
+    quantize_(net, W4A4, only=["c.0"])
+    assert net["a"] is net["c"][0] and type(net["a"]) is QuantLinear and type(net["c"][1]) is nn.Linear
+
+
+def test_a_weight_that_is_not_finite_is_refused_in_full_precision_too():
+    for kind in LAYER_KINDS:
+        net = nn.Sequential(nn.Conv2d(8, 8, 3))
+        net[0].weight.data[0, 0, 0, 0] = torch.nan
+        with pytest.raises(QartsrError, match=r"0 \(weight\): NaN or infinite values; check the weights"):
+            quantize_(net, replace(SHARED_SETTING.at("W32A4"), layer_kind=kind))
 
 
 def test_subclasses_are_left_alone():

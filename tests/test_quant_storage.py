@@ -191,4 +191,8 @@ def test_unfinished_backbones_are_not_saved(tmp_path):
     quantize_(backbone, SHARED_SETTING.at(parse_bits("W4A4")))
     with pytest.raises(QartsrError, match="not calibrated"):
         save_quantized(backbone, tmp_path)
+    calibrate(backbone, backbone.upscale, lq_images())
+    backbone.unet.conv_norm_out.weight.data[0] = torch.nan
+    with pytest.raises(QartsrError, match="to save: unet.conv_norm_out.weight holds NaN or infinity"):
+        save_quantized(backbone, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -91,8 +91,8 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The entry called `name`, or a QartsrError that lists the known names and the nearest ones."""
-        if name not in self._entries and name not in self.names():
-            hint = did_you_mean(name, self._entries)
+        if not isinstance(name, str) or (name not in self._entries and name not in self.names()):
+            hint = did_you_mean(str(name), self._entries)
             known = f"known: {', '.join(self._entries) or 'none'}"
             raise QartsrError(f"unknown {self.kind} {name!r}{hint and '; ' + hint} ({known})")
         return self._entries[name]

@@ -146,12 +146,15 @@ def start_(backbone: nn.Module, quantized: nn.Module, images: list[torch.Tensor]
 
 
 def check_calibration_images(images: list[torch.Tensor]) -> None:
-    """Raise QartsrError unless there is at least one image, all of (1, 3, h, w)."""
+    """Raise QartsrError unless there is at least one image, all of (1, 3, h, w), float32 in [0, 1]."""
     if not images:
         raise QartsrError("calibration images: none given; name a folder or list with at least one")
     for index, image in enumerate(images):
-        if image.ndim != 4 or image.shape[:2] != (1, 3):
+        if image.ndim != 4 or image.shape[:2] != (1, 3) or not image.numel():
             raise QartsrError(f"calibration image {index}: shape {tuple(image.shape)}, but (1, 3, h, w) is needed")
+        if image.dtype != torch.float32 or image.min() < -0.01 or image.max() > 1.01:
+            seen = f"{image.dtype}, {image.min():g} to {image.max():g}"
+            raise QartsrError(f"calibration image {index}: {seen}, but float32 from 0 to 1 is needed")
 
 
 def _wrong(_: str, method: Method, others: Mapping[str, Method]) -> str:

@@ -36,7 +36,7 @@ def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
         The path of the JSON description.
 
     Raises:
-        QartsrError: the backbone is not quantized or not calibrated, or the disk is full.
+        QartsrError: the backbone is not quantized, calibrated or finite, or the disk is full.
     """
     folder = Path(folder)
     record = getattr(backbone, "quantization", None)
@@ -45,6 +45,7 @@ def save_quantized(backbone: nn.Module, folder: str | Path) -> Path:
     for module in backbone.modules():
         if isinstance(module, Quantizer) and not module.calibrated:
             raise QartsrError(f"{folder}: cannot save, {module.name} is not calibrated; run calibrate() first")
+    check_finite(backbone.state_dict().items(), f"{folder}: the backbone to save", "quantize it again")
     tensors = write_atomically(folder / "tensors.safetensors", lambda path: save_model(backbone, str(path)))
     digest = sha256(tensors)
     final = tensors.replace(tensors.with_name(f"tensors-{digest[:16]}.safetensors"))

@@ -201,8 +201,10 @@ class UntrainedGroupwise(CalibratedMethod):
     options = ("fit", "feedback", "windows", "group")
 
     def scheme(self, *, group: int | None = None, **own):
-        for name, value in {"group": group, "windows": own.get("windows")}.items():
-            if value is not None and (type(value) is not int or value < 1):
+        for name, value in (own if group is None else own | {"group": group}).items():
+            if name in ("fit", "feedback") and type(value) is not bool:
+                raise QartsrError(f"option {name}={value!r}: choose True or False")
+            if name in ("windows", "group") and (type(value) is not int or value < 1):
                 raise QartsrError(f"option {name}={value!r}: choose a whole number from 1 on")
         granularity = PerGroup(group, per_position=True) if group else self.setting.weight_granularity
         return replace(self.setting, weight_granularity=granularity, layer_options=tuple(own.items()))

@@ -125,9 +125,9 @@ class QArtSR(TrainedMethod):
     own_options = {"rpq": 0.5, "order": "reverse", "loss": "both"}
 
     def phases(self, backbone: nn.Module, images: int, seed: int, *, rpq: float, order: str, loss: str) -> list[Phase]:
-        if loss not in LOSSES:
+        if loss not in tuple(LOSSES):
             raise QartsrError(f"option loss={loss!r}: choose one of {', '.join(LOSSES)}")
-        if not 0 <= rpq <= 1:
+        if not isinstance(rpq, (int, float)) or not 0 <= rpq <= 1:
             raise QartsrError(f"option rpq={rpq!r}: is a share, choose 0 to 1")
         groups = in_order(block_groups(backbone), order, seed)
         for_rpq, plan = round(images * rpq), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -38,8 +39,9 @@ class Budget:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise QartsrError(f"option {name}={value!r}: choose a whole number of at least 1")
-        if not isinstance(self.rate, (int, float)) or not self.rate > 0:
-            raise QartsrError(f"option rate={self.rate!r}: choose a number above 0")
+        number = isinstance(self.rate, (int, float)) and not isinstance(self.rate, bool)
+        if not number or not 0 < self.rate < math.inf:
+            raise QartsrError(f"option rate={self.rate!r}: choose a finite number above 0")
         IMAGE_LOSSES.get(self.image_loss)
         if self.teacher not in TEACHERS:
             raise QartsrError(f"option teacher={self.teacher!r}: choose one of {', '.join(TEACHERS)}")

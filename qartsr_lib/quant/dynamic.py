@@ -53,10 +53,11 @@ class TokenQuantizer(DynamicQuantizer):
             return torch.cat([self(image) for image in x.split(1)])
         if every:
             qmin, qmax = integer_range(self.config.bits, symmetric=False)
-            scale = (upper / qmax).clamp(min=torch.finfo(x.dtype).tiny)
+            scale = upper / qmax
         else:
             qmin, qmax = self.code_range
             scale = symmetric_qparams(lower, upper, qmin, qmax)
+        scale = scale.clamp(min=torch.finfo(x.dtype).tiny)  # a zero pixel has none
         return fake_quantize(grouped, scale, None, qmin, qmax, self.reach).reshape(x.shape)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qartsr_lib.base.registry import Registry
-from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer, QuantizerConfig
+from qartsr_lib.quant.quantizers import QPARAM_BITS, Quantizer, QuantizerConfig, check_seen
 from qartsr_lib.quant.states import QuantModule, QuantState
 
 
@@ -69,6 +69,8 @@ class QuantLayer(QuantModule):
 
         `name`, the full one in the network, is for messages; `options` are for layer kinds that have some.
         """
+        for what, parameter in layer.named_parameters(recurse=False):
+            check_seen(f"{name} ({what})", parameter)
         arguments = {argument: getattr(layer, argument) for argument in cls.arguments}
         new = cls(**arguments, bias=layer.bias is not None, device="meta")
         new.weight, new.bias = layer.weight, layer.bias
@@ -224,18 +226,21 @@ def replace_layers(
 ) -> int:
     """Put `convert(name, layer)` in the place of every chosen layer, in place; returns how many were converted.
 
-    All are chosen before the first is converted. One registered under several names is converted once and stays one.
+    All are chosen before the first is converted. One registered under several names is converted once, under the first
+    that is chosen, and stays one.
     """
     places = [
-        (parent, key, name, layer)
+        (parent, key, f"{parent_name}.{key}" if parent_name else key, layer)
         for parent_name, parent in model.named_modules()
         for key, layer in parent._modules.items()
-        if layer is not None and chosen(name := f"{parent_name}.{key}" if parent_name else key, layer)
+        if layer is not None
     ]
-    converted: dict[int, nn.Module] = {}
+    found: dict[int, tuple[str, nn.Module]] = {}
     for _, _, name, layer in places:
-        if id(layer) not in converted:
-            converted[id(layer)] = convert(name, layer)
+        if chosen(name, layer):
+            found.setdefault(id(layer), (name, layer))
+    converted = {number: convert(*place) for number, place in found.items()}
     for parent, key, _, layer in places:
-        setattr(parent, key, converted[id(layer)])
+        if id(layer) in converted:
+            setattr(parent, key, converted[id(layer)])
     return len(converted)

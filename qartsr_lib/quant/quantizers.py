@@ -139,6 +139,6 @@ class Quantizer(nn.Module):
 
 
 def check_seen(name: str, *tensors: torch.Tensor) -> None:
-    """Raise QartsrError where what calibration saw of the layer `name` is not finite."""
-    if not all(tensor.isfinite().all() for tensor in tensors):
+    """Raise QartsrError where weights of the layer `name`, or what calibration saw of it, are not finite."""
+    if not all(tensor.is_meta or tensor.isfinite().all() for tensor in tensors):
         raise QartsrError(f"{name}: NaN or infinite values; check the weights and the calibration images")

@@ -13,7 +13,7 @@ import torch
 
 from qartsr_lib.backbones.base import OneStepSR, parameter_count
 from qartsr_lib.backbones.steps import in_bfloat16, steps
-from qartsr_lib.base.errors import Diverged, QartsrError
+from qartsr_lib.base.errors import Diverged, QartsrError, check_finite
 from qartsr_lib.base.progress import progress
 from qartsr_lib.quant.states import QuantModule, QuantState, images_sha256, quant_modules
 from qartsr_lib.training.finetuning.flows import Flows, Network, Part, Room, wanted_by
@@ -135,6 +135,8 @@ class Finetuner:
                 yield {"phase": number, "images": passed, "loss": loss, **by_quantity, "seconds": seconds}
             if entering is not targets:
                 entering.narrow(())
+            tuned = ((kind, tensor) for kind, tensors in self.parameters.items() for tensor in tensors)
+            check_finite(tuned, f"{self.label} after {passed} images", "use smaller rates")  # the last step's, too
             if self.checkpoint is not None and orders[number]:  # a phase without a step changes nothing
                 state = {"plan": plan, "done": number + 1, "history": list(history)}
                 state |= {"tuned": [tensor.detach() for tensor in self._tuned], "drawn": torch.get_rng_state()}

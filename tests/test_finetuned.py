@@ -205,7 +205,7 @@ def test_the_best_setting_is_trained_longer_by_every_trained_method_alike():
         longest.setdefault((experiment.method, experiment.bits), set()).add(images)
     trained = {name for name in STUDY.methods if METHODS.get(name).trains}
     curve = {(method, bits): {40, 80, 160} for method, bits in product(trained, ("W4A4", "W2A2"))}
-    assert longest == curve | {(method, "W4A4"): {80} for method in trained - {"qartsr"}}
+    assert longest == curve | {(method, "W4A4"): {40, 80} for method in trained - {"qartsr"}}
     assert {model for found in cells.values() for model, _ in found} == {"embedded", "embedded-scaled"}
     assert len(set(map(len, (found for label, found in cells.items() if ", 8x" in label)))) == 1, "all alike"
 

@@ -46,14 +46,14 @@ def setting_grid(profile: Profile) -> list[Experiment]:
 def budget_grid(profile: Profile) -> list[Experiment]:
     """Rows with LONGER times the budget (QArtSR, and LONGER_RIVALS of the profile), at the bit widths of Table 4.
 
-    Under BEST there is profile.budget_curve, too, of QArtSR, and at the lowest width, where training does most, of all:
-    where doubling LONGER gains less than 0.1 dB, it was long enough.
+    Under BEST there is profile.budget_curve, too, of QArtSR, and at the lowest width, where training does most, of all
+    (at the others its first alone): where doubling gains less than 0.1 dB, it was long enough.
     """
     trained = ["qartsr", *(method for method in LONGER_RIVALS if method in profile.methods)]
     lowest = min(profile.ablation_bits)
     cells = [(bits, "qartsr", DEFAULT, LONGER) for bits in profile.ablation_bits]
     for bits, method in product(profile.ablation_bits, trained):
-        further = profile.budget_curve if method == "qartsr" or bits == lowest else ()
+        further = profile.budget_curve if method == "qartsr" or bits == lowest else profile.budget_curve[:1]
         cells += [(bits, method, BEST, factor) for factor in (LONGER, *further)]
     return _grid(profile, [_row(profile, method, bits, *cell) for bits, method, *cell in cells])
 
